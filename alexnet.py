@@ -1,0 +1,693 @@
+"""AlexNet (Krizhevsky, Sutskever, Hinton: "ImageNet classification with deep convolutional neural networks", NIPS 2012),
+its relatives, and their training.
+
+The network of the paper, as the preset `paper` builds it (rows x columns x maps; parameters with biases):
+
+    stage    what it does                                                  output          parameters   multiply-adds
+    input    227 x 227 x 3 crop, training mean subtracted                  227x227x3
+    conv1    96 filters 11x11x3, stride 4                                  55x55x96            34,944       105.42 M
+    relu1 norm1 pool1    max(0, x); LRN n=5; max-pool 3x3 stride 2         27x27x96
+    conv2    256 filters 5x5x48, padding 2, two groups                     27x27x256          307,456       223.95 M
+    relu2 norm2 pool2    as after conv1                                    13x13x256
+    conv3    384 filters 3x3x256, padding 1                                13x13x384          885,120       149.52 M
+    conv4    384 filters 3x3x192, padding 1, two groups                    13x13x384          663,936       112.14 M
+    conv5    256 filters 3x3x192, padding 1, two groups                    13x13x256          442,624        74.76 M
+    pool5    max-pool 3x3 stride 2                                         6x6x256
+    fc6      dense 9216 -> 4096; relu6; drop6 (p = 0.5)                    4096            37,752,832        37.75 M
+    fc7      dense 4096 -> 4096; relu7; drop7 (p = 0.5)                    4096            16,781,312        16.78 M
+    fc8      dense 4096 -> 1000                                            1000             4,097,000         4.10 M
+                                                                                           60,965,224       724.41 M
+
+    python alexnet.py summary paper
+    python alexnet.py train --data imagenet --epochs 90
+    python alexnet.py evaluate runs/RUN --data imagenet
+    python alexnet.py predict runs/RUN cat.jpg dog.jpg
+    python alexnet.py gradcheck paper
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import checkpoint, data, look, nn, optim, random
+from minigrad import functions as F
+from minigrad.data.cache import default_cache_folder
+from minigrad.engine import Tensor, no_grad
+from minigrad.gradcheck import check_grads
+from minigrad.trainer import CHECKPOINT, Evaluation, Trainer, TrainingError, duration, evaluate
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution and what follows it, in order: words from relu, norm, within, pool."""
+
+    filters: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    then: str = "relu"
+    std: float | None = 0.01  # of the initial Gaussian weights; None: He's
+    bias: float = 0.0  # initial
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A hidden dense layer, followed by ReLU and dropout."""
+
+    units: int = 4096
+    std: float | None = 0.01
+    bias: float = 1.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One member of the family: sizes, order, initial weights, preparation of pictures, and the optimiser's defaults."""
+
+    source: str
+    convs: tuple[Conv, ...]
+    dense: tuple[Dense, ...] = (Dense(), Dense())
+    input_size: int = 227
+    ceil_mode: bool = False  # output sizes of convolutions
+    pool_size: int = 3
+    pool_stride: int = 2
+    pool_ceil: bool = False
+    lrn_n: int = 5
+    lrn_k: float = 2.0
+    lrn_alpha: float = 1e-4
+    lrn_beta: float = 0.75
+    lrn_divide_by_n: bool = False
+    lrn_groups: int = 1  # 2: windows stay inside a column
+    within_alpha: float = 1e-3
+    last_std: float | None = 0.01
+    dropout: float = 0.5
+    dropout_inverted: bool = False  # False: the paper's, outputs halved at test time
+    dropout_first: bool = False  # True: before fc6 and fc7 instead of after
+    # Pictures
+    mean: str = "pixel"  # "pixel": the mean image; "channel": one mean for each of R, G, B
+    unit_std: bool = False  # divide by the standard deviation of the training pixels
+    colour_noise: float = 0.1  # the paper's PCA noise; 0: none
+    shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
+    colour_until: float = float("inf")  # epoch from which there is no colour noise
+    # Training
+    batch_size: int = 128
+    epochs: int = 90
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    form: str = "paper"
+    lr_drops: tuple[float, ...] | None = None  # epochs at which the rate is divided by 10; None: when validation stops improving
+    bias_lr: float | None = None  # absolute rate of the biases, which schedules leave alone
+    bias_lr_scale: float = 1.0
+    bias_decay: bool = True
+    conv1_rates: tuple[tuple[float, float], ...] = ()  # (epoch, rate): conv1's weights have this rate from that epoch on
+    max_filter_rms: float | None = None
+
+
+PAPER_CONVS = (
+    Conv(96, 11, stride=4, then="relu norm pool"),
+    Conv(256, 5, padding=2, groups=2, then="relu norm pool", bias=1.0),
+    Conv(384, 3, padding=1),
+    Conv(384, 3, padding=1, groups=2, bias=1.0),
+    Conv(256, 3, padding=1, groups=2, then="relu pool", bias=1.0),
+)
+
+
+def _change(convs: tuple[Conv, ...], **columns: tuple) -> tuple[Conv, ...]:
+    """The rows with some columns of the table replaced."""
+    return tuple(replace(row, **{name: values[i] for name, values in columns.items()}) for i, row in enumerate(convs))
+
+
+PAPER = Preset("the paper's text; 227 makes its 55 x 55 come out", PAPER_CONVS)
+
+# Caffe's networks differ from each other in the order of norm and pool, and in the biases.
+CAFFE = replace(
+    PAPER,
+    source="BVLC/caffe models/bvlc_alexnet; published 57.1 / 80.2 % accuracy, centre crop",
+    convs=_change(PAPER_CONVS, bias=(0.0, 0.1, 0.0, 0.1, 0.1)),
+    dense=(Dense(4096, 0.005, 0.1), Dense(4096, 0.005, 0.1)),
+    lrn_k=1.0, lrn_divide_by_n=True, dropout_inverted=True, colour_noise=0.0,
+    batch_size=256, form="torch", lr_drops=(20, 40, 60, 80), bias_lr_scale=2.0, bias_decay=False,
+)  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    "paper": PAPER,
+    "textbook": replace(
+        PAPER,
+        source="the single-tower network of most lecture notes: the paper's without groups",
+        convs=_change(PAPER_CONVS, groups=(1, 1, 1, 1, 1)),
+    ),
+    # Differences from the text: layers-145.cfg, layer-params-145.cfg, layer.py and convdata.py of the 2012 source, which ends
+    # with the paper's 40.7 / 18.2 % error.
+    "krizhevsky2012": replace(
+        PAPER,
+        source="the 2012 source, run 145: 40.664 / 18.210 % error on ILSVRC-2012 validation",
+        convs=_change(
+            PAPER_CONVS,
+            then=("norm pool relu", "relu norm within pool", "relu", "relu", "pool relu"),
+            std=(0.01, 0.01, 0.03, 0.03, 0.03),
+        ),
+        input_size=224, ceil_mode=True, pool_ceil=True, lrn_divide_by_n=True, lrn_groups=2, shrink=1.1, colour_until=67,
+        epochs=91, lr_drops=(25, 51, 79), bias_lr=0.02, bias_decay=False, conv1_rates=((67, 1e-5), (72, 0.0)),
+    ),
+    "caffe": CAFFE,
+    "caffenet": replace(
+        CAFFE,
+        source="BVLC/caffe models/bvlc_reference_caffenet; published 57.4 / 80.4 % accuracy, centre crop",
+        convs=_change(
+            PAPER_CONVS, then=("relu pool norm", "relu pool norm", "relu", "relu", "relu pool"), bias=(0.0, 1.0, 0.0, 1.0, 1.0)
+        ),
+        dense=(Dense(4096, 0.005, 1.0), Dense(4096, 0.005, 1.0)),
+    ),
+    # torchvision draws weights and biases from +-1/sqrt(fan in); He's weights and zero biases stand here.
+    "torchvision": Preset(
+        "torchvision alexnet, after arXiv 1404.5997; published 56.52 / 79.07 % accuracy, centre crop",
+        (
+            Conv(64, 11, stride=4, padding=2, then="relu pool", std=None),
+            Conv(192, 5, padding=2, then="relu pool", std=None),
+            Conv(384, 3, padding=1, std=None),
+            Conv(256, 3, padding=1, std=None),
+            Conv(256, 3, padding=1, then="relu pool", std=None),
+        ),
+        dense=(Dense(4096, None, 0.0), Dense(4096, None, 0.0)),
+        input_size=224, last_std=None, dropout_inverted=True, dropout_first=True, mean="channel", unit_std=True,
+        colour_noise=0.0, batch_size=256, weight_decay=1e-4, form="torch", lr_drops=(30, 60),
+    ),
+    # The paper prints sizes, not paddings: 1 and 0 follow from them. Its normalisation's constants are not printed either:
+    # AlexNet's stand here.
+    "zfnet": Preset(
+        "Zeiler and Fergus, arXiv 1311.2901; 38.4 / 16.5 % error",
+        (
+            Conv(96, 7, stride=2, padding=1, then="relu pool norm"),
+            Conv(256, 5, stride=2, then="relu pool norm"),
+            Conv(384, 3, padding=1),
+            Conv(384, 3, padding=1),
+            Conv(256, 3, padding=1, then="relu pool"),
+        ),
+        dense=(Dense(bias=0.0), Dense(bias=0.0)),
+        input_size=224, pool_ceil=True, colour_noise=0.0, epochs=70, max_filter_rms=0.1,
+    ),
+}  # fmt: skip
+
+
+def small_subset(preset: Preset) -> Preset:
+    """The preset's network with a recipe that learns from a few thousand pictures.
+
+    The recipes of 2012 are made for 1.2 million pictures; on a few thousand they can sit at a loss of ln(classes) for longer than
+    the whole run. What changes, each found by measuring (docs/small-subsets.md): pictures scaled to unit variance, He's initial
+    weights with zero biases, a batch of 32, the rate divided by 10 at 60% and 85% of the run.
+    """
+    return replace(
+        preset,
+        convs=tuple(replace(row, std=None, bias=0.0) for row in preset.convs),
+        dense=tuple(replace(row, std=None, bias=0.0) for row in preset.dense),
+        unit_std=True, shrink=1.0, colour_until=float("inf"), batch_size=32, epochs=30, lr=0.005, lr_drops=(18.0, 25.5),
+        bias_lr=None, bias_lr_scale=1.0, conv1_rates=(), max_filter_rms=None,
+    )  # fmt: skip
+
+
+def find_preset(preset: str | Preset) -> Preset:
+    """The preset of that name."""
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(PRESETS)}")
+    return PRESETS[preset]
+
+
+class AlexNet(nn.Module):
+    """The network of a preset.
+
+    Args:
+        preset: a name from PRESETS, or a Preset.
+        classes: outputs of the last layer.
+        seed: of the initial weights and of dropout.
+        dtype: "float32" or "float64".
+
+    model(x) takes (N, size, size, 3) pictures, prepared as the preset says, and returns logits (N, classes).
+    `stages` names its steps in order; run(x, upto="conv5") stops after one.
+    """
+
+    def __init__(self, preset: str | Preset = "paper", classes: int = 1000, seed: int = 0, dtype: str = "float32") -> None:
+        p = self.preset = find_preset(preset)
+        if not isinstance(classes, int) or classes < 1:
+            raise ValueError(f"AlexNet: classes must be a whole number >= 1, not {classes!r}")
+        self.classes, self.seed = classes, seed
+        self.layers: dict[str, nn.Module] = {}
+
+        def weights(name: str, std: float | None) -> dict:
+            return {"init": nn.he if std is None else nn.gaussian(std), "rng": random.Stream(seed, f"{name}.w"), "dtype": dtype}
+
+        def lrn() -> nn.Module:
+            return nn.LRN(p.lrn_n, p.lrn_k, p.lrn_alpha, p.lrn_beta, p.lrn_divide_by_n, p.lrn_groups)
+
+        after = {
+            "relu": nn.ReLU,
+            "norm": lrn,
+            "within": lambda: nn.LRNWithinMap(alpha=p.within_alpha),
+            "pool": lambda: nn.MaxPool2d(p.pool_size, p.pool_stride, ceil_mode=p.pool_ceil),
+        }
+        channels = 3
+        for i, row in enumerate(p.convs, start=1):
+            self.layers[f"conv{i}"] = nn.Conv2d(
+                channels, row.filters, row.size, row.stride, row.padding, row.groups, p.ceil_mode,
+                bias=row.bias, **weights(f"conv{i}", row.std),
+            )  # fmt: skip
+            for word in row.then.split():
+                self.layers[f"{word}{i}"] = after[word]()
+            channels = row.filters
+        inputs = self.flat_size(dtype)
+        first = len(p.convs) + 1
+        for i, hidden in enumerate(p.dense, start=first):
+            drop = nn.Dropout(p.dropout, p.dropout_inverted, random.Stream(seed, f"drop{i}"))
+            if p.dropout_first:
+                self.layers[f"drop{i}"] = drop
+            self.layers[f"fc{i}"] = nn.Linear(inputs, hidden.units, bias=hidden.bias, **weights(f"fc{i}", hidden.std))
+            self.layers[f"relu{i}"] = nn.ReLU()
+            if not p.dropout_first:
+                self.layers[f"drop{i}"] = drop
+            inputs = hidden.units
+        last = f"fc{first + len(p.dense)}"
+        self.layers[last] = nn.Linear(inputs, classes, bias=0.0, **weights(last, p.last_std))
+
+    stages = property(lambda self: list(self.layers), doc="Names of all stages, in order.")
+
+    def flat_size(self, dtype: str) -> int:
+        """Numbers that reach the first dense layer: run one black picture through the convolutional stages."""
+        size = self.preset.input_size
+        with no_grad():
+            x: Tensor = Tensor(np.zeros((1, size, size, 3), dtype))
+            for layer in self.layers.values():
+                x = layer(x)
+        return x.size
+
+    def forward(self, x) -> Tensor:
+        return self.run(x)
+
+    def run(self, x, upto: str | None = None) -> Tensor:
+        """The output of stage `upto` (the last, the logits, if None). x: (N, size, size, 3)."""
+        x = self.checked(x)
+        if upto is not None and upto not in self.layers:
+            raise ValueError(f"unknown stage {upto!r}: choose from {', '.join(self.layers)}")
+        for name, layer in self.layers.items():
+            x = self.apply(layer, x)
+            if name == upto:
+                break
+        return x
+
+    def activations(self, x) -> dict[str, Tensor]:
+        """The output of every stage, by name."""
+        x = self.checked(x)
+        outputs = {}
+        for name, layer in self.layers.items():
+            x = outputs[name] = self.apply(layer, x)
+        return outputs
+
+    @staticmethod
+    def apply(layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(nn.Flatten()(x) if isinstance(layer, nn.Linear) and x.ndim == 4 else x)
+
+    def checked(self, x) -> Tensor:
+        x = x if isinstance(x, Tensor) else Tensor(x)
+        size = self.preset.input_size
+        if x.ndim != 4 or x.shape[1:] != (size, size, 3):
+            hint = "; it looks channels first, use x.transpose(0, 2, 3, 1)" if x.ndim == 4 and x.shape[1] == 3 else ""
+            raise ValueError(f"AlexNet: x must be (N, {size}, {size}, 3), channels last, but has shape {x.shape}{hint}")
+        return x
+
+    def groups(self) -> list[dict]:
+        """Parameter groups for optim.SGD, with the preset's special rates."""
+        p = self.preset
+        decay = {} if p.bias_decay else {"weight_decay": 0.0}
+        rate = {"lr": p.bias_lr, "scheduled": False} if p.bias_lr is not None else {"lr_scale": p.bias_lr_scale}
+        groups: list[dict] = [{"params": [q for n, q in self.named_parameters() if n.endswith(".b")], **rate, **decay}]
+        for name, q in self.named_parameters():
+            if name.endswith(".w"):
+                rates = p.conv1_rates if name == "conv1.w" else ()
+                groups.append({"params": [q], "rates": rates, "max_filter_rms": p.max_filter_rms})
+        return groups
+
+    def make_optimizer(self) -> optim.SGD:
+        """SGD with the preset's defaults."""
+        p = self.preset
+        return optim.SGD(self.groups(), p.lr, p.momentum, p.weight_decay, p.form)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a summary."""
+
+    stage: str
+    shape: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+
+def table(model: AlexNet) -> list[Row]:
+    """Output shape (for one picture), parameters and multiply-adds of every stage, computed from a forward pass."""
+    size = model.preset.input_size
+    dtype = model.layers["conv1"].w.dtype  # type: ignore[attr-defined]
+    device = model.layers["conv1"].w.device  # type: ignore[attr-defined]
+    with no_grad():
+        outputs = model.activations(Tensor(np.zeros((1, size, size, 3), dtype)).to(device))
+    rows = []
+    for name, y in outputs.items():
+        layer = model.layers[name]
+        parameters = layer.parameters()
+        multiply_adds = 0
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            multiply_adds = y.size * (layer.w.size // layer.w.shape[-1])  # for each output, one for each weight of its filter
+        rows.append(Row(name, y.shape[1:], sum(q.size for q in parameters), multiply_adds))
+    return rows
+
+
+def summary(preset: str = "paper", classes: int = 1000) -> str:
+    """The table of a preset as text."""
+    model = AlexNet(preset, classes)
+    rows = table(model)
+    lines = [f"{preset}: {model.preset.source}", f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}"]
+    for r in rows:
+        shape = "x".join(map(str, r.shape))
+        counts = f"{r.parameters:>14,}{r.multiply_adds / 1e6:>14.2f} M" if r.parameters else ""
+        lines.append(f"{r.stage:9}{shape:>14}{counts}")
+    lines.append(f"{'total':9}{'':14}{sum(r.parameters for r in rows):>14,}{sum(r.multiply_adds for r in rows) / 1e6:>14.2f} M")
+    return "\n".join(lines)
+
+
+def shrunken(preset: str | Preset, width: int = 16) -> Preset:
+    """The preset's layers in small: 67 x 67 pictures, `width` times fewer maps and 64 hidden units; He weights and alpha = 1, so
+    that every term of every gradient is large enough to see."""
+    p = find_preset(preset)
+    return replace(
+        p,
+        convs=tuple(replace(row, filters=row.filters // width, std=None, bias=0.1) for row in p.convs),
+        dense=tuple(Dense(64, None, 0.1) for _ in p.dense),
+        input_size=67, last_std=None, lrn_alpha=1.0, within_alpha=1.0,
+    )  # fmt: skip
+
+
+def check_network(preset: str, classes: int = 3, seed: int = 0) -> float:
+    """Check the gradient of the loss of a shrunken network with respect to its input and every parameter; the largest error."""
+    model = AlexNet(shrunken(preset), classes, seed, "float64")
+    rng = random.Stream(seed, "check_network")
+    layers = [(layer, key) for layer in model.layers.values() for key, _ in layer.named_parameters()]
+
+    def loss(x, labels, *parameters):
+        for (layer, key), q in zip(layers, parameters):
+            setattr(layer, key, q)
+        return F.softmax_cross_entropy(model(x), labels)
+
+    size = model.preset.input_size
+    values = [getattr(layer, key).data for layer, key in layers]
+    return check_grads(loss, rng.normal((2, size, size, 3)), np.arange(2) % classes, *values, rtol=1e-5, seed=seed)
+
+
+
+# Training: from a folder of pictures to a run folder.
+
+
+def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
+    """How the preset prepares pictures, with the statistics of the training set."""
+    size = preset.input_size
+    margin = (stats.mean.shape[0] - size) // 2
+    mean = stats.mean[margin : margin + size, margin : margin + size]  # every crop loses the centre crop of the mean image, as in 2012
+    if preset.mean == "channel":
+        mean = stats.mean.mean(axis=(0, 1))
+    colour = None
+    if preset.colour_noise:
+        colour = preset.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
+    scale = 1 / stats.std if preset.unit_std else 1.0
+    return data.Preparation(size, mean, np.float32(scale), colour, preset.shrink)
+
+
+def preparation_arrays(prep: data.Preparation) -> dict[str, np.ndarray]:
+    """What a checkpoint keeps of the preparation, so that a picture is prepared the same afterwards."""
+    colour = np.zeros((3, 3)) if prep.colour is None else prep.colour
+    arrays = {"mean": prep.mean, "scale": np.asarray(prep.scale), "colour": colour, "shrink": np.asarray(prep.shrink)}
+    return {f"preparation.{name}": np.asarray(a, np.float32) for name, a in arrays.items()}
+
+
+def load_preparation(tensors: dict[str, np.ndarray], size: int) -> data.Preparation:
+    """The inverse of preparation_arrays."""
+    a = {name.removeprefix("preparation."): t for name, t in tensors.items() if name.startswith("preparation.")}
+    colour = a["colour"] if a["colour"].any() else None
+    return data.Preparation(size, a["mean"], np.float32(a["scale"]), colour, float(a["shrink"]))
+
+
+def open_sets(args: argparse.Namespace) -> tuple[data.ImageSet, data.ImageSet]:
+    """(training set, validation set) of --data: DIR/train and DIR/val, or DIR itself with a share of it held out."""
+    root = Path(args.data)
+    if not root.is_dir():
+        raise data.DataError(f"there is no folder {root}: --data takes a folder that holds train/CLASS/PICTURE.JPEG and val/CLASS/...")
+    classes: int | list[str] | None = None
+    if args.classes is not None:
+        listed = Path(args.classes)
+        words = listed.read_text().split() if listed.is_file() else args.classes.split(",")
+        classes = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
+    has_train = (root / "train").is_dir()
+    train = data.open_folder(root / "train" if has_train else root, classes, args.images_per_class, args.seed)
+    if len(train.classes) < 2:
+        raise data.DataError(f"{train.root} has one class, {train.classes[0]}: there is nothing to tell apart; at least two are needed")
+    if args.holdout is not None or not (has_train and (root / "val").is_dir()):
+        share = 0.1 if args.holdout is None else args.holdout
+        print(f"holding out {share:.0%} of the training pictures of each class for validation")
+        return train.split(share, args.seed)
+    return train, data.open_folder(root / "val", train.classes)
+
+
+def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
+    """(name of the recipe, the preset with it): the preset's own for large sets, the one for small subsets below 100,000 pictures."""
+    preset = find_preset(args.preset)
+    name = args.recipe
+    if name == "auto":
+        name = "preset" if pictures >= 100_000 else "small"
+    if name == "small":
+        preset = small_subset(preset)
+    epochs = preset.epochs if args.epochs is None else args.epochs
+    if preset.lr_drops is not None:  # at the same fractions of a run of another length
+        preset = replace(preset, lr_drops=tuple(drop * epochs / preset.epochs for drop in preset.lr_drops))
+    chosen = {"epochs": epochs}
+    chosen |= {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
+    return name, replace(preset, **chosen)
+
+
+def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
+    """Train as the command line says and leave a run folder. Returns the trainer and the last evaluation."""
+    began = time.perf_counter()
+    resumed = Path(args.resume) if args.resume else None
+    if resumed is not None:
+        settings = checkpoint.load(resumed / CHECKPOINT, prefix="preparation.")[1]["settings"]
+        for key, value in settings["arguments"].items():
+            if key not in ("epochs", "device", "workers", "cache", "lr", "output", "resume") or getattr(args, key) is None:
+                setattr(args, key, value)
+        args.output = str(resumed)
+    train_set, val_set = open_sets(args)
+    name, preset = recipe(args, len(train_set))
+    classes = len(train_set.classes)
+    folder = Path(args.output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{args.preset}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").touch()
+    except OSError as error:
+        raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
+    if resumed is None and (folder / CHECKPOINT).exists():
+        raise TrainingError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
+
+    print(
+        f"{preset.source}\n{len(train_set):,} pictures for training, {len(val_set):,} for validation, {classes} classes: "
+        f"{', '.join(n.split(',')[0] for n in train_set.names[:10])}{', ...' * (classes > 10)}"
+    )
+    drops = "when validation stops improving" if preset.lr_drops is None else "at epoch " + ", ".join(f"{d:g}" for d in preset.lr_drops)
+    print(
+        f"recipe '{name}': {preset.epochs} epochs, batch {preset.batch_size}, lr {preset.lr:g} divided by 10 {drops}, "
+        f"momentum {preset.momentum:g}, decay {preset.weight_decay:g}, {'He' if preset.convs[0].std is None else 'Gaussian'} initial weights, "
+        f"pictures {'scaled to unit variance' if preset.unit_std else 'on the 0..255 scale'}"
+    )
+    if name == "small":
+        print("(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for longer than such a run)")
+    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
+    opened = [data.open_pictures(s, cache, args.workers, what=w) for s, w in ((train_set, "training pictures"), (val_set, "validation pictures"))]
+    if resumed is not None:
+        prep = load_preparation(checkpoint.load(resumed / CHECKPOINT, prefix="preparation.")[0], preset.input_size)
+    else:
+        prep = preparation(preset, data.statistics(opened[0], seed=args.seed))
+    loaders = [
+        data.Loader(pictures, prep, preset.batch_size, training, args.seed, args.workers)
+        for pictures, training in zip(opened, (True, False))
+    ]
+    model = AlexNet(preset, classes, args.seed)
+    model.to(args.device)
+    optimizer = model.make_optimizer()
+    schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
+    settings = {
+        "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
+        "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": train_set.classes, "names": train_set.names,
+    }  # fmt: skip
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1, default=str))
+
+    def colour_off(epoch: int) -> None:
+        if epoch >= preset.colour_until:
+            loaders[0].preparation = replace(prep, colour=None)
+
+    trainer = Trainer(
+        model, optimizer, schedule, *loaders, folder=folder, settings=settings, extra=preparation_arrays(prep), device=args.device,
+        before_epoch=colour_off,
+    )  # fmt: skip
+    if resumed is not None:
+        trainer.resume()
+        print(f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}")
+    print(f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}", flush=True)
+    trainer.fit(preset.epochs)
+    result = evaluate(model, loaders[1], args.device)
+    for loader in loaders:
+        for path, reason in loader.skipped.items():
+            print(f"skipped {path}: {reason}")
+    print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
+    pictures = draw_run(folder, model, opened[1], result, train_set.names, args.seed)
+    print(f"pictures: {', '.join(map(str, pictures))}\nall of it took {duration(time.perf_counter() - began)}")
+    return trainer, result
+
+
+def draw_run(
+    folder: Path, model: AlexNet, pictures: data.Pictures, result: Evaluation, names: Sequence[str], seed: int
+) -> list[Path]:
+    """Learning curves, filters and a grid of predictions for a run folder."""
+    chosen = random.Stream(seed, "grid").permutation(len(result.labels))[:24]
+    return [
+        look.draw_curves(folder),
+        look.draw_filters(model.layers["conv1"].w.numpy(), folder / "filters.png"),  # type: ignore[attr-defined]
+        look.draw_predictions(
+            [pictures.read(int(result.indices[i])) for i in chosen],
+            [int(result.labels[i]) for i in chosen],
+            result.probabilities[chosen],
+            names,
+            folder / "predictions.png",
+        ),
+    ]
+
+
+def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, dict[str, Any]]:
+    """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
+    path = Path(run)
+    tensors, description = checkpoint.load(path / CHECKPOINT if path.is_dir() else path)
+    settings = description["settings"]
+    name, args = settings["recipe"], argparse.Namespace(**settings["arguments"], recipe_name=settings["recipe"])
+    args.recipe = name
+    _, preset = recipe(args, 0)
+    model = AlexNet(preset, len(settings["classes"]))
+    model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
+    model.to(device).eval()
+    return model, load_preparation(tensors, preset.input_size), settings
+
+
+def evaluate_run(args: argparse.Namespace) -> None:
+    """Accuracy of a run on the validation pictures of a folder."""
+    model, prep, settings = load_run(args.run, args.device)
+    root = Path(args.data or settings["arguments"]["data"])
+    images = data.open_folder(root / "val" if (root / "val").is_dir() else root, settings["classes"])
+    loader = data.Loader(data.Pictures(images), prep, args.batch_size or 64, False, workers=args.workers)
+    result = evaluate(model, loader, args.device)
+    print(f"{len(result.labels):,} pictures of {images.root}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}")
+    for path, reason in loader.skipped.items():
+        print(f"skipped {path}: {reason}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """The most probable classes of single pictures."""
+    model, prep, settings = load_run(args.run, args.device)
+    for file in args.pictures:
+        x = prep.centre(data.read_image(file))
+        with no_grad():
+            p = F.softmax(model(Tensor(x).to(args.device))).numpy()[0]
+        best = np.argsort(-p, kind="stable")[: min(5, len(p))]
+        print(f"{file}: " + ", ".join(f"{settings['names'][k].split(',')[0]} {p[k]:.1%}" for k in best))
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of training, shared with examples/train_imagenet_subset.py."""
+    add = parser.add_argument
+    add("--classes", metavar="N|LIST|FILE", help="train on the first N classes, on a comma-separated list of folder names, or on those in a file")
+    add("--images-per-class", type=int, metavar="N", help="use at most N training pictures of each class")
+    add("--holdout", type=float, metavar="SHARE", help="validate on this share of train/ instead of val/ (for tuning)")
+    add("--preset", default="paper", help=f"the network: {', '.join(PRESETS)} (default paper)")
+    add("--recipe", default="auto", choices=("auto", "preset", "small"), help="how it is trained: the preset's own way, one for small subsets, or "
+        "by the number of pictures: small below 100,000 (default)")  # fmt: skip
+    add("--epochs", type=int, metavar="N", help="default: the recipe's")
+    add("--batch-size", type=int, metavar="N", help="default: the recipe's")
+    add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
+    add("--device", default="cpu", help="cpu, gpu or gpu:N (default cpu)")
+    add("--workers", type=int, default=2, metavar="N", help="threads that read and prepare pictures; changes no result (default 2)")
+    add("--seed", type=int, default=0, help="of everything random (default 0)")
+    add("--cache", metavar="DIR|off", help=f"where decoded pictures are kept, or off (default {default_cache_folder()})")
+    add("--output", metavar="DIR", help="run folder (default runs/TIME-PRESET)")
+    add("--resume", metavar="RUN", help="go on with the run in this folder")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="alexnet.py", description="AlexNet and its relatives: count, train, evaluate, predict, check.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="summary|train|evaluate|predict|gradcheck")
+    sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
+    sub.add_argument("preset", nargs="?", default="paper", help=f"one of {', '.join(PRESETS)}, or all")
+    sub.add_argument("--classes", type=int, default=1000)
+    sub = commands.add_parser("train", help="train on a folder of pictures")
+    sub.add_argument("--data", metavar="DIR", help="holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, or CLASS/*.JPEG (a tenth is then held out)")
+    add_training_arguments(sub)
+    for name, text in (("evaluate", "accuracy of a run on validation pictures"), ("predict", "classes of single pictures")):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("run", help="run folder, or a checkpoint file")
+        if name == "predict":
+            sub.add_argument("pictures", nargs="+", help="picture files")
+        else:
+            sub.add_argument("--data", metavar="DIR", help="default: the folder that the run was trained on")
+            sub.add_argument("--batch-size", type=int)
+            sub.add_argument("--workers", type=int, default=2)
+        sub.add_argument("--device", default="cpu")
+    sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
+    sub.add_argument("preset", nargs="?", default="paper")
+    args = parser.parse_args(argv)
+    return run_command(lambda: dispatch(args, parser))
+
+
+def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.command == "summary":
+        for preset in PRESETS if args.preset == "all" else [args.preset]:
+            print(summary(preset, args.classes))
+    elif args.command == "train":
+        if not args.data and not args.resume:
+            parser.error("train needs --data DIR (or --resume RUN)")
+        train(args)
+    elif args.command == "evaluate":
+        evaluate_run(args)
+    elif args.command == "predict":
+        predict(args)
+    else:
+        error = check_network(args.preset)
+        print(f"{args.preset}: loss of the shrunken network against its input and every parameter: largest relative error {error:.1e}")
+
+
+def run_command(command) -> int:
+    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C 130."""
+    try:
+        command()
+    except (ValueError, TrainingError, OSError) as error:
+        if "MINIGRAD_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Train AlexNet on pictures, and watch it learn.
+
+    python examples/train_imagenet_subset.py
+        draws a labelled synthetic set (ten classes of shapes and textures), trains the paper's network at its full 227 x 227 on it, and
+        leaves a run folder: settings, metrics, checkpoint, learning curves, the first layer's filters, and pictures with predictions.
+
+    python examples/train_imagenet_subset.py --data imagenet --classes 10 --images-per-class 500
+        trains on your own pictures in ImageNet's layout: imagenet/train/CLASS/*.JPEG and imagenet/val/CLASS/*.JPEG. With only
+        imagenet/CLASS/*.JPEG, a tenth of each class is held out for validation.
+
+Every run says how long it will take before it starts. Stop it with Ctrl-C and go on with --resume RUN.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import alexnet
+from minigrad import data, nn, optim, random
+from minigrad import functions as F
+from minigrad.data.synthetic import draw_set
+
+SYNTHETIC_EPOCHS = 5
+
+
+def small_pictures(images: data.ImageSet) -> np.ndarray:
+    """Every picture at 32 x 32: (N, 32, 32, 3), 0 .. 1."""
+    return np.stack([data.read_image(path, 32) for path in images.paths]).astype(np.float32) / 255
+
+
+def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, float]:
+    """Accuracy of two classifiers that see no shapes: what a network must beat by far to have learnt anything.
+
+    The nearest class by mean colour; and a linear softmax classifier on 32 x 32 pixels.
+    """
+    x, x_val = small_pictures(train), small_pictures(val)
+    colour, colour_val = x.mean(axis=(1, 2)), x_val.mean(axis=(1, 2))
+    centres = np.stack([colour[train.labels == c].mean(axis=0) for c in range(len(train.classes))])
+    nearest = np.linalg.norm(colour_val[:, None] - centres, axis=2).argmin(axis=1)
+
+    flat, flat_val = ((a - x.mean(axis=0)).reshape(len(a), -1) for a in (x, x_val))
+    layer = nn.Linear(flat.shape[1], len(train.classes), init=nn.gaussian(0.01), rng=random.Stream(seed, "linear baseline"))
+    optimizer = optim.SGD(layer.parameters(), lr=0.01, weight_decay=0.001)
+    order = random.Stream(seed, "linear baseline order")
+    for _ in range(40):
+        for batch in np.array_split(order.permutation(len(flat)), -(-len(flat) // 64)):
+            loss = F.softmax_cross_entropy(layer(flat[batch]), train.labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    guess = layer(flat_val).numpy().argmax(axis=1)
+    return {
+        "nearest class mean colour": float((nearest == val.labels).mean()),
+        "linear classifier on 32x32 pixels": float((guess == val.labels).mean()),
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    synthetic = args.data is None and args.resume is None
+    if synthetic:
+        root = Path("data/synthetic")
+        print(f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}")
+        draw_set(root, seed=args.seed, workers=args.workers)
+        args.data = str(root)
+        if args.epochs is None:
+            args.epochs = SYNTHETIC_EPOCHS
+    _, result = alexnet.train(args)
+    if (Path(args.data) / "synthetic.json").is_file():
+        print("baselines on the same split of the synthetic set:")
+        for name, accuracy in baselines(*alexnet.open_sets(args), args.seed).items():
+            print(f"  {name:36} {accuracy:6.1%}")
+        print(f"  {'this network, trained from scratch':36} {result.top(1):6.1%}   (synthetic pictures, not photographs)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="DIR", help="folder of pictures, as above; without it a synthetic set is drawn into data/synthetic")
+    alexnet.add_training_arguments(parser)
+    args = parser.parse_args()
+    return alexnet.run_command(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Devices. The only file that imports CuPy: everywhere else arrays dispatch themselves.
+
+A device is a name: "cpu", "gpu" (the current GPU) or "gpu:1". NumPy arrays live on "cpu", CuPy arrays on a GPU.
+Functions need no more than this, because NumPy's functions and methods work on CuPy arrays too
+(`np.exp(x)`, `x.sum()`, `np.empty_like(x, shape=...)` all answer in the array type they were given).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray, or a cupy.ndarray with the same methods
+
+
+def cupy() -> Any:
+    """The cupy module, imported on first use. Raises RuntimeError with the reason where there is none."""
+    try:
+        import cupy as module
+    except ImportError as error:
+        raise RuntimeError(
+            "a GPU was asked for, but CuPy is not installed; install it with "
+            "pip install 'minigrad[cuda12]' or 'minigrad[cuda13]' (the CUDA version of your driver), or use device 'cpu'"
+        ) from error
+    return module
+
+
+def gpu_count() -> int:
+    """Number of GPUs that CuPy can use; 0 without CuPy, without a driver or without a card."""
+    try:
+        return int(cupy().cuda.runtime.getDeviceCount())
+    except Exception:  # no CuPy, no driver, no card: each its own exception type, all mean none
+        return 0
+
+
+def parse_device(device: str) -> tuple[str, int | None]:
+    """Split a device name: "cpu" -> ("cpu", None), "gpu" -> ("gpu", None), "gpu:1" -> ("gpu", 1)."""
+    kind, colon, index = str(device).partition(":")
+    if kind == "cpu" and not colon:
+        return "cpu", None
+    if kind == "gpu" and (not colon or index.isdigit()):
+        return "gpu", int(index) if colon else None
+    raise ValueError(f"unknown device {device!r}: use 'cpu', 'gpu' or 'gpu:0', 'gpu:1', ...")
+
+
+def is_array(value: object) -> bool:
+    """True for a NumPy array and for a CuPy array (which has a `device` and a `get` method)."""
+    return isinstance(value, np.ndarray) or (hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"))
+
+
+def device_of(array: Array) -> str:
+    """Where an array lives: "cpu" or "gpu:INDEX"."""
+    return "cpu" if isinstance(array, np.ndarray) else f"gpu:{array.device.id}"
+
+
+def on_device(device: str) -> contextlib.AbstractContextManager:
+    """A context in which new CuPy arrays and kernels land on `device`; does nothing for "cpu"."""
+    kind, index = parse_device(device)
+    if kind == "cpu" or index is None:
+        return contextlib.nullcontext()
+    return cupy().cuda.Device(index)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array on the host: itself if it is there already, else a copy."""
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def to_device(array: Array, device: str) -> Array:
+    """The array on `device`: itself if it is there already, else a copy."""
+    kind, index = parse_device(device)
+    if kind == "cpu":
+        return to_numpy(array)
+    if not isinstance(array, np.ndarray) and index in (None, array.device.id):
+        return array
+    cp = cupy()
+    if index is not None and index >= gpu_count():
+        raise ValueError(f"device {device!r} does not exist: this machine has {gpu_count()} GPU(s)")
+    with on_device(device):
+        return cp.asarray(array)
+
+
+def synchronize(device: str) -> None:
+    """Wait until everything queued on `device` has run (launches on a GPU return at once)."""
+    if parse_device(device)[0] == "gpu":
+        with on_device(device):
+            cupy().cuda.get_current_stream().synchronize()

@@ -1,0 +1,52 @@
+"""One image file to one array, as the paper prepares it: shorter side to 256, centre 256 x 256 (section 2)."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SIZE = 256
+
+
+class ImageError(ValueError):
+    """A file that cannot be read as a picture; the message names it and says why."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as RGB: greyscale repeated, CMYK converted, 16 bits reduced to 8, transparency laid over white."""
+    if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greyscale
+        values = np.asarray(image).astype(np.float64)
+        return Image.fromarray((values / max(values.max() / 255, 257.0)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_image(path: str | Path, size: int = SIZE) -> np.ndarray:
+    """Decode, turn as EXIF says, scale the shorter side to `size` and keep the central square.
+
+    Returns: uint8 (size, size, 3). Raises ImageError for a file that is no picture, is cut off, or is absurdly large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.draft(None, (size, size))  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
+                upright = to_rgb(ImageOps.exif_transpose(image))
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a picture that can be read (is it empty, or another type of file?)") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{path}: refused, its size is absurd for a photograph ({error})") from error
+    except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
+        raise ImageError(f"{path}: damaged or cut off ({type(error).__name__}: {error})") from error
+    W, H = upright.size
+    side = min(W, H)
+    left, top = (W - side) / 2, (H - side) / 2
+    # Cropping first and scaling once gives the same centre and never makes an enormous intermediate image.
+    square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    return np.asarray(square)

@@ -1,0 +1,265 @@
+"""The engine: a Tensor remembers the Function that made it, and backward() walks that memory in reverse.
+
+A forward pass builds a graph as it runs. With `y = f(x)`:
+
+    y.creator is the call of f;   f.parents are the nodes that x came from;   f.saved is what its backward needs.
+
+A node is a Function call, or a leaf Tensor (one made by the user, with requires_grad=True). Functions hold nodes, not
+the arrays between them: an activation that no backward needs is freed as soon as the forward pass has gone by. Nothing
+points from a parent to its children, so there are no reference cycles and memory is freed by reference counting.
+
+backward() visits the nodes so that each comes after everything that used its output, hands each the gradient of its
+output, and adds up what arrives at each of its inputs. First order only: gradients are plain arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.backend import Array
+
+FLOATS = ("float32", "float64")
+
+
+class _Mode(threading.local):
+    grad_enabled = True
+
+
+_mode = _Mode()
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this context no graph is built: nothing is saved for a backward pass."""
+    before, _mode.grad_enabled = _mode.grad_enabled, False
+    try:
+        yield
+    finally:
+        _mode.grad_enabled = before
+
+
+class Tensor:
+    """An array with a memory of how it was made.
+
+    Args:
+        data: a NumPy or CuPy array, a number or a nested list of numbers. An array is kept, not copied.
+        requires_grad: whether backward() should leave dL/dself in `.grad`. Floating-point data only.
+        name: shown by repr and in error messages.
+
+    Attributes: data and grad are plain arrays; grad is None until a backward pass reaches this tensor.
+    """
+
+    __slots__ = ("__weakref__", "creator", "data", "grad", "name", "requires_grad")
+    __array_ufunc__ = None  # array + tensor: NumPy steps aside and Tensor.__radd__ answers
+
+    # The operators are Functions, a floor above: functions/basic.py and functions/shape.py fill this table.
+    operators: dict[str, Callable[..., Tensor]] = {}  # noqa: RUF012
+
+    def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself")
+        self.data: Array = data if backend.is_array(data) else np.asarray(data)
+        if self.data.dtype.kind not in "fiub":
+            raise TypeError(f"a Tensor holds numbers, not {self.data.dtype}")
+        self.creator: Function | None = None
+        self.grad: Array | None = None
+        self.name = name
+        self.requires_grad = requires_grad
+        if requires_grad and self.data.dtype.name not in FLOATS:
+            raise TypeError(f"only float32 and float64 tensors have gradients, not {self.data.dtype}")
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+    device = property(lambda self: backend.device_of(self.data))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        values = np.array2string(backend.to_numpy(self.data), precision=4, threshold=20, edgeitems=2, prefix="Tensor(")
+        made = f", creator={type(self.creator).__name__}" if self.creator else ""
+        leaf = ", requires_grad=True" if self.requires_grad and not self.creator else ""
+        name = f", name={self.name!r}" if self.name else ""
+        return f"Tensor({values}, shape={self.shape}, {self.dtype}, {self.device}{name}{leaf}{made})"
+
+    def item(self) -> float:
+        """The only element as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item() needs exactly one element; this tensor has shape {self.shape}")
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        """The data as a NumPy array: shared if it is on the CPU, copied from a GPU."""
+        return backend.to_numpy(self.data)
+
+    def detach(self) -> Tensor:
+        """The same data without its history."""
+        return Tensor(self.data, name=self.name)
+
+    def backward(self, gy: Array | None = None) -> None:
+        """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to that leaf's .grad.
+
+        Args:
+            gy: gradient of the loss with respect to this tensor, same shape, dtype and device; may be left out for a
+                tensor of one element, and is then 1.
+        """
+        root = self.creator or (self if self.requires_grad else None)
+        if root is None:
+            raise RuntimeError(
+                "backward: nothing here requires a gradient (made under no_grad, or from inputs without requires_grad=True)"
+            )
+        if gy is None:
+            if self.size != 1:
+                raise ValueError(
+                    f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
+                    "only a single number can go without (did you mean y.sum().backward()?)"
+                )
+            gy = np.ones_like(self.data)
+        elif not backend.is_array(gy):
+            raise TypeError(f"gy must be a plain array, not {type(gy).__name__}")
+        if (gy.shape, gy.dtype) != (self.shape, self.dtype):
+            raise ValueError(f"gy is {gy.dtype} {gy.shape}, but the tensor is {self.dtype} {self.shape}: they must agree")
+        if backend.device_of(gy) != self.device:
+            raise ValueError(f"gy is on {backend.device_of(gy)}, but the tensor is on {self.device}")
+
+        grads: dict[Function | Tensor, Array] = {root: gy}
+        if isinstance(root, Tensor):
+            root.accumulate(gy, fresh=False)
+            return
+        for node in topological_order(root):
+            gy = grads.pop(node)
+            for parent, gx in zip(node.parents, node.gradients(gy)):
+                if isinstance(parent, Tensor):
+                    parent.accumulate(gx, fresh=gx is not gy and gx.base is None)
+                elif parent is not None:
+                    grads[parent] = grads[parent] + gx if parent in grads else gx
+
+    def accumulate(self, gradient: Array, fresh: bool) -> None:
+        """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is kept."""
+        if self.grad is None:
+            self.grad = gradient if fresh else gradient.copy()
+        else:
+            self.grad = self.grad + gradient
+
+    # fmt: off
+    def __add__(self, other): return Tensor.operators["add"](self, other)
+    def __sub__(self, other): return Tensor.operators["sub"](self, other)
+    def __mul__(self, other): return Tensor.operators["mul"](self, other)
+    def __truediv__(self, other): return Tensor.operators["div"](self, other)
+    def __matmul__(self, other): return Tensor.operators["matmul"](self, other)
+    def __pow__(self, exponent): return Tensor.operators["pow"](self, exponent)
+    def __neg__(self): return Tensor.operators["neg"](self)
+    def __radd__(self, other): return Tensor.operators["add"](other, self)
+    def __rsub__(self, other): return Tensor.operators["sub"](other, self)
+    def __rmul__(self, other): return Tensor.operators["mul"](other, self)
+    def __rtruediv__(self, other): return Tensor.operators["div"](other, self)
+    def __rmatmul__(self, other): return Tensor.operators["matmul"](other, self)
+    def __getitem__(self, index): return Tensor.operators["getitem"](self, index)
+    def sum(self, axis=None, keepdims=False): return Tensor.operators["sum"](self, axis, keepdims)
+    def mean(self, axis=None, keepdims=False): return Tensor.operators["mean"](self, axis, keepdims)
+    def reshape(self, *shape): return Tensor.operators["reshape"](self, *shape)
+    def transpose(self, *axes): return Tensor.operators["transpose"](self, *axes)
+    def to(self, device): return Tensor.operators["to"](self, device)
+    # fmt: on
+
+
+class Function:
+    """One differentiable operation, instantiated once per call: `y = Relu()(x)`.
+
+    A subclass writes `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of them, one per input`
+    (None where an input has none). In between, `self.save(...)` keeps arrays for backward in `self.saved`, and
+    `self.needs[i]` tells whether input i wants its gradient at all. Neither may write into an input or into gy.
+    """
+
+    saved: tuple[Array, ...] | None = ()
+    needs: tuple[bool, ...] = ()
+    parents: tuple[Function | Tensor | None, ...] = ()
+    device: str = "cpu"
+
+    def forward(self, *arrays: Array) -> Array:
+        raise NotImplementedError
+
+    def backward(self, gy: Array) -> Array | tuple[Array | None, ...]:
+        raise NotImplementedError
+
+    def save(self, *arrays: Array) -> None:
+        """Keep arrays for backward; dropped as soon as it has run."""
+        self.saved = arrays
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        tensors = [as_tensor(i) for i in inputs if i is not None]
+        self._check(tensors)
+        slots = iter(tensors)
+        slotted = [None if i is None else next(slots) for i in inputs]
+        self.device = tensors[0].device
+        self.needs = tuple(_mode.grad_enabled and t is not None and t.requires_grad for t in slotted)
+        with backend.on_device(self.device):
+            y = Tensor(self.forward(*[t.data if t is not None else None for t in slotted]))
+        if any(self.needs):
+            self.parents = tuple((t.creator or t) if n and t is not None else None for t, n in zip(slotted, self.needs))
+            y.creator, y.requires_grad = self, True
+        return y
+
+    def _check(self, tensors: list[Tensor]) -> None:
+        name = type(self).__name__
+        if len({t.device for t in tensors}) > 1:
+            where = ", ".join(t.device for t in tensors)
+            raise ValueError(f"{name}: the inputs are on different devices ({where}); move them with .to(device)")
+        dtypes = [t.dtype.name for t in tensors]
+        if any(d not in FLOATS for d in dtypes):
+            raise TypeError(f"{name}: inputs must be float32 or float64, not {', '.join(dtypes)}")
+        if len(set(dtypes)) > 1:
+            raise TypeError(f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of them first")
+
+    def gradients(self, gy: Array) -> tuple[Array | None, ...]:
+        """Run backward once, check the shapes it returns, and free what was saved."""
+        if self.saved is None:
+            raise RuntimeError(
+                f"backward has already run through this {type(self).__name__} and freed what it had saved: run the forward "
+                "pass again before the second backward"
+            )
+        with backend.on_device(self.device):
+            grads = self.backward(gy)
+        self.saved = None
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        if len(grads) != len(self.parents):
+            raise RuntimeError(f"{type(self).__name__}.backward returned {len(grads)} gradients for {len(self.parents)} inputs")
+        for position, (parent, gx) in enumerate(zip(self.parents, grads)):
+            if parent is not None and gx is None:
+                raise RuntimeError(f"{type(self).__name__}.backward returned no gradient for input {position}, which needs one")
+        return grads
+
+
+def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+    """The value as a Tensor. A plain number takes the dtype and device of `like`, so it never promotes an array."""
+    if isinstance(value, Tensor):
+        return value
+    if like is not None and isinstance(value, (int, float)):
+        return Tensor(np.full_like(like.data, value, shape=()))
+    return Tensor(value)
+
+
+def topological_order(root: Function) -> list[Function]:
+    """Every Function reachable from root, each before those it got its inputs from. Iterative: depth is unlimited."""
+    order: list[Function] = []
+    seen = {root}
+    stack: list[tuple[Function, Iterator]] = [(root, iter(root.parents))]
+    while stack:
+        node, parents = stack[-1]
+        for parent in parents:
+            if isinstance(parent, Function) and parent not in seen:
+                seen.add(parent)
+                stack.append((parent, iter(parent.parents)))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order[::-1]

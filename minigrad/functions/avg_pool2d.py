@@ -1,0 +1,61 @@
+"""Average-pooling: the mean of each window over the taps that lie inside the image, each channel by itself.
+
+    y[n, oh, ow, c] = 1 / count(oh, ow) * sum over the taps inside the image of x
+    gx: each tap inside gets gy / count.
+
+Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/pool.cu). AlexNet has none; Krizhevsky's CIFAR-10 networks
+of 2012 do (3x3 windows, stride 2), and divide by the taps inside as here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions import geometry
+from minigrad.functions.geometry import Windows
+
+
+def inside_count(win: Windows, like: Array) -> Array:
+    """Taps of each window that lie inside the image: (1, OH, OW, 1)."""
+    ones = win.pad(np.ones_like(like, shape=(1, win.H, win.W, 1)))
+    return sum(win.taps(ones))
+
+
+class AvgPool2d(Function):
+    def __init__(self, win: Windows) -> None:
+        self.win = win
+
+    def forward(self, x):
+        taps = self.win.taps(self.win.pad(x))
+        y = next(taps).copy()
+        for tap in taps:
+            y += tap
+        y /= inside_count(self.win, x)
+        return y
+
+    def backward(self, gy):
+        win = self.win
+        share = gy / inside_count(win, gy)
+        padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
+        for tap in win.taps(padded):
+            tap += share
+        return np.ascontiguousarray(win.unpad(padded))
+
+
+def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) -> Tensor:
+    """Mean of each window over the taps inside the image (padding does not count).
+
+    Args:
+        x: (N, H, W, C), channels last.
+        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means kernel_size. Padding is smaller than
+            the window.
+        ceil_mode: round the output size up; the last windows may reach past the edge.
+    Returns: (N, OH, OW, C).
+    """
+    x = as_tensor(x)
+    win = geometry.windows("avg_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode)
+    if win.PH >= win.KH or win.PW >= win.KW:
+        raise ValueError(f"avg_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}")
+    return AvgPool2d(win)(x)

@@ -1,0 +1,198 @@
+"""Arithmetic: + - * / ** exp log matmul sum mean, with broadcasting.
+
+Broadcasting repeats a value along new or size-1 axes; its gradient is therefore the sum over those axes (`unbroadcast`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, as_tensor
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """Sum g back to `shape`, the shape its operand had before broadcasting."""
+    if g.shape == shape:
+        return g
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))
+    return g.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True) if 1 in shape else g
+
+
+def _pair(a, b) -> tuple[Tensor, Tensor]:
+    """Both operands as Tensors; a plain number takes the other's dtype and device."""
+    a, b = (as_tensor(a, b if isinstance(b, Tensor) else None), as_tensor(b, a if isinstance(a, Tensor) else None))
+    try:
+        np.broadcast_shapes(a.shape, b.shape)
+    except ValueError:
+        raise ValueError(f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the right") from None
+    return a, b
+
+
+class Add(Function):
+    def forward(self, a, b):
+        self.shapes = a.shape, b.shape
+        return a + b
+
+    def backward(self, gy):
+        return unbroadcast(gy, self.shapes[0]), unbroadcast(gy, self.shapes[1])
+
+
+class Sub(Function):
+    def forward(self, a, b):
+        self.shapes = a.shape, b.shape
+        return a - b
+
+    def backward(self, gy):
+        return unbroadcast(gy, self.shapes[0]), unbroadcast(-gy, self.shapes[1])
+
+
+class Mul(Function):
+    def forward(self, a, b):
+        self.save(a, b)
+        return a * b
+
+    def backward(self, gy):
+        a, b = self.saved
+        return unbroadcast(gy * b, a.shape), unbroadcast(gy * a, b.shape)
+
+
+class Div(Function):
+    def forward(self, a, b):
+        self.save(a, b)
+        return a / b
+
+    def backward(self, gy):
+        a, b = self.saved
+        return unbroadcast(gy / b, a.shape), unbroadcast(-gy * a / (b * b), b.shape)
+
+
+class Pow(Function):
+    """x**p for a constant p: gx = gy p x**(p-1)."""
+
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+    def forward(self, x):
+        self.save(x)
+        return x**self.p
+
+    def backward(self, gy):
+        (x,) = self.saved
+        return gy * self.p * x ** (self.p - 1)
+
+
+class Exp(Function):
+    def forward(self, x):
+        y = np.exp(x)
+        self.save(y)
+        return y
+
+    def backward(self, gy):
+        (y,) = self.saved
+        return gy * y
+
+
+class Log(Function):
+    def forward(self, x):
+        self.save(x)
+        return np.log(x)
+
+    def backward(self, gy):
+        (x,) = self.saved
+        return gy / x
+
+
+class MatMul(Function):
+    """y = a @ b: ga = gy b^T, gb = a^T gy."""
+
+    def forward(self, a, b):
+        self.save(a, b)
+        return a @ b
+
+    def backward(self, gy):
+        a, b = self.saved
+        return gy @ b.T, a.T @ gy
+
+
+class Sum(Function):
+    """Every term of a sum has gradient gy."""
+
+    def __init__(self, axis=None, keepdims: bool = False) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def forward(self, x):
+        self.shape = x.shape
+        return np.asarray(x.sum(axis=self.axis, keepdims=self.keepdims), like=x)
+
+    def backward(self, gy):
+        if self.axis is not None and not self.keepdims:
+            gy = np.expand_dims(gy, self.axis)
+        return np.ascontiguousarray(np.broadcast_to(gy, self.shape))
+
+
+def add(a, b) -> Tensor:
+    """a + b, with broadcasting."""
+    return Add()(*_pair(a, b))
+
+
+def sub(a, b) -> Tensor:
+    """a - b, with broadcasting."""
+    return Sub()(*_pair(a, b))
+
+
+def mul(a, b) -> Tensor:
+    """a * b element by element, with broadcasting."""
+    return Mul()(*_pair(a, b))
+
+
+def div(a, b) -> Tensor:
+    """a / b element by element, with broadcasting."""
+    return Div()(*_pair(a, b))
+
+
+def neg(x) -> Tensor:
+    """-x."""
+    return mul(x, -1.0) if isinstance(x, Tensor) else mul(Tensor(x), -1.0)
+
+
+def pow(x, p: float) -> Tensor:
+    """x**p for a number p. A negative x needs a whole p."""
+    if not isinstance(p, (int, float)):
+        raise TypeError(f"pow: the exponent must be a number, not {type(p).__name__}")
+    return Pow(p)(x)
+
+
+def exp(x) -> Tensor:
+    """e**x."""
+    return Exp()(x)
+
+
+def log(x) -> Tensor:
+    """Natural logarithm of x > 0."""
+    return Log()(x)
+
+
+def matmul(a, b) -> Tensor:
+    """Matrix product of a (M, K) and b (K, N)."""
+    a, b = as_tensor(a), as_tensor(b)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"matmul: a is {a.shape} and b is {b.shape}; they must be (M, K) and (K, N)")
+    return MatMul()(a, b)
+
+
+def sum(x, axis=None, keepdims: bool = False) -> Tensor:
+    """Sum over all elements, or over one axis or a tuple of axes."""
+    return Sum(axis, keepdims)(x)
+
+
+def mean(x, axis=None, keepdims: bool = False) -> Tensor:
+    """Mean over all elements, or over one axis or a tuple of axes."""
+    x = as_tensor(x)
+    total = sum(x, axis, keepdims)
+    return mul(total, total.size / x.size)
+
+
+Tensor.operators |= {
+    "add": add, "sub": sub, "mul": mul, "div": div, "neg": neg, "pow": pow, "matmul": matmul, "sum": sum, "mean": mean
+}  # fmt: skip

@@ -1,0 +1,123 @@
+"""Two-dimensional convolution (as everywhere in deep learning, without flipping the filter), as im2col and a matrix product.
+
+    y[n, oh, ow, o] = b[o] + sum over kh, kw, c of  x[n, oh S - P + kh, ow S - P + kw, c] w[kh, kw, c, o]
+
+Write every window as one row of a matrix, `cols` (N OH OW, KH KW C); the filters are the columns of w (KH KW C, O):
+
+    y = cols w + b      gw = cols^T gy      gcols = gy w^T      gb = sum of gy      gx = col2im(gcols)
+
+where col2im adds each element of gcols back to the pixel it was copied from. With groups, channels are split into `groups`
+independent convolutions: output columns of group g see only its own input channels. Saved: x, w. The columns are K^2/S^2
+times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
+
+Kernels: im2col, col2im (kernels/im2col.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two
+GPUs; Krizhevsky et al. (2012), section 3.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions import geometry
+from minigrad.functions.geometry import Windows
+
+COLUMN_BYTES = 8 << 20  # columns made at a time: a few megabytes, so that they are still in cache for the product
+
+
+def im2col(x: Array, win: Windows) -> Array:
+    """Windows as rows: (n, H, W, C) -> (n OH OW, KH KW C)."""
+    taps = np.stack(list(win.taps(win.pad(x))), axis=3)  # (n, OH, OW, KH KW, C)
+    return taps.reshape(-1, win.KH * win.KW * x.shape[3])
+
+
+def col2im(cols: Array, win: Windows) -> Array:
+    """The transpose of im2col: add every column element back to its pixel. (n OH OW, KH KW C) -> (n, H, W, C)."""
+    taps = cols.reshape(-1, win.OH, win.OW, win.KH * win.KW, cols.shape[1] // (win.KH * win.KW))
+    n, C = taps.shape[0], taps.shape[4]
+    padded = win.pad(np.zeros_like(cols, shape=(n, win.H, win.W, C)))
+    for tap, target in enumerate(win.taps(padded)):
+        target += taps[:, :, :, tap]
+    return win.unpad(padded)
+
+
+class Conv2d(Function):
+    def __init__(self, win: Windows, groups: int) -> None:
+        self.win, self.groups = win, groups
+
+    def pieces(self, itemsize: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+        """Slices (images, rows of y, input channels, output channels) of each group of each chunk of images."""
+        win, G = self.win, self.groups
+        C, O = win.C // G, self.O // G
+        per_image = win.OH * win.OW * win.KH * win.KW * C * itemsize
+        step = max(1, COLUMN_BYTES // per_image)
+        for n in range(0, win.N, step):
+            images = slice(n, min(n + step, win.N))
+            rows = slice(images.start * win.OH * win.OW, images.stop * win.OH * win.OW)
+            for g in range(G):
+                yield images, rows, slice(g * C, (g + 1) * C), slice(g * O, (g + 1) * O)
+
+    def forward(self, x, w, b):
+        self.save(x, w)
+        self.O = w.shape[3]
+        win, w = self.win, w.reshape(-1, self.O)
+        y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O), order="C")
+        for images, rows, cs, os in self.pieces(x.itemsize):
+            np.matmul(im2col(x[images, :, :, cs], win), w[:, os], out=y[rows, os])
+        if b is not None:
+            y += b
+        return y.reshape(win.N, win.OH, win.OW, self.O)
+
+    def backward(self, gy):
+        x, w = self.saved
+        win, w2 = self.win, w.reshape(-1, self.O)
+        gy = gy.reshape(-1, self.O)
+        gx = np.empty_like(x, order="C") if self.needs[0] else None
+        gw = np.zeros_like(w, order="C") if self.needs[1] else None
+        for images, rows, cs, os in self.pieces(x.itemsize):
+            if gw is not None:
+                gw.reshape(w2.shape)[:, os] += im2col(x[images, :, :, cs], win).T @ gy[rows, os]
+            if gx is not None:
+                gx[images, :, :, cs] = col2im(gy[rows, os] @ w2[:, os].T, win)
+        gb = gy.sum(axis=0) if self.needs[2] else None
+        return gx, gw, gb
+
+
+def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False) -> Tensor:
+    """Convolution of a batch of images with a bank of filters.
+
+    Args:
+        x: (N, H, W, C), channels last.
+        w: (KH, KW, C / groups, O).
+        b: (O,), or None for no bias.
+        stride, padding: a number, or (vertical, horizontal). Padding is with zeros.
+        groups: channels are split into this many independent convolutions; divides C and O.
+        ceil_mode: round the output size up (see functions/geometry.py).
+    Returns: (N, OH, OW, O).
+    """
+    x, w = as_tensor(x), as_tensor(w)
+    if w.ndim != 4:
+        raise ValueError(f"conv2d: w must be (KH, KW, C / groups, O) but has shape {w.shape}")
+    win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
+    KH, KW, CG, O = w.shape
+    if not isinstance(groups, int) or groups < 1 or win.C % groups or O % groups:
+        if x.shape[1] == CG * groups:
+            raise ValueError(channels_first(x.shape, CG * groups))
+        raise ValueError(f"conv2d: groups={groups!r} must be a whole number that divides C={win.C} and O={O}")
+    if win.C != CG * groups:
+        if x.shape[1] == CG * groups:
+            raise ValueError(channels_first(x.shape, CG * groups))
+        raise ValueError(f"conv2d: x has {win.C} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}")
+    if b is not None and as_tensor(b).shape != (O,):
+        raise ValueError(f"conv2d: b must have shape ({O},), not {as_tensor(b).shape}")
+    return Conv2d(win, groups)(x, w, b)
+
+
+def channels_first(shape: tuple[int, ...], C: int) -> str:
+    return (
+        f"conv2d: x of shape {shape} looks channels first; arrays here are channels last, (N, H, W, C) with C = {C}: "
+        "use x.transpose(0, 2, 3, 1)"
+    )

@@ -1,0 +1,61 @@
+"""Dropout: in training, set each element to 0 with probability p (Hinton et al. 2012; Krizhevsky et al. 2012, section 4.2).
+
+    training, the paper's form      y = m x              test    y = (1 - p) x
+    training, inverted=True         y = m x / (1 - p)    test    y = x
+    gx = gy times the same factor.
+
+m is 0 or 1: element i is kept when its 32 random bits, as a number below 2^32, are at least p 2^32. Saved: nothing but the
+number of the draw; the same bits are made again in backward (random.py). Both forms have the same mean at test time as in
+training. Kernel: dropout (kernels/dropout.cu). AlexNet: p = 0.5 on fc6 and fc7, not inverted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import random
+from minigrad.engine import Function, Tensor
+
+
+class Dropout(Function):
+    def __init__(self, p: float, scale: float, rng: random.Stream) -> None:
+        self.p, self.scale = p, scale
+        self.seed, self.stream, self.draw = rng.seed, rng.stream, rng.next_draw()
+
+    def apply(self, a):
+        threshold = int(self.p * 2**32)
+        kept = random.bits(self.seed, self.stream, self.draw, a.size, like=a) >= threshold
+        return a * kept.reshape(a.shape) * a.dtype.type(self.scale)
+
+    forward = apply
+    backward = apply
+
+
+class Scale(Function):
+    """y = factor x: dropout at test time, in the paper's form."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+
+    def backward(self, gy):
+        return gy * self.factor
+
+
+def dropout(x, p: float = 0.5, training: bool = True, inverted: bool = True, rng: random.Stream | None = None) -> Tensor:
+    """Zero each element with probability p while training.
+
+    Args:
+        x: any shape.
+        p: probability of dropping, 0 <= p < 1.
+        training: False for the deterministic form at test time.
+        inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as the paper does.
+        rng: the random.Stream to draw from (a layer owns one); the default stream if None.
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
+    if training:
+        return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng or random.default_stream())(x)
+    return Scale(1.0 if inverted else 1 - p)(x)

@@ -1,0 +1,48 @@
+"""Dense layer: y = x w + b.
+
+    x (N, in), w (in, out), b (out,), y (N, out)
+    gx = gy w^T,   gw = x^T gy,   gb = sum of gy over the batch.
+
+Saved: x, w. The products are the BLAS's. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 -> classes), which hold
+58.6 of the network's 61 million parameters; Krizhevsky et al. (2012), section 3.5.
+"""
+
+from __future__ import annotations
+
+from minigrad.engine import Function, Tensor, as_tensor
+
+
+class Linear(Function):
+    def forward(self, x, w, b):
+        self.save(x, w)
+        y = x @ w
+        if b is not None:
+            y += b
+        return y
+
+    def backward(self, gy):
+        x, w = self.saved
+        gx = gy @ w.T if self.needs[0] else None
+        gw = x.T @ gy if self.needs[1] else None
+        gb = gy.sum(axis=0) if self.needs[2] else None
+        return gx, gw, gb
+
+
+def linear(x, w, b=None) -> Tensor:
+    """Dense layer y = x w + b.
+
+    Args:
+        x: (N, in). Flatten image batches first (functions.flatten).
+        w: (in, out).
+        b: (out,), or None for no bias.
+    Returns: (N, out).
+    """
+    x, w = as_tensor(x), as_tensor(w)
+    if x.ndim != 2:
+        raise ValueError(f"linear: x must be (N, in) but has shape {x.shape}; flatten it first")
+    if w.ndim != 2 or w.shape[0] != x.shape[1]:
+        hint = "; it looks transposed, linear weights here are (in, out)" if w.ndim == 2 and w.shape[1] == x.shape[1] else ""
+        raise ValueError(f"linear: w must be (in, out) with in = {x.shape[1]}, but has shape {w.shape}{hint}")
+    if b is not None and as_tensor(b).shape != (w.shape[1],):
+        raise ValueError(f"linear: b must have shape ({w.shape[1]},), not {as_tensor(b).shape}")
+    return Linear()(x, w, b)

@@ -1,0 +1,92 @@
+"""Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
+
+    s[c] = k + alpha * sum of x[j]^2 over the n channels j around c          (window clipped at the first and last channel)
+    y[c] = x[c] s[c]^-beta
+
+One input reaches its own output directly, and every output whose window contains it through s:
+
+    gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of gy[j] x[j] s[j]^(-beta-1) over the channels j whose window has c
+
+For odd n that is the same window again; for even n it is the mirrored one. Saved: x; s is cheap and made again.
+The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide alpha by n; the 2012 code, Caffe and PyTorch do:
+`divide_by_n`. With groups, windows stay inside a column, as in the 2012 code (48 and 128 channels).
+
+Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after conv1 and conv2, with k=2, n=5, alpha=1e-4, beta=0.75.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, as_tensor
+
+CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
+
+
+def window_sum(a: Array, before: int, after: int) -> Array:
+    """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Fresh sums: a running sum would drift."""
+    out = a.copy()
+    C = a.shape[-1]
+    for d in range(1, min(before, C - 1) + 1):
+        out[..., d:] += a[..., :-d]
+    for d in range(1, min(after, C - 1) + 1):
+        out[..., :-d] += a[..., d:]
+    return out
+
+
+class LRN(Function):
+    def __init__(self, n: int, k: float, alpha: float, beta: float, groups: int) -> None:
+        self.before, self.after = n // 2, (n - 1) // 2
+        self.k, self.alpha, self.beta, self.groups = k, alpha, beta, groups
+
+    def rows(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+        """The arrays as matrices with one window domain (the channels of one group) a row, a chunk of rows at a time."""
+        C = arrays[0].shape[-1] // self.groups
+        flat = [a.reshape(-1, C) for a in arrays]
+        step = max(1, CHUNK // C)
+        for i in range(0, len(flat[0]), step):
+            yield tuple(a[i : i + step] for a in flat)
+
+    def forward(self, x):
+        self.save(x)
+        y = np.empty_like(x, order="C")
+        for x_, y_ in self.rows(x, y):
+            s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
+            y_[...] = x_ * s**-self.beta
+        return y
+
+    def backward(self, gy):
+        (x,) = self.saved
+        gx = np.empty_like(x, order="C")
+        for x_, gy_, gx_ in self.rows(x, gy, gx):
+            s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
+            scaled = gy_ * s**-self.beta
+            cross = window_sum(scaled * x_ / s, self.after, self.before)
+            gx_[...] = scaled - (2 * self.alpha * self.beta) * x_ * cross
+        return gx
+
+
+def lrn(
+    x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1
+) -> Tensor:
+    """Local response normalisation across channels: x / (k + alpha sum of x^2 over n neighbouring channels)^beta.
+
+    Args:
+        x: (..., C), channels last.
+        n: channels in a window.
+        k, alpha, beta: the paper's constants; k + alpha * sum must stay above 0.
+        divide_by_n: divide alpha by n, as the 2012 code, Caffe and PyTorch do and the paper does not.
+        groups: windows do not cross the borders between this many equal blocks of channels.
+    Returns: same shape as x.
+    """
+    x = as_tensor(x)
+    if x.ndim < 1 or not isinstance(groups, int) or groups < 1 or x.shape[-1] % groups:
+        raise ValueError(f"lrn: groups={groups!r} must be a whole number that divides the channels of x, shape {x.shape}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"lrn: n must be a whole number >= 1, not {n!r}")
+    if k <= 0 or alpha < 0:
+        raise ValueError(f"lrn: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
+    return LRN(n, k, alpha / n if divide_by_n else alpha, beta, groups)(x)

@@ -1,0 +1,62 @@
+"""Response normalisation within each map, over an n x n neighbourhood of pixels: the 2012 code's second normalisation.
+
+    s[h, w] = k + alpha / n^2 * sum of x[i, j]^2 over the n x n pixels around (h, w), clipped at the border
+    y = x s^-beta
+    gx[h, w] = gy s^-beta - 2 (alpha / n^2) beta x * sum of gy x s^(-beta-1) over the pixels whose window has (h, w)
+
+Every channel by itself. Saved: x. Source: the original 2012 network, layers-145.cfg (type=rnorm, size 5, scale 0.001,
+power 0.75) and layer.py, which divides the scale by size^2. The paper does not mention it. Only the preset `krizhevsky2012`
+uses it, after conv2's channel normalisation; it has no kernel of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.lrn import window_sum
+
+
+def box_sum(a: Array, before: int, after: int) -> Array:
+    """Sum over the window around every pixel of (N, H, W, C), first along W, then along H."""
+    for axis in (2, 1):
+        a = np.moveaxis(window_sum(np.moveaxis(a, axis, -1), before, after), -1, axis)
+    return a
+
+
+class LRNWithinMap(Function):
+    def __init__(self, n: int, k: float, alpha: float, beta: float) -> None:
+        self.before, self.after = n // 2, (n - 1) // 2
+        self.k, self.alpha, self.beta = k, alpha / (n * n), beta
+
+    def forward(self, x):
+        self.save(x)
+        s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
+        return np.ascontiguousarray(x * s**-self.beta)
+
+    def backward(self, gy):
+        (x,) = self.saved
+        s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
+        scaled = gy * s**-self.beta
+        cross = box_sum(scaled * x / s, self.after, self.before)
+        return np.ascontiguousarray(scaled - (2 * self.alpha * self.beta) * x * cross)
+
+
+def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> Tensor:
+    """Response normalisation over an n x n neighbourhood within each map.
+
+    Args:
+        x: (N, H, W, C).
+        n: side of the window, in pixels.
+        k, alpha, beta: constants; alpha is divided by n^2. k + alpha * mean must stay above 0.
+    Returns: same shape as x.
+    """
+    x = as_tensor(x)
+    if x.ndim != 4:
+        raise ValueError(f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}")
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"lrn_within_map: n must be a whole number >= 1, not {n!r}")
+    if k <= 0 or alpha < 0:
+        raise ValueError(f"lrn_within_map: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
+    return LRNWithinMap(n, k, alpha, beta)(x)

@@ -1,0 +1,63 @@
+"""Max-pooling: the largest value in each window, each channel by itself.
+
+    y[n, oh, ow, c] = max over the taps t of the window of x at tap t
+    gx: each gy goes to the pixel that won its window; where windows overlap, a pixel may win several, and they add.
+
+Padding counts as minus infinity, so a border never wins. Of equal values the first in row order wins; NaN wins over
+everything and so propagates. Saved: which tap won, one byte a window (hence at most 256 taps).
+
+Kernels: max_pool_forward, max_pool_backward (kernels/pool.cu). AlexNet: 3x3 windows at stride 2, overlapping, after norm1, norm2
+and conv5; Krizhevsky et al. (2012), section 3.4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions import geometry
+from minigrad.functions.geometry import Windows
+
+
+class MaxPool2d(Function):
+    def __init__(self, win: Windows) -> None:
+        self.win = win
+
+    def forward(self, x):
+        win = self.win
+        taps = win.taps(win.pad(x, value=-np.inf))
+        y = next(taps).copy()
+        winner = np.zeros_like(x, shape=y.shape, dtype=np.uint8, order="C")
+        for t, tap in enumerate(taps, start=1):
+            better = (tap > y) | ((tap != tap) & (y == y))  # a NaN beats what is not NaN
+            np.copyto(y, tap, where=better)
+            winner[better] = t
+        self.save(winner)
+        return y
+
+    def backward(self, gy):
+        (winner,) = self.saved
+        win = self.win
+        padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
+        for t, tap in enumerate(win.taps(padded)):
+            tap += gy * (winner == t)
+        return np.ascontiguousarray(win.unpad(padded))
+
+
+def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) -> Tensor:
+    """Largest value of each window.
+
+    Args:
+        x: (N, H, W, C), channels last.
+        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means kernel_size. Padding is smaller than
+            the window and never wins.
+        ceil_mode: round the output size up; the last windows may reach past the edge.
+    Returns: (N, OH, OW, C).
+    """
+    x = as_tensor(x)
+    win = geometry.windows("max_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode)
+    if win.PH >= win.KH or win.PW >= win.KW:
+        raise ValueError(f"max_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}")
+    if win.KH * win.KW > 256:
+        raise ValueError(f"max_pool2d: a {win.KH}x{win.KW} window has more than 256 taps, and the winner is kept in one byte")
+    return MaxPool2d(win)(x)

@@ -1,0 +1,131 @@
+"""Moving numbers without changing them: reshape, flatten, transpose, concat, slices, devices. Each gradient moves back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.engine import Function, Tensor, as_tensor
+
+
+class Reshape(Function):
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def forward(self, x):
+        self.x_shape = x.shape
+        return x.reshape(self.shape)
+
+    def backward(self, gy):
+        return gy.reshape(self.x_shape)
+
+
+class Transpose(Function):
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        self.axes = axes
+
+    def forward(self, x):
+        return x.transpose(self.axes)
+
+    def backward(self, gy):
+        return gy.transpose(tuple(int(i) for i in np.argsort(self.axes)))
+
+
+class Concat(Function):
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, *xs):
+        self.sizes = [x.shape[self.axis] for x in xs]
+        return np.concatenate(xs, axis=self.axis)
+
+    def backward(self, gy):
+        edges = [int(e) for e in np.cumsum(self.sizes)[:-1]]
+        return tuple(np.split(gy, edges, axis=self.axis))
+
+
+class GetItem(Function):
+    def __init__(self, index: tuple) -> None:
+        self.index = index
+
+    def forward(self, x):
+        self.like = np.empty_like(x, shape=(0,))
+        self.shape = x.shape
+        return x[self.index]
+
+    def backward(self, gy):
+        gx = np.zeros_like(self.like, shape=self.shape)
+        gx[self.index] = gy
+        return gx
+
+
+class ToDevice(Function):
+    def __init__(self, device: str) -> None:
+        self.target = device
+
+    def forward(self, x):
+        return backend.to_device(x, self.target)
+
+    def backward(self, gy):
+        return backend.to_device(gy, self.device)
+
+
+def reshape(x, *shape) -> Tensor:
+    """The same numbers in another shape, given as sizes or as one tuple; one size may be -1."""
+    x = as_tensor(x)
+    shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    try:
+        return Reshape(shape)(x)
+    except ValueError as error:
+        raise ValueError(f"reshape: {x.shape} has {x.size} elements and does not fit {shape}") from error
+
+
+def flatten(x) -> Tensor:
+    """(N, ...) -> (N, everything else), in H, W, C order for an image batch."""
+    x = as_tensor(x)
+    return reshape(x, x.shape[0], int(np.prod(x.shape[1:])))
+
+
+def transpose(x, *axes) -> Tensor:
+    """Axes in a new order, given as numbers or as one tuple; reversed if none are given."""
+    x = as_tensor(x)
+    axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+    order = axes or tuple(range(x.ndim))[::-1]
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"transpose: axes {order} are not an order of the axes 0 .. {x.ndim - 1} of shape {x.shape}")
+    return Transpose(order)(x)
+
+
+def concat(xs, axis: int = -1) -> Tensor:
+    """Tensors one after the other along `axis`; the last axis, channels, unless told. All other sizes agree."""
+    xs = [as_tensor(x) for x in xs]
+    shapes = [x.shape for x in xs]
+    axis = axis % max(xs[0].ndim, 1) if xs else 0
+    if not xs or len({(len(s), s[:axis] + s[axis + 1 :]) for s in shapes}) > 1:
+        raise ValueError(f"concat: shapes {shapes} must agree in every axis but {axis}, and there must be at least one")
+    return Concat(axis)(*xs)
+
+
+def getitem(x, index) -> Tensor:
+    """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the gradient has one owner."""
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(i is Ellipsis or isinstance(i, (int, slice)) for i in index):
+        raise TypeError("a Tensor is indexed by whole numbers, slices and ... only")
+    return GetItem(index)(x)
+
+
+def channels(x, start: int, stop: int) -> Tensor:
+    """Channels start .. stop - 1 of a channels-last tensor: one column of the paper's two-GPU network, say."""
+    return getitem(x, (Ellipsis, slice(start, stop)))
+
+
+def to(x, device: str) -> Tensor:
+    """The tensor on another device ("cpu", "gpu", "gpu:1"); its gradient travels back."""
+    x = as_tensor(x)
+    kind, index = backend.parse_device(device)
+    if x.device == device or (kind == "gpu" and index is None and x.device != "cpu"):
+        return x
+    return ToDevice(device)(x)
+
+
+Tensor.operators |= {"getitem": getitem, "reshape": reshape, "transpose": transpose, "to": to}

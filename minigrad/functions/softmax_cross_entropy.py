@@ -1,0 +1,71 @@
+"""Softmax and cross-entropy in one: minus the log-probability of the right class.
+
+    L[n] = log sum over j of exp(x[n, j])  -  x[n, t[n]]
+    gx[n, i] = gL[n] (p[n, i] - [i = t[n]])        p = softmax(x)
+
+The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean" divides by N (the paper's
+gradient is averaged over the batch), "sum" adds, "none" returns the N losses. Saved: p, t. Kernels:
+softmax_cross_entropy_forward, softmax_cross_entropy_backward (kernels/softmax.cu). AlexNet: "maximizes the average across
+training cases of the log-probability of the correct label"; Krizhevsky et al. (2012), section 3.5.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.engine import Function, Tensor, as_tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class SoftmaxCrossEntropy(Function):
+    def __init__(self, labels, reduction: str) -> None:
+        self.labels, self.reduction = labels, reduction
+
+    def forward(self, x):
+        shifted = x - x.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        self.save(np.exp(shifted - log_sum))
+        loss = log_sum[:, 0] - shifted[np.arange(len(x), like=x), self.labels]
+        if self.reduction == "none":
+            return loss
+        return np.asarray(loss.sum() if self.reduction == "sum" else loss.mean(), like=x)
+
+    def backward(self, gy):
+        (p,) = self.saved
+        gx = p.copy()
+        gx[np.arange(len(p), like=p), self.labels] -= 1
+        if self.reduction == "mean":
+            gy = gy / len(p)
+        return gx * gy.reshape(-1, 1)
+
+
+def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
+    """Cross-entropy between softmax(logits) and the right classes, in nats.
+
+    Args:
+        logits: (N, C).
+        labels: (N,) whole numbers, 0 .. C - 1, an integer array on the device of logits.
+        reduction: "mean" or "sum" (one number), or "none" (N numbers).
+    """
+    logits = as_tensor(logits)
+    labels = labels.data if isinstance(labels, Tensor) else labels if backend.is_array(labels) else np.asarray(labels)
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"softmax_cross_entropy: reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+    if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 1:
+        raise ValueError(f"softmax_cross_entropy: logits must be (N, C), at least 1x1, but have shape {logits.shape}")
+    if labels.dtype.kind not in "iu" or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"softmax_cross_entropy: labels must be {logits.shape[0]} whole numbers, one for each row of logits {logits.shape}; "
+            f"they are {labels.dtype} of shape {labels.shape}"
+        )
+    if backend.device_of(labels) != logits.device:
+        raise ValueError(f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes labels are 0 to {logits.shape[1] - 1}"
+        )
+    return SoftmaxCrossEntropy(labels, reduction)(logits)

@@ -1,0 +1,93 @@
+"""Learning curves, the first layer's filters, and pictures with their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from minigrad import runlog
+
+
+def draw_curves(run: Path) -> Path:
+    """Loss and accuracy of a run, from its CSV files: RUN/curves.png."""
+    steps = np.array([[float(v) for v in row] for row in runlog.read(run / "steps.csv")]).reshape(-1, len(runlog.STEPS))
+    epochs = np.array([[float(v) for v in row] for row in runlog.read(run / "metrics.csv")]).reshape(-1, len(runlog.METRICS))
+
+    def column(name: str) -> np.ndarray:
+        return epochs[:, runlog.METRICS.index(name)]
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    left.plot(steps[:, 1], steps[:, 2], color="0.75", linewidth=0.7, label="training, each step")
+    left.plot(column("epoch"), column("train_loss"), label="training")
+    left.plot(column("epoch"), column("val_loss"), label="held out")
+    left.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, None))
+    right.plot(column("epoch"), 100 * column("train_top1"), label="training (augmented, with dropout)")
+    right.plot(column("epoch"), 100 * column("val_top1"), label="held out, top-1")
+    right.plot(column("epoch"), 100 * column("val_top5"), label="held out, top-5", linestyle="--")
+    right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return _save(figure, run / "curves.png")
+
+
+def draw_filters(w: np.ndarray, path: Path) -> Path:
+    """The filters of a first layer, (KH, KW, 3, O), as colour tiles, each stretched to its own range (the paper's figure 3)."""
+    KH, KW, C, O = w.shape
+    columns = int(np.ceil(np.sqrt(O * 1.5)))
+    rows = -(-O // columns)
+    sheet = np.ones((rows * (KH + 1) + 1, columns * (KW + 1) + 1, 3))
+    for o in range(O):
+        tile = w[..., o]
+        low, high = tile.min(), tile.max()
+        r, c = divmod(o, columns)
+        y, x = 1 + r * (KH + 1), 1 + c * (KW + 1)
+        sheet[y : y + KH, x : x + KW] = (tile - low) / max(high - low, 1e-12)
+    figure, axes = plt.subplots(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
+    axes.imshow(sheet, interpolation="nearest")
+    axes.axis("off")
+    return _save(figure, path)
+
+
+def draw_predictions(
+    pictures: Sequence[np.ndarray], labels: Sequence[int], probabilities: np.ndarray, names: Sequence[str], path: Path
+) -> Path:
+    """Pictures with their class above and the most probable classes as bars below (the paper's figure 4)."""
+    columns = min(6, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure, grid = plt.subplots(
+        2 * rows, columns, figsize=(2.1 * columns, 3.3 * rows), layout="constrained", squeeze=False,
+        gridspec_kw={"height_ratios": [3, 1.3] * rows},
+    )  # fmt: skip
+    for axes in grid.flat:
+        axes.axis("off")
+    for i, picture in enumerate(pictures):
+        r, c = divmod(i, columns)
+        above, below = grid[2 * r, c], grid[2 * r + 1, c]
+        above.imshow(picture)
+        above.set_title(short(names[labels[i]]), fontsize=8)
+        best = np.argsort(-probabilities[i], kind="stable")[:4]
+        colours = ["tab:green" if k == labels[i] else "tab:gray" for k in best]
+        below.barh(range(len(best)), probabilities[i, best], color=colours, alpha=0.6)
+        for place, k in enumerate(best):
+            below.text(0.02, place, short(names[k]), va="center", fontsize=7)
+        below.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
+    return _save(figure, path)
+
+
+def short(name: str) -> str:
+    """The first of several comma-separated names, at most 22 characters."""
+    first = name.split(",")[0]
+    return first if len(first) <= 22 else first[:21] + "…"
+
+
+def _save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,255 @@
+"""Layers with weights, and containers of them.
+
+A Module finds its parameters and sub-modules by looking at its own attributes; there is no registration. Names join with dots:
+the weight of `self.conv1` is "conv1.w".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend, random
+from minigrad import functions as F
+from minigrad.backend import Array
+from minigrad.engine import Tensor
+from minigrad.functions.geometry import pair
+
+Init = Callable[[random.Stream, tuple[int, ...]], np.ndarray]
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(inputs to one output, outputs from one input) of a weight (in, out) or (KH, KW, C / groups, O)."""
+    receptive = int(np.prod(shape[:-2]))
+    return receptive * shape[-2], receptive * shape[-1]
+
+
+def gaussian(std: float) -> Init:
+    """Mean 0, standard deviation `std`. The paper: 0.01 everywhere (section 5)."""
+    return lambda rng, shape: std * rng.normal(shape)
+
+
+def he(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
+    """Gaussian of variance 2 / fan_in, which keeps the scale of activations through ReLUs (He et al., arXiv 1502.01852)."""
+    return np.sqrt(2 / fans(shape)[0]) * rng.normal(shape)
+
+
+def glorot(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, equation 16)."""
+    limit = np.sqrt(6 / sum(fans(shape)))
+    return limit * (2 * rng.uniform(shape) - 1)
+
+
+class Parameter(Tensor):
+    """A Tensor that is trained."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Array, name: str | None = None) -> None:
+        super().__init__(data, requires_grad=True, name=name)
+
+
+class Module:
+    """A function with parameters. A subclass makes its parameters and sub-modules in __init__ and writes `forward`."""
+
+    training = True
+
+    def forward(self, x: Any) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} must write forward(self, x)")
+
+    def __call__(self, x: Any) -> Tensor:
+        return self.forward(x)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct sub-modules, in the order they were made."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, dict):
+                yield from ((k, v) for k, v in value.items() if isinstance(v, Module))
+
+    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(dotted name, module) of this module and all below it."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, parameter) of all parameters."""
+        for prefix, module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters."""
+        return [p for _, p in self.named_parameters()]
+
+    def streams(self) -> dict[str, random.Stream]:
+        """The random streams in use, by dotted name."""
+        return {name: m.rng for name, m in self.modules() if isinstance(getattr(m, "rng", None), random.Stream)}  # type: ignore[misc]
+
+    def train(self, mode: bool = True) -> Module:
+        """Training mode (dropout drops). Returns self."""
+        for _, module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Module:
+        """Test mode (dropout is deterministic). Returns self."""
+        return self.train(False)
+
+    def to(self, device: str) -> Module:
+        """Move all parameters to a device, in place. Returns self. Make the optimiser afterwards."""
+        for p in self.parameters():
+            p.data, p.grad = backend.to_device(p.data, device), None
+        return self
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters as NumPy arrays, by name."""
+        return {name: np.array(backend.to_numpy(p.data)) for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Copy parameters in; names, shapes and dtypes must all agree, or nothing changes and the error says what differs."""
+        own = dict(self.named_parameters())
+        wrong = [f"{name} is missing" for name in own if name not in state]
+        wrong += [f"{name} is not in this model" for name in state if name not in own]
+        for name, p in own.items():
+            if name in state and (state[name].shape, state[name].dtype) != (p.shape, p.dtype):
+                wrong.append(f"{name} is {state[name].dtype} {state[name].shape}, here {p.dtype} {p.shape}")
+        if wrong:
+            raise ValueError("load_state_dict: " + "; ".join(wrong))
+        for name, p in own.items():
+            p.data = backend.to_device(np.array(backend.to_numpy(state[name])), p.device)
+
+
+class Conv2d(Module):
+    """functions.conv2d with its weight `w` (KH, KW, C / groups, O) and bias `b` (O,).
+
+    Args: in_channels, out_channels, kernel_size (number or pair), stride, padding, groups, ceil_mode: as in functions.conv2d;
+        init: initialiser of w; bias: initial value of b, or None for no bias; rng: stream for w; dtype.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False,
+        init: Init = he, bias: float | None = 0.0, rng: random.Stream | None = None, dtype="float32",
+    ) -> None:  # fmt: skip
+        KH, KW = pair(kernel_size, "kernel_size", "Conv2d", least=1)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+        shape = (KH, KW, in_channels // groups, out_channels)
+        self.w = Parameter(init(rng or random.default_stream(), shape).astype(dtype), "w")
+        self.b = None if bias is None else Parameter(np.full(out_channels, bias, dtype), "b")
+        self.stride, self.padding, self.groups, self.ceil_mode = stride, padding, groups, ceil_mode
+
+    def forward(self, x):
+        return F.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, self.ceil_mode)
+
+
+class Linear(Module):
+    """functions.linear with its weight `w` (in, out) and bias `b` (out,). Arguments as for Conv2d."""
+
+    def __init__(
+        self, in_features: int, out_features: int, init: Init = he, bias: float | None = 0.0,
+        rng: random.Stream | None = None, dtype="float32",
+    ) -> None:  # fmt: skip
+        self.w = Parameter(init(rng or random.default_stream(), (in_features, out_features)).astype(dtype), "w")
+        self.b = None if bias is None else Parameter(np.full(out_features, bias, dtype), "b")
+
+    def forward(self, x):
+        return F.linear(x, self.w, self.b)
+
+
+class ReLU(Module):
+    """functions.relu."""
+
+    def forward(self, x):
+        return F.relu(x)
+
+
+class Tanh(Module):
+    """functions.tanh."""
+
+    def forward(self, x):
+        return F.tanh(x)
+
+
+class LRN(Module):
+    """functions.lrn with its constants."""
+
+    def __init__(
+        self, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1
+    ) -> None:
+        self.constants = (n, k, alpha, beta, divide_by_n, groups)
+
+    def forward(self, x):
+        return F.lrn(x, *self.constants)
+
+
+class LRNWithinMap(Module):
+    """functions.lrn_within_map with its constants."""
+
+    def __init__(self, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> None:
+        self.constants = (n, k, alpha, beta)
+
+    def forward(self, x):
+        return F.lrn_within_map(x, *self.constants)
+
+
+class MaxPool2d(Module):
+    """functions.max_pool2d with its window."""
+
+    def __init__(self, kernel_size, stride=None, padding=0, ceil_mode: bool = False) -> None:
+        self.window = (kernel_size, stride, padding, ceil_mode)
+
+    def forward(self, x):
+        return F.max_pool2d(x, *self.window)
+
+
+class AvgPool2d(MaxPool2d):
+    """functions.avg_pool2d with its window."""
+
+    def forward(self, x):
+        return F.avg_pool2d(x, *self.window)
+
+
+_instances = itertools.count()
+
+
+class Dropout(Module):
+    """functions.dropout; each instance draws from a stream of its own, so two layers never share a mask.
+
+    Args: p, inverted: as in functions.dropout; rng: its stream (one with seed 0 and a name of its own if None).
+    """
+
+    def __init__(self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None) -> None:
+        self.p, self.inverted = p, inverted
+        self.rng = rng or random.Stream(0, f"dropout {next(_instances)}")
+
+    def forward(self, x):
+        return F.dropout(x, self.p, self.training, self.inverted, self.rng)
+
+
+class Flatten(Module):
+    """functions.flatten: (N, ...) -> (N, everything else)."""
+
+    def forward(self, x):
+        return F.flatten(x)
+
+
+class Sequential(Module):
+    """Layers one after the other: `Sequential(Linear(2, 8), ReLU())`, or with names, `Sequential(fc1=Linear(2, 8), relu1=ReLU())`."""
+
+    def __init__(self, *layers: Module, **named: Module) -> None:
+        self.layers: dict[str, Module] = {str(i): layer for i, layer in enumerate(layers)} | named
+
+    def __getitem__(self, name: str | int) -> Module:
+        return self.layers[str(name)]
+
+    def forward(self, x):
+        for layer in self.layers.values():
+            x = layer(x)
+        return x

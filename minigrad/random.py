@@ -1,0 +1,129 @@
+"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as
+1, 2, 3", SC 2011).
+
+A random number here is a pure function of (seed, stream, counter, element):
+
+    key     = (seed, stream)                          which sequence
+    counter = (element // 4, 0, draw low, draw high)  where in it; word element % 4 of the four that come out
+
+Nothing is stored but how many draws a stream has made. So the numbers do not depend on the number of workers or threads,
+a dropout mask can be made again in the backward pass, and resuming a run is setting a few integers. The kernels in
+kernels/dropout.cu compute the same function, bit for bit.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from minigrad.backend import Array
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+LOW = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Array, ...]:
+    """Four words of 32 random bits for a counter of four words and a key of two; words may be arrays (held in uint64)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
+        c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & LOW, (product0 >> 32) ^ c3 ^ k1, product0 & LOW
+        k0, k1 = (k0 + KEY_STEPS[0]) & LOW, (k1 + KEY_STEPS[1]) & LOW
+    return c0, c1, c2, c3
+
+
+def bits(seed: int, stream: int, draw: int, size: int, like: Array | None = None) -> Array:
+    """`size` words of 32 random bits as uint32: draw number `draw` of a stream. Made on the device of `like`."""
+    blocks = np.arange((size + 3) // 4, dtype=np.uint64, like=like)
+    low, high = np.full_like(blocks, draw & LOW), np.full_like(blocks, draw >> 32)
+    words = philox((blocks, np.zeros_like(blocks), low, high), (seed, stream))
+    return np.stack(words, axis=-1).astype(np.uint32).reshape(-1)[:size]
+
+
+class Stream:
+    """One sequence of random draws; a layer that needs randomness owns one, and so does each purpose (crops, ...).
+
+    Args:
+        seed: 0 <= seed < 2**32; a run has one seed.
+        name: tells the streams of one seed apart: a string (hashed to 32 bits) or an integer.
+
+    `counter` is the number of draws made so far, the whole state.
+    """
+
+    def __init__(self, seed: int, name: str | int) -> None:
+        if not 0 <= seed <= LOW:
+            raise ValueError(f"seed {seed} is out of range: it must be a whole number from 0 to 2**32 - 1")
+        self.seed, self.name = int(seed), name
+        self.stream = zlib.crc32(name.encode()) if isinstance(name, str) else int(name) & LOW
+        self.counter = 0
+
+    def __repr__(self) -> str:
+        return f"Stream(seed={self.seed}, name={self.name!r}, counter={self.counter})"
+
+    def next_draw(self) -> int:
+        """The number of the next draw; afterwards the stream stands one further."""
+        if _rewinding is not None:
+            _rewinding.setdefault(self, self.counter)
+        self.counter += 1
+        return self.counter - 1
+
+    def bits(self, size: int) -> np.ndarray:
+        """The next draw: `size` words of 32 bits."""
+        return bits(self.seed, self.stream, self.next_draw(), size)
+
+    def uniform(self, shape: tuple[int, ...] | int = ()) -> np.ndarray:
+        """float64 in [0, 1), 53 random bits each."""
+        words = self.bits(2 * int(np.prod(shape))).astype(np.uint64)
+        return (((words[0::2] >> 5) << 26) + (words[1::2] >> 6)).reshape(shape) * 2.0**-53
+
+    def normal(self, shape: tuple[int, ...] | int = ()) -> np.ndarray:
+        """float64, mean 0, standard deviation 1: sqrt(-2 ln u) cos(2 pi v), u in (0, 1] (Box and Muller)."""
+        u = self.uniform((2, int(np.prod(shape))))
+        return (np.sqrt(-2 * np.log(1 - u[0])) * np.cos(2 * np.pi * u[1])).reshape(shape)
+
+    def integers(self, high: int, shape: tuple[int, ...] | int = ()) -> np.ndarray:
+        """int64 in 0 .. high - 1 (high up to 2**32; the bias of the multiplication is below high / 2**53)."""
+        return (self.uniform(shape) * high).astype(np.int64)
+
+    def permutation(self, n: int) -> np.ndarray:
+        """The numbers 0 .. n - 1 in random order."""
+        return np.argsort(self.uniform(n), kind="stable")
+
+
+_rewinding: dict[Stream, int] | None = None
+
+
+@contextmanager
+def rewound() -> Iterator[None]:
+    """Inside, streams run as usual; at the end each stands where it stood before: the next pass draws the same numbers.
+
+    How a gradient check freezes dropout: every evaluation sees the same masks.
+    """
+    global _rewinding
+    outer, _rewinding = _rewinding, {}
+    try:
+        yield
+    finally:
+        for stream, counter in _rewinding.items():
+            stream.counter = counter
+        _rewinding = outer
+
+
+_default = Stream(0, "default")
+
+
+def default_stream() -> Stream:
+    """The stream that functions use when they are given none."""
+    return _default
+
+
+def seed(value: int) -> None:
+    """Start the default stream anew from `value`."""
+    global _default
+    _default = Stream(value, "default")

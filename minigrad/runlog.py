@@ -1,0 +1,33 @@
+"""The figures of a run as CSV files in its folder: metrics.csv, a line an epoch, and steps.csv, a line a step."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+METRICS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second", "seconds")
+STEPS = ("step", "epoch", "loss", "top1")
+FILES = {"metrics.csv": METRICS, "steps.csv": STEPS}
+
+
+def read(path: Path) -> list[list[str]]:
+    """The rows of a file without its header; none if there is no file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        return [row for row in csv.reader(file) if row][1:]
+
+
+def start(folder: Path, step: int) -> None:
+    """Start the files with their headers; rows up to `step` stay, later ones (of a run that is resumed from there) go."""
+    for name, header in FILES.items():
+        column = header.index("step")
+        rows = [row for row in read(folder / name) if int(row[column]) <= step]
+        with open(folder / name, "w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+
+def append(folder: Path, name: str, rows: list[list]) -> None:
+    """Add rows to a file."""
+    with open(folder / name, "a", newline="") as file:
+        csv.writer(file).writerows(rows)
