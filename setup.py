@@ -1,8 +1,27 @@
 """Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place."""
 
-from setuptools import setup
+from glob import glob
+
+from setuptools import Extension, setup
+
+
+def host_kernels(real: str) -> Extension:
+    """kernels/*.cu for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
+    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -mprefer-vector-width=512 -pthread"
+    return Extension(
+        f"minigrad._host_{real}",
+        ["kernels/host.cpp"],
+        depends=glob("kernels/*"),
+        define_macros=[("REAL", real)],
+        extra_compile_args=flags.split(),
+        extra_link_args=["-pthread"],
+        language="c++",
+        optional=True,
+    )
+
 
 setup(
+    ext_modules=[host_kernels("float"), host_kernels("double")],
     name="minigrad",
     version="0.1.0",
     description="A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train the real AlexNet",
@@ -12,7 +31,7 @@ setup(
     python_requires=">=3.11",
     packages=["minigrad", "minigrad.functions", "minigrad.data", "minigrad.look", "minigrad._kernels"],
     package_dir={"minigrad._kernels": "kernels"},
-    package_data={"minigrad._kernels": ["*.cu", "*.cuh", "*.h", "*.md"], "minigrad": ["py.typed"]},
+    package_data={"minigrad._kernels": ["*.cu", "*.cuh", "*.h", "*.cpp", "*.md"], "minigrad": ["py.typed"]},
     py_modules=["alexnet"],
     install_requires=["numpy>=1.26", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
     extras_require={

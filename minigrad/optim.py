@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import backend
+from minigrad import backend, kernels
 from minigrad.backend import Array
 from minigrad.engine import Tensor
 
@@ -29,6 +29,10 @@ CHUNK = 1 << 16  # elements updated at a time: temporaries stay in cache
 def sgd_update(w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str) -> None:
     """One step of SGD on one parameter: changes w and v in place. All arrays have the same size and are contiguous."""
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
+    if kernels.ready(w):
+        constants = lr, momentum, weight_decay, int(form == "paper")
+        kernels.launch("sgd_update", -(-w.size // kernels.SPAN), w, v, g, w.size, kernels.SPAN, *constants)
+        return
     for i in range(0, w.size, CHUNK):
         w_, v_, g_ = w[i : i + CHUNK], v[i : i + CHUNK], g[i : i + CHUNK]
         v_ *= momentum

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import geometry
@@ -60,29 +61,63 @@ class Conv2d(Function):
             for g in range(G):
                 yield images, rows, slice(g * C, (g + 1) * C), slice(g * O, (g + 1) * O)
 
+    def columns(self, x: Array, cs: slice) -> Array:
+        """im2col of one group's channels of a few images, into a buffer that the next call uses again."""
+        win = self.win
+        if not kernels.ready(x):
+            return im2col(x[..., cs], win)
+        cols = self.buffer(x, (len(x) * win.OH * win.OW, win.KH * win.KW * (cs.stop - cs.start)))
+        self.launch("im2col", len(x) * win.OH, x, cols, cs)
+        return cols
+
+    def scatter(self, cols: Array, gx: Array, cs: slice) -> None:
+        """col2im of one group's channels into gx, a few images."""
+        if not kernels.ready(gx):
+            gx[..., cs] = col2im(cols, self.win)
+        else:
+            self.launch("col2im", len(gx) * self.win.H, cols, gx, cs)
+
+    def launch(self, name: str, blocks: int, source: Array, target: Array, cs: slice) -> None:
+        w = self.win
+        sizes = w.KH, w.KW, w.SH, w.SW, w.PH, w.PW, w.OH, w.OW
+        kernels.launch(name, blocks, source, target, w.H, w.W, w.C, cs.start, cs.stop - cs.start, *sizes)
+
+    def buffer(self, like: Array, shape: tuple[int, int]) -> Array:
+        """Room for a chunk of columns, kept from one chunk to the next and no longer."""
+        size = shape[0] * shape[1]
+        if self.room is None or self.room.size < size:
+            self.room = np.empty_like(like, shape=(size,))
+        return self.room[:size].reshape(shape)
+
     def forward(self, x, w, b):
+        x = np.ascontiguousarray(x)
         self.save(x, w)
-        self.O = w.shape[3]
+        self.O, self.room = w.shape[3], None
         win, w = self.win, w.reshape(-1, self.O)
-        y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O), order="C")
+        y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O))
         for images, rows, cs, os in self.pieces(x.itemsize):
-            np.matmul(im2col(x[images, :, :, cs], win), w[:, os], out=y[rows, os])
-        if b is not None:
-            y += b
+            np.matmul(self.columns(x[images], cs), w[:, os], out=y[rows, os])
+            if b is not None and os.stop == self.O:
+                y[rows] += b
+        self.room = None
         return y.reshape(win.N, win.OH, win.OW, self.O)
 
     def backward(self, gy):
         x, w = self.saved
         win, w2 = self.win, w.reshape(-1, self.O)
         gy = gy.reshape(-1, self.O)
-        gx = np.empty_like(x, order="C") if self.needs[0] else None
+        gx = np.empty_like(x) if self.needs[0] else None
         gw = np.zeros_like(w, order="C") if self.needs[1] else None
+        gb = np.zeros_like(w, shape=(self.O,)) if self.needs[2] else None
         for images, rows, cs, os in self.pieces(x.itemsize):
             if gw is not None:
-                gw.reshape(w2.shape)[:, os] += im2col(x[images, :, :, cs], win).T @ gy[rows, os]
+                gw.reshape(w2.shape)[:, os] += self.columns(x[images], cs).T @ gy[rows, os]
             if gx is not None:
-                gx[images, :, :, cs] = col2im(gy[rows, os] @ w2[:, os].T, win)
-        gb = gy.sum(axis=0) if self.needs[2] else None
+                room = self.buffer(x, (rows.stop - rows.start, w2.shape[0]))
+                self.scatter(np.matmul(gy[rows, os], w2[:, os].T, out=room), gx[images], cs)
+            if gb is not None:
+                gb[os] += gy[rows, os].sum(axis=0)
+        self.room = None
         return gx, gw, gb
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minigrad import random
+import numpy as np
+
+from minigrad import kernels, random
 from minigrad.engine import Function, Tensor
 
 
@@ -24,6 +26,13 @@ class Dropout(Function):
 
     def apply(self, a):
         threshold = int(self.p * 2**32)
+        if kernels.ready(a):
+            a = np.ascontiguousarray(a)
+            out = np.empty_like(a)
+            key = self.seed, self.stream, self.draw & random.LOW, self.draw >> 32
+            blocks = -(-a.size // kernels.SPAN)
+            kernels.launch("dropout", blocks, a, out, a.size, kernels.SPAN, threshold, self.scale, *key)
+            return out
         kept = random.bits(self.seed, self.stream, self.draw, a.size, like=a) >= threshold
         return a * kept.reshape(a.shape) * a.dtype.type(self.scale)
 

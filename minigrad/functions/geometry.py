@@ -59,6 +59,11 @@ class Windows:
     OH: int
     OW: int
 
+    @property
+    def kernel_arguments(self) -> tuple[int, ...]:
+        """Sizes in the order of the pooling kernels' signatures."""
+        return self.H, self.W, self.C, self.KH, self.KW, self.SH, self.SW, self.PH, self.PW, self.OH, self.OW
+
     def pad(self, x: Array, value: float = 0) -> Array:
         """x with a border of `value`, wide enough for every tap of every window."""
         below = max((self.OH - 1) * self.SH + self.KH - self.H - self.PH, 0)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 
@@ -50,9 +51,18 @@ class LRN(Function):
         for i in range(0, len(flat[0]), step):
             yield tuple(a[i : i + step] for a in flat)
 
+    def launch(self, name, *arrays: Array) -> None:
+        C = arrays[0].shape[-1] // self.groups
+        constants = C, self.before, self.after, self.k, self.alpha, self.beta
+        blocks = arrays[0].size // max(C, 1)
+        kernels.launch(name, blocks, *[np.ascontiguousarray(a) for a in arrays], *constants, shared=C)
+
     def forward(self, x):
         self.save(x)
         y = np.empty_like(x, order="C")
+        if kernels.ready(x):
+            self.launch("lrn_forward", x, y)
+            return y
         for x_, y_ in self.rows(x, y):
             s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
             y_[...] = x_ * s**-self.beta
@@ -61,6 +71,9 @@ class LRN(Function):
     def backward(self, gy):
         (x,) = self.saved
         gx = np.empty_like(x, order="C")
+        if kernels.ready(x):
+            self.launch("lrn_backward", x, gy, gx)
+            return gx
         for x_, gy_, gx_ in self.rows(x, gy, gx):
             s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
             scaled = gy_ * s**-self.beta

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minigrad import backend
+from minigrad import backend, kernels
 from minigrad.engine import Function, Tensor, as_tensor
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -24,20 +24,31 @@ class SoftmaxCrossEntropy(Function):
         self.labels, self.reduction = labels, reduction
 
     def forward(self, x):
-        shifted = x - x.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        self.save(np.exp(shifted - log_sum))
-        loss = log_sum[:, 0] - shifted[np.arange(len(x), like=x), self.labels]
+        if kernels.ready(x):
+            p, loss = np.empty_like(x, order="C"), np.empty_like(x, shape=(len(x),))
+            arrays = np.ascontiguousarray(x), self.labels, p, loss
+            kernels.launch("softmax_cross_entropy_forward", len(x), *arrays, x.shape[1], shared=kernels.THREADS)
+        else:
+            shifted = x - x.max(axis=1, keepdims=True)
+            log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            p = np.exp(shifted - log_sum)
+            loss = log_sum[:, 0] - shifted[np.arange(len(x), like=x), self.labels]
+        self.save(p)
         if self.reduction == "none":
             return loss
         return np.asarray(loss.sum() if self.reduction == "sum" else loss.mean(), like=x)
 
     def backward(self, gy):
         (p,) = self.saved
-        gx = p.copy()
-        gx[np.arange(len(p), like=p), self.labels] -= 1
         if self.reduction == "mean":
             gy = gy / len(p)
+        if kernels.ready(p):
+            gx = np.empty_like(p)
+            each = np.ascontiguousarray(np.broadcast_to(gy, (len(p),)))
+            kernels.launch("softmax_cross_entropy_backward", len(p), p, self.labels, each, gx, p.shape[1])
+            return gx
+        gx = p.copy()
+        gx[np.arange(len(p), like=p), self.labels] -= 1
         return gx * gy.reshape(-1, 1)
 
 
@@ -68,4 +79,4 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
         raise ValueError(
             f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes labels are 0 to {logits.shape[1] - 1}"
         )
-    return SoftmaxCrossEntropy(labels, reduction)(logits)
+    return SoftmaxCrossEntropy(np.ascontiguousarray(labels.astype(np.int64, copy=False)), reduction)(logits)

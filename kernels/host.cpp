@@ -1,0 +1,132 @@
+// All kernels for the CPU: compiled once with REAL=float and once with REAL=double.
+//
+// A launch runs the blocks of a kernel on a pool of threads. Blocks are handed out in small portions to whichever thread is free, so
+// a thread that the system has put aside delays no more than its portion; idle threads sleep. Each block writes only what
+// it owns, so the result has the same bits whatever the number of threads.
+#define HOST
+#include "prelude.cuh"
+
+#include "convolution.cu"
+#include "dropout.cu"
+#include "images.cu"
+#include "lrn.cu"
+#include "pool.cu"
+#include "relu.cu"
+#include "sgd.cu"
+#include "softmax.cu"
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+thread_local Index3 blockIdx;
+thread_local char *host_shared;
+
+namespace {
+
+struct Launch {
+  void (*body)(void **);  // runs one block: the one in blockIdx
+  void **args;
+  i64 blocks, portion, shared_bytes;
+  std::atomic<i64> next{0};
+
+  void work() {
+    std::vector<char> shared(shared_bytes + 64);
+    host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
+    for (;;) {
+      i64 first = next.fetch_add(portion), last = first + portion < blocks ? first + portion : blocks;
+      if (first >= blocks) return;
+      for (i64 b = first; b < last; ++b) {
+        blockIdx.x = int(b);
+        body(args);
+      }
+    }
+  }
+};
+
+struct Pool {
+  std::mutex caller, mutex;
+  std::condition_variable wake, done;
+  Launch *launch = nullptr;
+  u64 number = 0;  // of the launch
+  int working = 0, helpers = 0;
+  int owner = getpid();
+
+  void help() {
+    u64 seen = 0;
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      wake.wait(lock, [&] { return launch && number != seen; });
+      seen = number;
+      Launch *mine = launch;
+      ++working;
+      lock.unlock();
+      mine->work();
+      lock.lock();
+      if (--working == 0) done.notify_one();
+    }
+  }
+
+  void run(Launch &l, int threads) {
+    std::unique_lock<std::mutex> turn(caller, std::try_to_lock);
+    if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      for (; helpers < threads - 1; ++helpers) std::thread([this] { help(); }).detach();
+      launch = &l;
+      ++number;
+    }
+    wake.notify_all();
+    l.work();
+    std::unique_lock<std::mutex> lock(mutex);
+    launch = nullptr;  // a helper that wakes from here on stays asleep
+    done.wait(lock, [&] { return working == 0; });
+  }
+};
+
+Pool *pool = new Pool;  // never destroyed: its threads outlive main
+
+template <class... A, std::size_t... I>
+inline void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
+  kernel(*static_cast<A *>(args[I])...);
+}
+template <auto kernel, class... A> void body_of(void **args, void (*)(A...)) {
+  call(kernel, args, std::index_sequence_for<A...>{});
+}
+
+void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int threads) {
+  if (pool->owner != getpid()) pool = new Pool;  // after a fork the threads are gone
+  Launch l{body, args, blocks, 1, shared_bytes};
+  l.portion = blocks / (16 * threads) > 1 ? blocks / (16 * threads) : 1;
+  pool->run(l, threads);
+}
+
+}  // namespace
+
+// Launched like cuLaunchKernel: args[i] points to the i-th argument.
+#define HOST_KERNEL(name)                                                                                  \
+  extern "C" void launch_##name(i64 blocks, i64 shared_bytes, void **args, int threads) {                  \
+    run([](void **a) { body_of<&name>(a, &name); }, blocks, shared_bytes, args, threads);                  \
+  }
+
+HOST_KERNEL(im2col)
+HOST_KERNEL(col2im)
+HOST_KERNEL(add_bias)
+HOST_KERNEL(sum_rows)
+HOST_KERNEL(relu_forward)
+HOST_KERNEL(relu_backward)
+HOST_KERNEL(lrn_forward)
+HOST_KERNEL(lrn_backward)
+HOST_KERNEL(max_pool_forward)
+HOST_KERNEL(max_pool_backward)
+HOST_KERNEL(avg_pool_forward)
+HOST_KERNEL(avg_pool_backward)
+HOST_KERNEL(dropout)
+HOST_KERNEL(softmax_cross_entropy_forward)
+HOST_KERNEL(softmax_cross_entropy_backward)
+HOST_KERNEL(sgd_update)
+HOST_KERNEL(prepare_images)

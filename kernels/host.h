@@ -1,0 +1,28 @@
+// The CUDA names that the kernels use, for a C++ compiler: one thread a block, barriers and reductions are no-ops.
+#pragma once
+#include <cmath>
+
+struct Index3 { int x, y, z; };
+extern thread_local Index3 blockIdx;
+extern thread_local char *host_shared;  // this thread's stand-in for shared memory
+static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
+
+// Each kernel is compiled for several instruction sets, and the best is chosen when the library is loaded.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_CLONES)
+#define __global__ __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define __global__
+#endif
+#define __device__ static
+#define __restrict__ __restrict
+#define __syncthreads()
+#define SHARED(type, name) type *name = reinterpret_cast<type *>(host_shared);
+#define BLOCK_REDUCE(name, op) \
+  static inline real name(real value, real *) { return value; }
+
+static inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
+static inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+using std::exp;
+using std::log;
+using std::pow;
+using std::sqrt;

@@ -1,0 +1,45 @@
+// Shared by every kernel file: `real`, and the few helpers that differ between a GPU and a CPU.
+//
+// The rule of these files: one block does one row of work, and its threads stride over what is contiguous,
+//     for (int c = threadIdx.x; c < C; c += blockDim.x) ...
+// correct for any block size. On a GPU adjacent threads touch adjacent channels. On a CPU a block has one thread, and the
+// loop is a plain contiguous one, which the compiler vectorises.
+//
+// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU, host.cpp includes it.
+#pragma once
+
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#ifdef HOST
+#include "host.h"
+#else
+// Dynamic shared memory, sized at the launch.
+#define SHARED(type, name)                         \
+  extern __shared__ __align__(16) char shared_[];  \
+  type *name = reinterpret_cast<type *>(shared_);
+#define BLOCK_SLOT threadIdx.x
+
+// Combine one value a thread with `op` over the block; every thread gets the result. `slots`: shared memory, blockDim.x values.
+#define BLOCK_REDUCE(name, op)                                                                \
+  __device__ inline real name(real value, real *slots) {                                      \
+    __syncthreads();                                                                          \
+    slots[threadIdx.x] = value;                                                               \
+    __syncthreads();                                                                          \
+    real total = slots[0]; /* the same order in every thread: the same bits */                \
+    for (int i = 1; i < blockDim.x; ++i) { real a = total, b = slots[i]; total = (op); }      \
+    return total;                                                                             \
+  }
+#endif
+
+BLOCK_REDUCE(block_sum, a + b)
+BLOCK_REDUCE(block_max, a > b || a != a ? a : b)
+
+__device__ inline int least(int a, int b) { return a < b ? a : b; }
+__device__ inline int most(int a, int b) { return a > b ? a : b; }

@@ -1,0 +1,202 @@
+"""Finds, compiles and launches the kernels in kernels/*.cu: through CuPy on a GPU, through the compiled library on a CPU.
+
+    if kernels.ready(x):
+        kernels.launch("relu_forward", blocks, x, y, size, span)
+    else:
+        np.maximum(x, 0, out=y)
+
+The C signature in the source is the only declaration of a kernel: it is parsed here, and every launch is checked against it (count,
+dtype, contiguity, device), because neither CuPy nor a C library would. A wrong call is a TypeError, never a crash.
+
+`MINIGRAD_KERNELS` chooses: "none" for the array forms, "cpu" or "gpu" to insist on the kernels there; unset, kernels are used where
+they are found. CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every processor this process may use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend
+from minigrad.backend import Array
+
+SPAN = 1 << 14  # numbers a block of the elementwise kernels works on
+THREADS = 128  # a block, on a GPU, unless the launch says otherwise
+SCALARS = {"int": ctypes.c_int, "i64": ctypes.c_longlong, "u32": ctypes.c_uint, "float": ctypes.c_float, "double": ctypes.c_double}
+ELEMENTS = {"u8": "uint8", "u32": "uint32", "int": "int32", "i64": "int64", "float": "float32", "double": "float64"}
+SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: its name, C type, and whether it is a pointer."""
+
+    name: str
+    type: str
+    pointer: bool
+    const: bool
+
+
+@functools.cache
+def folder() -> Path:
+    """Where the kernel sources lie: kernels/ of a checkout, minigrad/_kernels of an installation."""
+    here = Path(__file__).resolve().parent
+    for place in (here / "_kernels", here.parent / "kernels"):
+        if (place / "prelude.cuh").is_file():
+            return place
+    raise FileNotFoundError(f"the kernel sources are missing: neither {here / '_kernels'} nor {here.parent / 'kernels'} holds prelude.cuh")
+
+
+@functools.cache
+def signatures() -> dict[str, tuple[str, tuple[Parameter, ...]]]:
+    """(file, parameters) of every kernel, from its C signature."""
+    found = {}
+    for path in sorted(folder().glob("*.cu")):
+        for name, text in SIGNATURE.findall(path.read_text()):
+            parameters = []
+            for part in text.split(","):
+                words = part.replace("*", " * ").replace("__restrict__", " ").split()
+                kind = next(w for w in words if w not in ("const", "*"))
+                parameters.append(Parameter(words[-1], kind, "*" in words, "const" in words))
+            found[name] = (path.name, tuple(parameters))
+    return found
+
+
+def mode() -> str:
+    """The value of MINIGRAD_KERNELS: "auto" (unset), "none", "cpu" or "gpu"."""
+    value = os.environ.get("MINIGRAD_KERNELS", "auto")
+    if value not in ("auto", "none", "cpu", "gpu"):
+        raise ValueError(f"MINIGRAD_KERNELS={value!r}: use none, cpu or gpu, or leave it unset")
+    return value
+
+
+@functools.cache
+def threads() -> int:
+    """CPU threads that a launch uses."""
+    for variable in ("MINIGRAD_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(variable, "").split(",")[0]
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def host_library(real: str) -> ctypes.CDLL | None:
+    """The kernels compiled for the CPU with `real` float or double; None if they were not built."""
+    for path in sorted(Path(__file__).resolve().parent.glob(f"_host_{real}*.so")):
+        return ctypes.CDLL(str(path))
+    return None
+
+
+def ready(array: Array) -> bool:
+    """Is there a kernel for arrays like this one?"""
+    chosen = mode()
+    if chosen == "none" or array.dtype.name not in ("float32", "float64"):
+        return False
+    if not isinstance(array, np.ndarray):
+        return chosen != "cpu"
+    if chosen == "gpu":
+        return False
+    if host_library(real_of(array)) is None:
+        if chosen == "cpu":
+            raise RuntimeError("MINIGRAD_KERNELS=cpu, but the kernels were not built: install a C++ compiler and minigrad again")
+        return False
+    return True
+
+
+def real_of(array: Array) -> str:
+    return "float" if array.dtype == np.float32 else "double"
+
+
+@functools.cache
+def plan(name: str, real: str) -> tuple[tuple[Parameter, str, Any], ...]:
+    """For each parameter: itself, the dtype of its array ("" for a number), the C type it is passed as."""
+    if name not in signatures():
+        raise KeyError(f"there is no kernel {name!r} in {folder()}")
+    rows = []
+    for p in signatures()[name][1]:
+        kind = real if p.type == "real" else p.type
+        rows.append((p, ELEMENTS[kind], ctypes.c_void_p) if p.pointer else (p, "", SCALARS[kind]))
+    return tuple(rows)
+
+
+@functools.cache
+def host_function(name: str, real: str) -> Any:
+    function = host_library(real)[f"launch_{name}"]
+    function.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p, ctypes.c_int]
+    function.restype = None
+    return function
+
+
+@functools.cache
+def gpu_function(name: str, real: str, device: str) -> Any:
+    """The kernel compiled by NVRTC. The prelude is put in front: CuPy's cache of compiled code does not see included files."""
+    cp = backend.cupy()
+    source = (folder() / "prelude.cuh").read_text() + (folder() / signatures()[name][0]).read_text()
+    source = source.replace('#include "prelude.cuh"', "").replace("#pragma once", "")
+    return cp.RawModule(code=source, options=("-std=c++17", f"-DREAL={real}")).get_function(name)
+
+
+def check(name: str, args: tuple, real: str) -> None:
+    """Raise TypeError where the arguments do not fit the signature."""
+    rows = plan(name, real)
+    if len(args) != len(rows):
+        raise TypeError(f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}")
+    device = next(backend.device_of(a) for a in args if backend.is_array(a))
+    for (p, dtype, _), value in zip(rows, args):
+        where = f"kernel {name}, {p.name}"
+        if not p.pointer:
+            if not isinstance(value, (int, float, np.number)) or (p.type not in ("real", "float", "double") and not float(value).is_integer()):
+                raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
+        elif not backend.is_array(value):
+            raise TypeError(f"{where}: an array of {dtype} is wanted, not {type(value).__name__}")
+        elif value.dtype.name != dtype:
+            raise TypeError(f"{where}: an array of {dtype} is wanted, not {value.dtype}")
+        elif not value.flags.c_contiguous:
+            raise TypeError(f"{where}: the array is not contiguous")
+        elif backend.device_of(value) != device:
+            raise TypeError(f"{where}: the array is on {backend.device_of(value)}, the others on {device}")
+        elif isinstance(value, np.ndarray) and not p.const and not value.flags.writeable:
+            raise TypeError(f"{where}: the array is read-only")
+
+
+def launch(name: str, blocks: int, *args: Any, block: int = THREADS, shared: int = 0) -> None:
+    """Run a kernel.
+
+    Args:
+        name: of the kernel. blocks: how many of them, as its header says; 0 does nothing.
+        args: arrays (C-contiguous) and numbers, in the order of the C signature.
+        block: threads a block, on a GPU. shared: elements of `real` of shared memory.
+    """
+    real = next(real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f")
+    check(name, args, real)
+    if blocks == 0:
+        return
+    rows = plan(name, real)
+    shared_bytes = shared * ctypes.sizeof(SCALARS[real])
+    on_host = isinstance(next(a for a in args if backend.is_array(a)), np.ndarray)
+    if on_host:
+        values = [kind(a.ctypes.data if p.pointer else int(a) if kind not in (ctypes.c_float, ctypes.c_double) else a)
+                  for (p, _, kind), a in zip(rows, args)]  # fmt: skip
+        pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+        host_function(name, real)(blocks, shared_bytes, pointers, threads())
+        return
+    # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
+    values = [a if p.pointer else np.dtype(kind).type(a) for (p, _, kind), a in zip(rows, args)]
+    device = next(backend.device_of(a) for a in args if backend.is_array(a))
+    gpu_function(name, real, device)((blocks,), (block,), tuple(values), shared_mem=shared_bytes)
+
+
+def state() -> str:
+    """A sentence on which kernels will run."""
+    if mode() == "none":
+        return "none, MINIGRAD_KERNELS=none: array forms only"
+    cpu = "compiled" if host_library("float") and host_library("double") else "not built (no C++ compiler at installation): array forms"
+    return f"CPU {cpu}; GPU through CuPy, compiled at first use" if backend.gpu_count() else f"CPU {cpu}; no GPU"
