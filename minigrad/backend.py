@@ -87,3 +87,9 @@ def synchronize(device: str) -> None:
     if parse_device(device)[0] == "gpu":
         with on_device(device):
             cupy().cuda.get_current_stream().synchronize()
+
+
+def gpu_name(index: int) -> str:
+    """What the driver calls a GPU."""
+    name = cupy().cuda.runtime.getDeviceProperties(index)["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)

@@ -27,17 +27,13 @@ from minigrad.backend import Array
 FLOATS = ("float32", "float64")
 
 
-class _Mode(threading.local):
-    grad_enabled = True
-
-
-_mode = _Mode()
+_mode = threading.local()
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Inside this context no graph is built: nothing is saved for a backward pass."""
-    before, _mode.grad_enabled = _mode.grad_enabled, False
+    before, _mode.grad_enabled = getattr(_mode, "grad_enabled", True), False
     try:
         yield
     finally:
@@ -80,9 +76,6 @@ class Tensor:
     size = property(lambda self: self.data.size)
     device = property(lambda self: backend.device_of(self.data))
 
-    def __len__(self) -> int:
-        return len(self.data)
-
     def __repr__(self) -> str:
         values = np.array2string(backend.to_numpy(self.data), precision=4, threshold=20, edgeitems=2, prefix="Tensor(")
         made = f", creator={type(self.creator).__name__}" if self.creator else ""
@@ -113,9 +106,7 @@ class Tensor:
         """
         root = self.creator or (self if self.requires_grad else None)
         if root is None:
-            raise RuntimeError(
-                "backward: nothing here requires a gradient (made under no_grad, or from inputs without requires_grad=True)"
-            )
+            raise RuntimeError("backward: nothing here requires a gradient (made under no_grad, or from inputs that need none)")
         if gy is None:
             if self.size != 1:
                 raise ValueError(
@@ -123,17 +114,15 @@ class Tensor:
                     "only a single number can go without (did you mean y.sum().backward()?)"
                 )
             gy = np.ones_like(self.data)
-        elif not backend.is_array(gy):
+        if not backend.is_array(gy):
             raise TypeError(f"gy must be a plain array, not {type(gy).__name__}")
-        if (gy.shape, gy.dtype) != (self.shape, self.dtype):
-            raise ValueError(f"gy is {gy.dtype} {gy.shape}, but the tensor is {self.dtype} {self.shape}: they must agree")
-        if backend.device_of(gy) != self.device:
-            raise ValueError(f"gy is on {backend.device_of(gy)}, but the tensor is on {self.device}")
-
-        grads: dict[Function | Tensor, Array] = {root: gy}
+        given, own = (f"{a.dtype} {a.shape} on {backend.device_of(a)}" for a in (gy, self.data))
+        if given != own:
+            raise ValueError(f"gy is {given}, but the tensor is {own}: they must agree")
         if isinstance(root, Tensor):
             root.accumulate(gy, fresh=False)
             return
+        grads: dict[Function, Array] = {root: gy}
         for node in topological_order(root):
             gy = grads.pop(node)
             for parent, gx in zip(node.parents, node.gradients(gy)):
@@ -200,7 +189,8 @@ class Function:
         slots = iter(tensors)
         slotted = [None if i is None else next(slots) for i in inputs]
         self.device = tensors[0].device
-        self.needs = tuple(_mode.grad_enabled and t is not None and t.requires_grad for t in slotted)
+        recording = getattr(_mode, "grad_enabled", True)
+        self.needs = tuple(recording and t is not None and t.requires_grad for t in slotted)
         with backend.on_device(self.device):
             y = Tensor(self.forward(*[t.data if t is not None else None for t in slotted]))
         if any(self.needs):
@@ -209,11 +199,9 @@ class Function:
         return y
 
     def _check(self, tensors: list[Tensor]) -> None:
-        name = type(self).__name__
-        if len({t.device for t in tensors}) > 1:
-            where = ", ".join(t.device for t in tensors)
-            raise ValueError(f"{name}: the inputs are on different devices ({where}); move them with .to(device)")
-        dtypes = [t.dtype.name for t in tensors]
+        name, devices, dtypes = type(self).__name__, [t.device for t in tensors], [t.dtype.name for t in tensors]
+        if len(set(devices)) > 1:
+            raise ValueError(f"{name}: the inputs are on different devices ({', '.join(devices)}); move them with .to(device)")
         if any(d not in FLOATS for d in dtypes):
             raise TypeError(f"{name}: inputs must be float32 or float64, not {', '.join(dtypes)}")
         if len(set(dtypes)) > 1:
@@ -222,10 +210,8 @@ class Function:
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         """Run backward once, check the shapes it returns, and free what was saved."""
         if self.saved is None:
-            raise RuntimeError(
-                f"backward has already run through this {type(self).__name__} and freed what it had saved: run the forward "
-                "pass again before the second backward"
-            )
+            name = type(self).__name__
+            raise RuntimeError(f"backward ran through this {name} before and freed what it had saved: run the forward pass again")
         with backend.on_device(self.device):
             grads = self.backward(gy)
         self.saved = None

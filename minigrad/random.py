@@ -25,6 +25,7 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 LOW = 0xFFFFFFFF
+PIECE = 1 << 18  # numbers made at a time: temporaries stay small
 
 
 def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Array, ...]:
@@ -38,9 +39,12 @@ def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Arra
     return c0, c1, c2, c3
 
 
-def bits(seed: int, stream: int, draw: int, size: int, like: Array | None = None) -> Array:
-    """`size` words of 32 random bits as uint32: draw number `draw` of a stream. Made on the device of `like`."""
-    blocks = np.arange((size + 3) // 4, dtype=np.uint64, like=like)
+def bits(seed: int, stream: int, draw: int, size: int, like: Array | None = None, start: int = 0) -> Array:
+    """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. start is a multiple of 4.
+
+    Made on the device of `like`.
+    """
+    blocks = np.arange(start // 4, (start + size + 3) // 4, dtype=np.uint64, like=like)
     low, high = np.full_like(blocks, draw & LOW), np.full_like(blocks, draw >> 32)
     words = philox((blocks, np.zeros_like(blocks), low, high), (seed, stream))
     return np.stack(words, axis=-1).astype(np.uint32).reshape(-1)[:size]
@@ -73,19 +77,23 @@ class Stream:
         self.counter += 1
         return self.counter - 1
 
-    def bits(self, size: int) -> np.ndarray:
-        """The next draw: `size` words of 32 bits."""
-        return bits(self.seed, self.stream, self.next_draw(), size)
-
     def uniform(self, shape: tuple[int, ...] | int = ()) -> np.ndarray:
         """float64 in [0, 1), 53 random bits each."""
-        words = self.bits(2 * int(np.prod(shape))).astype(np.uint64)
-        return (((words[0::2] >> 5) << 26) + (words[1::2] >> 6)).reshape(shape) * 2.0**-53
+        draw, size = self.next_draw(), int(np.prod(shape))
+        out = np.empty(size)
+        for i in range(0, size, PIECE):
+            words = bits(self.seed, self.stream, draw, 2 * min(PIECE, size - i), start=2 * i).astype(np.uint64)
+            out[i : i + PIECE] = (((words[0::2] >> 5) << 26) + (words[1::2] >> 6)) * 2.0**-53
+        return out.reshape(shape)
 
     def normal(self, shape: tuple[int, ...] | int = ()) -> np.ndarray:
         """float64, mean 0, standard deviation 1: sqrt(-2 ln u) cos(2 pi v), u in (0, 1] (Box and Muller)."""
-        u = self.uniform((2, int(np.prod(shape))))
-        return (np.sqrt(-2 * np.log(1 - u[0])) * np.cos(2 * np.pi * u[1])).reshape(shape)
+        u, v = self.uniform((2, int(np.prod(shape))))
+        np.subtract(1, u, out=u)
+        for i in range(0, u.size, PIECE):
+            u_, v_ = u[i : i + PIECE], v[i : i + PIECE]
+            u_[...] = np.sqrt(-2 * np.log(u_)) * np.cos(2 * np.pi * v_)
+        return u.reshape(shape)
 
     def integers(self, high: int, shape: tuple[int, ...] | int = ()) -> np.ndarray:
         """int64 in 0 .. high - 1 (high up to 2**32; the bias of the multiplication is below high / 2**53)."""

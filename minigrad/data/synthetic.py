@@ -1,13 +1,15 @@
 """A labelled synthetic set: ten classes of shapes and textures, drawn, for trying out a network without any data.
 
-Five classes are filled outlines (cross, disc, ring, star, triangle), five are textures inside an irregular patch (checks, dots,
-stripes, targets, waves). Everything else is drawn independently of the class: both colours, size, place, rotation, the background's
-colours and clutter, the lighting. So neither the mean colour nor a pixel by itself tells the class.
+Every picture shows an irregular patch on a cluttered ground. The class is what is drawn in the patch: one of five shapes, scattered
+(crosses, moons, rings, stars, triangles), or one of five textures (checks, dots, stripes, targets, waves). Everything else is drawn
+independently of it: both colours, the sizes, places and turns, the ground and its clutter, the lighting. So neither the mean colour
+nor any pixel by itself tells the class.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,24 +18,27 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from minigrad import random
+from minigrad.data.folder import DataError
 from minigrad.data.images import SIZE
 
 VERSION = 1
-CLASSES = ("checks", "cross", "disc", "dots", "ring", "star", "stripes", "targets", "triangle", "waves")
+SHAPES = ("crosses", "moons", "rings", "stars", "triangles")
+TEXTURES = ("checks", "dots", "stripes", "targets", "waves")
+CLASSES = tuple(sorted(SHAPES + TEXTURES))
 
 
 def inside(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Where (u, v) lies inside a shape that fills about -1 .. 1."""
     r, angle = np.hypot(u, v), np.arctan2(v, u)
-    if kind == "disc":
-        return r < 0.85
-    if kind == "ring":
+    if kind == "moons":
+        return (r < 0.95) & (np.hypot(u - 0.5, v) > 0.75)
+    if kind == "rings":
         return (r < 0.95) & (r > 0.55)
-    if kind == "cross":
+    if kind == "crosses":
         return (np.minimum(abs(u), abs(v)) < 0.25) & (np.maximum(abs(u), abs(v)) < 0.95)
-    if kind == "triangle":
+    if kind == "triangles":
         return r * np.cos((angle % (2 * np.pi / 3)) - np.pi / 3) < 0.5
-    if kind == "star":
+    if kind == "stars":
         return r < 0.42 + 0.55 * abs(1 - 2 * ((angle * 5 / (2 * np.pi)) % 1))
     raise ValueError(f"no such shape: {kind}")
 
@@ -51,6 +56,14 @@ def pattern(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if kind == "waves":
         return (u + 0.35 * np.sin(2 * np.pi * 0.6 * v)) % 1 < 0.5
     raise ValueError(f"no such texture: {kind}")
+
+
+def scattered(kind: str, u: np.ndarray, v: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """Where (u, v) lies inside one of the shapes that stand on a lattice of period 1, each with a turn of its own."""
+    i, j = np.floor(u).astype(int), np.floor(v).astype(int)
+    turn = turns[i % len(turns), j % len(turns)]
+    u, v = (u - i - 0.5) / 0.46, (v - j - 0.5) / 0.46
+    return inside(kind, u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn))
 
 
 def background(rng: random.Stream) -> np.ndarray:
@@ -76,42 +89,40 @@ def background(rng: random.Stream) -> np.ndarray:
 
 
 def two_colours(rng: random.Stream) -> np.ndarray:
-    """Two colours at least 120 apart: (2, 3)."""
+    """Two colours at least 150 apart: (2, 3)."""
     while True:
         colours = rng.uniform((2, 3)) * 255
-        if np.linalg.norm(colours[0] - colours[1]) > 120:
+        if np.linalg.norm(colours[0] - colours[1]) > 150:
             return colours
+
+
+def local(rng: random.Stream, centre: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (u, v) of every pixel about `centre`, turned at random, `unit` pixels long."""
+    turn = rng.uniform() * 2 * np.pi
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    x, y = (x - centre[0]) / unit, (y - centre[1]) / unit
+    return x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
 
 
 def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     """One picture of a class: (256, 256, 3) uint8."""
     picture = background(rng)
     colours = two_colours(rng)
-    radius = (0.28 + 0.2 * rng.uniform()) * SIZE
+    radius = (0.3 + 0.2 * rng.uniform()) * SIZE
     centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * (0.56 * SIZE - radius).clip(0)
-    turn = rng.uniform() * 2 * np.pi
-    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
-    x, y = (x - centre[0]) / radius, (y - centre[1]) / radius
-    u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    wobble = rng.uniform(3)
-    if kind in ("cross", "disc", "ring", "star", "triangle"):
-        mask, fill = inside(kind, u, v), np.zeros_like(u, bool)
-        colours[0] = away_from(colours[0], picture[mask].mean(axis=0))
+    u, v = local(rng, centre, radius)
+    # An irregular patch, the same for every class, in the first colour; the class is what its second colour draws in it.
+    wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
+    patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(5 * angle + wobble[1])
+    if kind in SHAPES:
+        figure = scattered(kind, *local(rng, centre, 34 + 20 * rng.uniform()), turns=rng.uniform((16, 16)) * 2 * np.pi)
     else:
-        angle = np.arctan2(v, u)
-        edge = 0.85 + 0.12 * np.sin(2 * angle + 6.3 * wobble[0]) + 0.08 * np.sin(5 * angle + 6.3 * wobble[1])
-        period = 0.22 + 0.2 * wobble[2]
-        mask, fill = np.hypot(u, v) < edge, pattern(kind, u / period, v / period)
-    picture = np.where(mask[..., None], np.where(fill[..., None], colours[1], colours[0]), picture)
+        figure = pattern(kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 14 + 12 * rng.uniform()))
+    picture = np.where(patch[..., None], np.where(figure[..., None], colours[1], colours[0]), picture)
     light = rng.uniform() * 2 * np.pi
-    shade = 1 + (0.3 * rng.uniform()) * (x * np.cos(light) + y * np.sin(light)) / 2
+    shade = 1 + 0.15 * rng.uniform() * (u * np.cos(light) + v * np.sin(light))
     noise = rng.normal((SIZE, SIZE, 1)) * 6 * rng.uniform()
     return (picture * shade[..., None] * (0.75 + 0.4 * rng.uniform()) + noise).clip(0, 255).astype(np.uint8)
-
-
-def away_from(colour: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The colour, turned to its complement where it would hardly show on `other`."""
-    return 255 - colour if np.linalg.norm(colour - other) < 80 < np.linalg.norm(255 - colour - other) else colour
 
 
 def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers: int = 2) -> None:
@@ -122,10 +133,16 @@ def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers
     """
     label = {"what": "synthetic shapes and textures, drawn by minigrad", "version": VERSION, "train": train, "val": val, "seed": seed}
     marker = root / "synthetic.json"
-    if marker.is_file() and json.loads(marker.read_text()) == label:
+    found = json.loads(marker.read_text()) if marker.is_file() else None
+    if found == label | {"complete": True}:
         return
-    if root.is_dir() and any(root.iterdir()) and not marker.is_file():
-        raise ValueError(f"{root} is not empty and holds no synthetic set; draw into another folder")
+    if found is None and root.is_dir() and any(root.iterdir()):
+        raise DataError(f"{root} is not empty and holds no synthetic set; draw into another folder")
+    for part in ("train", "val"):
+        shutil.rmtree(root / part, ignore_errors=True)
+        for kind in CLASSES:
+            (root / part / kind).mkdir(parents=True)
+    marker.write_text(json.dumps(label | {"complete": False}))
 
     def one(job: tuple[str, str, int]) -> None:
         part, kind, i = job
@@ -133,14 +150,7 @@ def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers
         Image.fromarray(picture).save(root / part / kind / f"{i:04}.JPEG", quality=90)
 
     jobs = [(part, kind, i) for part, count in (("train", train), ("val", val)) for kind in CLASSES for i in range(count)]
-    marker.unlink(missing_ok=True)
-    for part in ("train", "val"):
-        for kind in CLASSES:
-            folder = root / part / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob("*.JPEG"):
-                old.unlink()
     with ThreadPoolExecutor(max(workers, 1)) as pool:
         for _ in tqdm(pool.map(one, jobs), "drawing synthetic pictures", len(jobs), leave=False, disable=None):
             pass
-    marker.write_text(json.dumps(label))
+    marker.write_text(json.dumps(label | {"complete": True}))

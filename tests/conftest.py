@@ -1,0 +1,34 @@
+"""What all tests share: a fixed hypothesis profile, a seeded generator, and the switch between kernels and array forms."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from minigrad import kernels
+
+settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("fixed")
+
+
+def pytest_report_header() -> str:
+    return f"minigrad kernels: {kernels.state()}"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module", params=["kernels", "arrays"])
+def forms(request) -> Iterator[str]:
+    """Runs a test twice: through the compiled kernels and through the array forms."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "arrays":
+            patch.setenv("MINIGRAD_KERNELS", "none")
+        else:
+            patch.delenv("MINIGRAD_KERNELS", raising=False)
+            if not kernels.ready(np.zeros(1)) or not kernels.ready(np.zeros(1, np.float32)):
+                pytest.skip("the CPU kernels were not built (no C++ compiler at installation)")
+        yield request.param

@@ -1,0 +1,167 @@
+"""The presets against the paper's figures: sizes, counts, order, initial weights, rates."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import alexnet
+from alexnet import PRESETS, AlexNet, shrunken, small_subset
+from minigrad import nn
+
+COUNTS = {
+    "paper": (60_965_224, 724.41),
+    "textbook": (62_378_344, 1135.26),
+    "krizhevsky2012": (60_965_224, 724.41),
+    "caffe": (60_965_224, 724.41),
+    "caffenet": (60_965_224, 724.41),
+    "torchvision": (61_100_840, 714.19),
+    "zfnet": (62_357_608, 1168.03),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_weights(monkeypatch):
+    """Sixty million Gaussian numbers take seconds; where only sizes matter, zeros do."""
+    monkeypatch.setattr(nn, "gaussian", lambda std: lambda rng, shape: np.full(shape, std, np.float32))
+    monkeypatch.setattr(nn, "he", lambda rng, shape: np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_counts(preset):
+    rows = alexnet.table(AlexNet(preset))
+    parameters, millions = COUNTS[preset]
+    assert sum(r.parameters for r in rows) == parameters
+    assert sum(r.multiply_adds for r in rows) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_the_papers_table_row_by_row():
+    rows = {r.stage: r for r in alexnet.table(AlexNet("paper"))}
+    expected = {
+        "conv1": ((55, 55, 96), 34_944, 105.42), "pool1": ((27, 27, 96), 0, 0), "conv2": ((27, 27, 256), 307_456, 223.95),
+        "pool2": ((13, 13, 256), 0, 0), "conv3": ((13, 13, 384), 885_120, 149.52), "conv4": ((13, 13, 384), 663_936, 112.14),
+        "conv5": ((13, 13, 256), 442_624, 74.76), "pool5": ((6, 6, 256), 0, 0), "fc6": ((4096,), 37_752_832, 37.75),
+        "fc7": ((4096,), 16_781_312, 16.78), "fc8": ((1000,), 4_097_000, 4.10),
+    }  # fmt: skip
+    for stage, (shape, parameters, millions) in expected.items():
+        assert rows[stage].shape == shape
+        assert rows[stage].parameters == parameters
+        assert rows[stage].multiply_adds / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+def test_module_docstring_says_the_same_counts():
+    rows = {r.stage: r for r in alexnet.table(AlexNet("paper"))}
+    for stage in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
+        line = next(line for line in alexnet.__doc__.splitlines() if line.strip().startswith(stage))
+        assert f"{rows[stage].parameters:,}" in line
+        assert f"{rows[stage].multiply_adds / 1e6:.2f} M" in line
+
+
+STAGES = {
+    "paper": "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6 fc7 relu7 drop7 fc8",
+    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 "
+    "fc6 relu6 drop6 fc7 relu7 drop7 fc8",
+    "caffenet": "conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6 fc7 relu7 drop7 fc8",
+    "torchvision": "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 drop6 fc6 relu6 drop7 fc7 relu7 fc8",
+}
+STAGES["textbook"] = STAGES["caffe"] = STAGES["paper"]
+STAGES["zfnet"] = STAGES["caffenet"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_order_of_stages(preset):
+    assert " ".join(AlexNet(shrunken(preset), 3).stages) == STAGES[preset]
+
+
+def test_zfnet_sizes():
+    rows = {r.stage: r.shape for r in alexnet.table(AlexNet("zfnet"))}
+    sizes = [rows[s][0] for s in ("conv1", "pool1", "conv2", "pool2", "conv3", "pool5")]
+    assert sizes == [110, 55, 26, 13, 13, 6]
+
+
+def test_krizhevsky2012_has_55_from_224():
+    rows = {r.stage: r.shape for r in alexnet.table(AlexNet("krizhevsky2012"))}
+    assert (PRESETS["krizhevsky2012"].input_size, rows["conv1"]) == (224, (55, 55, 96))
+
+
+def test_krizhevsky2012_normalises_within_columns_and_divides_alpha():
+    model = AlexNet("krizhevsky2012")
+    assert model.layers["norm1"].constants == (5, 2.0, 1e-4, 0.75, True, 2)
+    assert AlexNet("paper").layers["norm1"].constants == (5, 2.0, 1e-4, 0.75, False, 1)
+
+
+def test_initial_weights_and_biases():
+    """quick_weights fills Gaussian weights with their standard deviation."""
+    paper = AlexNet("paper")
+    assert {n: float(p.data.reshape(-1)[0]) for n, p in paper.named_parameters() if n.endswith(".b")} == {
+        "conv1.b": 0, "conv2.b": 1, "conv3.b": 0, "conv4.b": 1, "conv5.b": 1, "fc6.b": 1, "fc7.b": 1, "fc8.b": 0,
+    }  # fmt: skip
+    stds = [round(float(p.data.reshape(-1)[0]), 6) for n, p in AlexNet("krizhevsky2012").named_parameters() if n.endswith(".w")]
+    assert stds == [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01]
+    stds = [round(float(p.data.reshape(-1)[0]), 6) for n, p in AlexNet("caffe").named_parameters() if n.endswith(".w")]
+    assert stds == [0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01]
+
+
+def rates(preset, factor=1.0, epoch=0.0):
+    model = AlexNet(replace(shrunken(preset), dense=(alexnet.Dense(8),) * 2), 2)
+    opt = model.make_optimizer()
+    opt.factor, opt.epoch = factor, epoch
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {names[id(p)]: (opt.rate(g), g["weight_decay"]) for g in opt.groups for p in g["params"]}
+
+
+def test_rates():
+    assert rates("paper", 0.1)["conv1.w"] == pytest.approx((0.001, 0.0005))
+    assert rates("paper", 0.1)["conv1.b"] == pytest.approx((0.001, 0.0005))
+    assert rates("krizhevsky2012", 0.001)["fc6.b"] == (0.02, 0.0), "the 2012 biases keep 0.02 and do not decay"
+    assert rates("krizhevsky2012", 0.01, 67)["conv1.w"][0] == 1e-5
+    assert rates("krizhevsky2012", 0.01, 72)["conv1.w"][0] == 0.0
+    assert rates("caffe")["fc6.b"] == (0.02, 0.0)
+
+
+def test_run_upto_and_activations():
+    model = AlexNet(shrunken("paper"), 3).eval()
+    x = np.random.default_rng(0).standard_normal((2, 67, 67, 3)).astype(np.float32)
+    acts = model.activations(x)
+    assert list(acts) == model.stages
+    np.testing.assert_array_equal(model.run(x, upto="conv5").data, acts["conv5"].data)
+    np.testing.assert_array_equal(model(x).data, acts["fc8"].data)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 1000])
+def test_any_number_of_classes(classes):
+    assert AlexNet(shrunken("paper"), classes)(np.zeros((1, 67, 67, 3), np.float32)).shape == (1, classes)
+
+
+def test_small_subset_recipe_keeps_the_network():
+    small = small_subset(PRESETS["krizhevsky2012"])
+    model = AlexNet(small, 1000)
+    assert " ".join(model.stages) == STAGES["krizhevsky2012"]
+    assert sum(p.size for p in model.parameters()) == 60_965_224
+
+
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        ("unknown preset 'alex'", lambda m: AlexNet("alex")),
+        ("classes must be", lambda m: AlexNet("paper", 0)),
+        (r"must be \(N, 67, 67, 3\), channels last, but has shape \(1, 3, 67, 67\); it looks channels first", lambda m: m(np.zeros((1, 3, 67, 67), "f"))),
+        ("unknown stage 'conv9'", lambda m: m.run(np.zeros((1, 67, 67, 3), "f"), upto="conv9")),
+    ],
+)
+def test_errors(words, action):
+    with pytest.raises(ValueError, match=words):
+        action(AlexNet(shrunken("paper"), 3))
+
+
+def test_seed_decides_the_weights(monkeypatch):
+    monkeypatch.undo()
+    a, b, c = (AlexNet(shrunken("paper"), 3, seed=s).state_dict() for s in (0, 0, 1))
+    assert all(np.array_equal(a[n], b[n]) for n in a)
+    assert not np.array_equal(a["fc6.w"], c["fc6.w"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_gradient_of_the_whole_network(preset, monkeypatch):
+    monkeypatch.undo()
+    assert alexnet.check_network(preset) < 1e-5

@@ -1,0 +1,325 @@
+"""Pictures of every kind, folders good and bad, the cache, and batches that do not depend on the number of workers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigrad import data
+from minigrad.data import cache as cache_module
+from minigrad.data import synthetic
+from minigrad.data.loader import Preparation, statistics
+
+RED = (200, 30, 40)
+
+
+def save(path, mode="RGB", size=(60, 40), colour=RED, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes of six pictures, each of its own grey level."""
+    for c in ("b_class", "a_class"):
+        for i in range(6):
+            save(tmp_path / "set" / c / f"{i}.png", colour=(10 * i, 100, 200 if c == "a_class" else 50))
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "name", "expected"),
+    [
+        ("RGB", RED, "a.png", RED),
+        ("RGB", RED, "a.JPEG", RED),
+        ("L", 90, "a.jpg", (90, 90, 90)),
+        ("CMYK", (0, 255, 255, 0), "a.jpg", (255, 0, 0)),
+        ("RGBA", (200, 30, 40, 0), "a.png", (255, 255, 255)),
+        ("RGBA", (200, 30, 40, 255), "a.png", RED),
+        ("LA", (90, 255), "a.png", (90, 90, 90)),
+        ("1", 1, "a.png", (255, 255, 255)),
+        ("I;16", 65535, "a.png", (255, 255, 255)),
+        ("I;16", 257 * 80, "a.png", (80, 80, 80)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, colour, name, expected):
+    pixels = data.read_image(save(tmp_path / name, mode, colour=colour))
+    assert (pixels.shape, pixels.dtype) == ((256, 256, 3), np.uint8)
+    np.testing.assert_allclose(pixels[128, 128], expected, atol=4)
+
+
+def test_palette_with_and_without_transparency(tmp_path):
+    image = Image.new("RGB", (30, 30), RED).convert("P", palette=Image.Palette.ADAPTIVE)
+    image.save(tmp_path / "p.png")
+    np.testing.assert_allclose(data.read_image(tmp_path / "p.png")[9, 9], RED, atol=4)
+    image.save(tmp_path / "t.png", transparency=image.getpixel((0, 0)))
+    np.testing.assert_array_equal(data.read_image(tmp_path / "t.png")[9, 9], (255, 255, 255))
+
+
+def test_exif_rotation(tmp_path):
+    image = Image.new("RGB", (64, 64), "black")
+    image.paste((255, 255, 255), (0, 0, 64, 32))  # white on top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show: white comes to the right
+    image.save(tmp_path / "e.jpg", exif=exif)
+    pixels = data.read_image(tmp_path / "e.jpg")
+    assert pixels[128, 250, 0] > 200
+    assert pixels[128, 5, 0] < 50
+
+
+def test_shorter_side_and_centre(tmp_path):
+    """A wide picture keeps its centre: the outer thirds, another colour, are gone."""
+    image = Image.new("RGB", (900, 300), "white")
+    image.paste(RED, (300, 0, 600, 300))
+    image.save(tmp_path / "wide.png")
+    pixels = data.read_image(tmp_path / "wide.png")
+    inner = pixels[:, 3:-3]  # at the cut, scaling mixes in a neighbour
+    np.testing.assert_allclose(inner, np.broadcast_to(RED, inner.shape), atol=3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (3000, 2), (2400, 1600)])
+def test_tiny_and_huge(tmp_path, size):
+    pixels = data.read_image(save(tmp_path / "x.jpg", size=size))
+    np.testing.assert_allclose(pixels[128, 128], RED, atol=4)
+
+
+def broken_files(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    good = save(folder / "good.jpg", size=(300, 300)).read_bytes()
+    (folder / "zero.JPEG").write_bytes(b"")
+    (folder / "cut.JPEG").write_bytes(good[: len(good) // 2])
+    (folder / "text.JPEG").write_text("not a picture at all")
+    (folder / "cut.png").write_bytes(save(folder / "x.png", size=(300, 300)).read_bytes()[:200])
+    (folder / "x.png").unlink()
+    return [folder / n for n in ("zero.JPEG", "cut.JPEG", "text.JPEG", "cut.png")]
+
+
+def test_broken_files_are_named(tmp_path):
+    for path in broken_files(tmp_path):
+        with pytest.raises(data.ImageError, match=str(path)):
+            data.read_image(path)
+
+
+def test_absurd_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for size in ((40, 40), (400, 400)):  # Pillow warns about the one and refuses the other
+        with pytest.raises(data.ImageError, match="refused"):
+            data.read_image(save(tmp_path / "x.png", size=size))
+
+
+def test_class_index_is_sorted_folder_name(tree):
+    images = data.open_folder(tree)
+    assert images.classes == ["a_class", "b_class"]
+    assert [p.parent.name for p in images.paths] == ["a_class"] * 6 + ["b_class"] * 6
+    np.testing.assert_array_equal(images.labels, [0] * 6 + [1] * 6)
+
+
+def test_subsets(tree):
+    assert data.open_folder(tree, classes=1).classes == ["a_class"]
+    assert data.open_folder(tree, classes=["b_class"]).classes == ["b_class"]
+    some = data.open_folder(tree, images_per_class=4, seed=1)
+    assert len(some) == 8
+    assert some.paths == data.open_folder(tree, images_per_class=4, seed=1).paths
+    assert some.paths != data.open_folder(tree, images_per_class=4, seed=2).paths
+
+
+def test_hold_out(tree):
+    rest, held = data.open_folder(tree).split(1 / 3, seed=0)
+    assert (len(rest), len(held)) == (8, 4)
+    assert not set(rest.paths) & set(held.paths)
+    np.testing.assert_array_equal(np.bincount(held.labels), [2, 2])
+
+
+def test_words(tree):
+    (tree.parent / "words.txt").write_text("a_class\tgoldfish, Carassius auratus\n")
+    assert data.open_folder(tree).names == ["goldfish, Carassius auratus", "b_class"]
+
+
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        ("there is no folder", lambda t: data.open_folder(t / "nowhere")),
+        ("holds no class folders", lambda t: data.open_folder(t / "a_class")),
+        ("holds no pictures", lambda t: (t / "empty").mkdir() or data.open_folder(t)),
+        ("must be 1 to 2, not 3", lambda t: data.open_folder(t, classes=3)),
+        ("has no class folder c_class", lambda t: data.open_folder(t, classes=["c_class"])),
+        ("at least 1, not 0", lambda t: data.open_folder(t, images_per_class=0)),
+        ("between 0 and 1", lambda t: data.open_folder(t).split(1.5, 0)),
+        ("too few to hold out", lambda t: data.open_folder(t).split(0.99, 0)),
+    ],
+)
+def test_bad_folders_get_a_sentence(tree, words, action):
+    with pytest.raises(data.DataError, match=words):
+        action(tree)
+
+
+def quiet(_):
+    pass
+
+
+def test_cache_holds_what_the_files_hold(tree, tmp_path):
+    images = data.open_folder(tree)
+    direct = data.open_pictures(images, None)
+    said = []
+    cached = data.open_pictures(images, tmp_path / "cache", say=said.append)
+    assert "decoding once into 0.00 GB" in said[0]
+    again = data.open_pictures(images, tmp_path / "cache", say=said.append)
+    assert "decoded before" in said[1]
+    for i in range(len(images)):
+        np.testing.assert_array_equal(direct.read(i), cached.read(i))
+        np.testing.assert_array_equal(direct.read(i), again.read(i))
+
+
+def test_changed_files_get_a_new_cache(tree, tmp_path):
+    data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=quiet)
+    save(tree / "a_class" / "0.png", size=(70, 70), colour=(1, 2, 3))
+    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=quiet)
+    np.testing.assert_array_equal(pictures.read(0)[0, 0], (1, 2, 3))
+
+
+def test_cache_is_off_when_it_does_not_fit(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "LARGEST_CACHE", 1000)
+    said = []
+    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=said.append)
+    assert "more than 10 GB or a fifth of the" in said[0]
+    assert pictures.decoded is None
+    assert pictures.read(0).shape == (256, 256, 3)
+
+
+def test_unwritable_cache_folder_is_no_disaster(tree, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = []
+    assert data.open_pictures(data.open_folder(tree), tmp_path / "file", say=said.append).decoded is None
+    assert "not cached" in said[0]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_broken_pictures_are_skipped_and_named(tree, tmp_path, cached):
+    bad = broken_files(tree / "a_class")
+    images = data.open_folder(tree)
+    pictures = data.open_pictures(images, tmp_path / "cache" if cached else None, say=quiet)
+    loader = data.Loader(pictures, plain(), 5, training=False, workers=1)
+    seen = np.concatenate([i for _, _, i in loader.batches()])
+    assert set(loader.skipped) == {str(p) for p in bad}
+    assert all(path in reason for path, reason in loader.skipped.items())
+    assert len(seen) == len(images) - len(bad)
+    assert statistics(pictures).mean.shape == (256, 256, 3)
+
+
+def test_nothing_readable(tmp_path):
+    broken_files(tmp_path / "t" / "a")
+    (tmp_path / "t" / "a" / "good.jpg").unlink()
+    with pytest.raises(data.ImageError, match="none of the 4 pictures"):
+        statistics(data.Pictures(data.open_folder(tmp_path / "t")))
+
+
+def plain(size=227, **options):
+    return Preparation(size, np.zeros(3, np.float32), np.float32(1), **options)
+
+
+def gradient_pictures(tmp_path):
+    """One picture whose red is its column and green its row: a crop shows where it was taken."""
+    y, x = np.mgrid[:256, :256]
+    path = tmp_path / "g" / "a" / "0.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8)).save(path)
+    for i in range(1, 40):
+        (path.parent / f"{i:02}.png").write_bytes(path.read_bytes())
+    return data.Pictures(data.open_folder(tmp_path / "g"))
+
+
+def test_crops_and_mirrors(tmp_path):
+    loader = data.Loader(gradient_pictures(tmp_path), plain(), 40, training=True, workers=0)
+    x, _, _ = next(loader.batches(epoch=3))
+    lefts, tops = np.minimum(x[:, 0, 0, 0], x[:, 0, -1, 0]), x[:, 0, 0, 1]
+    mirrored = x[:, 0, 0, 0] > x[:, 0, -1, 0]
+    assert 8 < mirrored.sum() < 32
+    assert min(lefts.min(), tops.min()) >= 0
+    assert max(lefts.max(), tops.max()) <= 29
+    assert len(set(zip(lefts, tops))) > 30, "each picture has a crop of its own"
+    np.testing.assert_array_equal(abs(np.diff(x[:, :, :, 0], axis=2)), 1)
+    np.testing.assert_array_equal(np.diff(x[:, :, :, 1], axis=1), 1)
+
+
+def test_test_view_is_the_centre(tmp_path):
+    loader = data.Loader(gradient_pictures(tmp_path), plain(224), 4, training=False, workers=0)
+    x, _, indices = next(loader.batches())
+    np.testing.assert_array_equal(x[0, 0, 0], [16, 16, 0])
+    np.testing.assert_array_equal(indices, range(4))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_same_batches_whatever_the_workers(tree, tmp_path, cached):
+    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "c" if cached else None, say=quiet)
+    colour = np.eye(3, dtype=np.float32)
+
+    def epoch(workers, start=0):
+        return list(data.Loader(pictures, plain(colour=colour), 5, True, seed=4, workers=workers).batches(2, start))
+
+    reference = epoch(0)
+    assert [len(t) for _, t, _ in reference] == [5, 5, 2]
+    for workers in (1, 3):
+        for ours, theirs in zip(reference, epoch(workers), strict=True):
+            for a, b in zip(ours, theirs):
+                np.testing.assert_array_equal(a, b)
+    for ours, theirs in zip(reference[1:], epoch(2, start=1), strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+def test_epochs_and_seeds_differ(tree):
+    pictures = data.Pictures(data.open_folder(tree))
+
+    def order(seed, epoch):
+        return [int(i) for _, _, idx in data.Loader(pictures, plain(), 5, True, seed, 0).batches(epoch) for i in idx]
+
+    assert sorted(order(0, 0)) == list(range(12))
+    assert len({tuple(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
+
+
+def test_statistics_by_hand(tree):
+    pictures = data.Pictures(data.open_folder(tree))
+    stats = statistics(pictures)
+    pixels = np.concatenate([pictures.read(i).reshape(-1, 3) for i in range(len(pictures))]).astype(np.float64)
+    np.testing.assert_allclose(stats.mean.mean(axis=(0, 1)), pixels.mean(axis=0), rtol=1e-5)
+    covariance = np.cov(pixels.T, bias=True)
+    rebuilt = (stats.eigenvectors * stats.eigenvalues) @ stats.eigenvectors.T
+    np.testing.assert_allclose(rebuilt, covariance, atol=0.05)
+    assert stats.eigenvalues[0] >= stats.eigenvalues[1] >= stats.eigenvalues[2]
+    np.testing.assert_allclose(stats.std, np.sqrt(np.trace(covariance) / 3), rtol=1e-5)
+
+
+def test_colour_noise_is_one_shift_for_a_whole_picture(tree):
+    pictures = data.Pictures(data.open_folder(tree))
+    colour = np.diag([3.0, 2.0, 1.0]).astype(np.float32)
+    noisy = next(data.Loader(pictures, plain(colour=colour), 12, True, 1, 0).batches())[0]
+    clean = next(data.Loader(pictures, plain(), 12, True, 1, 0).batches())[0]
+    shift = noisy - clean
+    np.testing.assert_allclose(shift, np.broadcast_to(shift[:, :1, :1], shift.shape), atol=1e-4)
+    assert len(np.unique(shift[:, 0, 0, 0])) == 12
+    spread = shift[:, 0, 0].std(axis=0)
+    assert spread[0] > spread[2] > 0
+
+
+def test_synthetic_set(tmp_path):
+    root = tmp_path / "synthetic"
+    synthetic.draw_set(root, train=2, val=1, seed=5)
+    train, val = data.open_folder(root / "train"), data.open_folder(root / "val")
+    assert (len(train), len(val), train.classes) == (20, 10, list(synthetic.CLASSES))
+    before = {p: p.read_bytes() for p in train.paths}
+    marker = json.loads((root / "synthetic.json").read_text())
+    assert "synthetic" in marker["what"]
+    synthetic.draw_set(root, train=2, val=1, seed=5)  # nothing to do
+    (root / "synthetic.json").write_text(json.dumps(marker | {"complete": False}))
+    Path(train.paths[3]).write_bytes(b"")
+    synthetic.draw_set(root, train=2, val=1, seed=5, workers=1)  # was broken off: drawn again, the same
+    assert {p: p.read_bytes() for p in train.paths} == before
+    one, other = (data.read_image(p).astype(int) for p in (train.paths[0], val.paths[0]))
+    assert abs(one - other).mean() > 5, "training and validation pictures come from other seeds"
+
+
+def test_synthetic_set_is_not_drawn_over_a_users_folder(tree):
+    with pytest.raises(data.DataError, match="holds no synthetic set"):
+        synthetic.draw_set(tree)

@@ -1,0 +1,211 @@
+"""The graph: fan-out, broadcasting, leaves, errors in sentences, and memory freed by reference counts alone."""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import functions as F
+from minigrad.engine import Function, topological_order
+
+
+def leaf(*shape, seed=0):
+    return mg.Tensor(np.random.default_rng(seed).standard_normal(shape), requires_grad=True)
+
+
+def test_four_node_graph_by_hand():
+    x, w, b = (mg.Tensor(np.array([v]), requires_grad=True) for v in (2.0, -3.0, 0.5))
+    y = (x * w + b) ** 2  # (2 * -3 + 0.5)^2 = 30.25
+    y.backward()
+    assert y.item() == 30.25
+    assert (x.grad.item(), w.grad.item(), b.grad.item()) == (33.0, -22.0, -11.0)
+
+
+def test_fan_out_adds():
+    x = leaf(3)
+    (x * x + x + 2 * x).backward(np.ones(3))
+    np.testing.assert_allclose(x.grad, 2 * x.data + 3)
+
+
+def test_diamond_is_walked_once_per_node():
+    calls = []
+
+    class Counted(Function):
+        def forward(self, x):
+            return x * 2
+
+        def backward(self, gy):
+            calls.append(1)
+            return gy * 2
+
+    x = leaf(2)
+    y = Counted()(x)
+    for _ in range(20):  # 2^20 paths, 20 + 1 nodes
+        y = y + y
+    y.backward(np.ones(2))
+    assert len(calls) == 1
+    np.testing.assert_allclose(x.grad, 2.0**21)
+
+
+def test_backward_adds_to_grad_and_zeroing_starts_anew():
+    x = leaf(3)
+    F.sum(x * 3.0).backward()
+    F.sum(x * 3.0).backward()
+    np.testing.assert_allclose(x.grad, 6.0)
+
+
+def test_broadcast_gradients_are_summed_back():
+    a, b = leaf(3, 1, 4), leaf(2, 4, seed=1)
+    (a * b).backward(np.ones((3, 2, 4)))
+    assert a.grad.shape == a.shape
+    assert b.grad.shape == b.shape
+    np.testing.assert_allclose(a.grad[:, 0], np.tile(b.data.sum(axis=0), (3, 1)))
+
+
+def test_gradients_of_two_leaves_do_not_share_memory():
+    a, b = leaf(3), leaf(3, seed=1)
+    gy = np.ones(3)
+    (a + b).backward(gy)
+    a.grad += 1
+    assert not np.shares_memory(a.grad, b.grad)
+    np.testing.assert_array_equal(b.grad, 1)
+    np.testing.assert_array_equal(gy, 1)
+
+
+def test_view_gradient_is_copied():
+    x = leaf(2, 3)
+    gy = np.ones(6)
+    F.reshape(x, 6).backward(gy)
+    assert not np.shares_memory(x.grad, gy)
+
+
+def test_no_grad_builds_no_graph():
+    x = leaf(3)
+    with mg.no_grad():
+        y = x * 2.0
+    assert y.creator is None
+    assert not y.requires_grad
+
+
+def test_unneeded_gradients_are_not_computed():
+    x, w = mg.Tensor(np.ones((2, 3))), leaf(3, 4)
+    y = F.linear(x, w)
+    assert y.creator.needs == (False, True, False)
+    assert y.creator.parents[0] is None
+
+
+def test_deep_graph_needs_no_recursion():
+    x = leaf(1)
+    y = x
+    for _ in range(20_000):
+        y = y + 1.0
+    assert len(topological_order(y.creator)) == 20_000
+    y.backward()
+    assert x.grad.item() == 1
+
+
+def test_memory_is_freed_by_reference_counts():
+    gc.disable()
+    try:
+        x = mg.Tensor(np.ones((4, 9, 9, 3)), requires_grad=True)
+        w = leaf(3, 3, 3, 8)
+        y = F.lrn(F.relu(F.conv2d(x, w)))
+        loss = F.sum(F.max_pool2d(y, 2))
+        nodes = [weakref.ref(n) for n in topological_order(loss.creator)]
+        middle = weakref.ref(y)
+        del y
+        assert middle() is None, "an activation that nobody saved should be gone"
+        loss.backward()
+        assert all(n().saved is None for n in nodes), "saved arrays go as soon as a node's backward has run"
+        del loss
+        assert all(n() is None for n in nodes)
+    finally:
+        gc.enable()
+
+
+def test_intermediate_arrays_that_no_backward_needs_are_freed():
+    x = mg.Tensor(np.zeros((8, 20, 20, 4)), requires_grad=True)
+    pooled = F.max_pool2d(F.lrn(x), 2)  # pooling keeps one byte a window, LRN its input: LRN's output is nobody's
+    kept = [a for node in topological_order(pooled.creator) for a in node.saved]
+    assert sorted(a.dtype.name for a in kept) == ["float64", "uint8"]
+
+
+def test_detach_and_leaf_backward():
+    x = leaf(3)
+    y = (x * 2.0).detach()
+    assert not y.requires_grad
+    x.backward(np.full(3, 5.0))
+    np.testing.assert_array_equal(x.grad, 5)
+
+
+def test_numbers_never_promote():
+    x = mg.Tensor(np.ones(3, np.float32), requires_grad=True)
+    y = 2 * (x + 1.0) / 3.0 - 0.5
+    assert y.dtype == np.float32
+    (np.float32(2) * y).backward(np.ones(3, np.float32))
+    assert x.grad.dtype == np.float32
+
+
+def test_array_on_the_left_defers_to_the_tensor():
+    x = leaf(3)
+    y = np.ones(3) + x
+    assert isinstance(y, mg.Tensor)
+    np.testing.assert_allclose(y.data, x.data + 1)
+
+
+def test_repr_says_what_one_wants_to_know():
+    x = mg.Tensor(np.zeros((2, 3), np.float32), requires_grad=True, name="conv1.w")
+    assert "shape=(2, 3), float32, cpu, name='conv1.w', requires_grad=True" in repr(x)
+    assert "creator=Mul" in repr(x * 2.0)
+
+
+def test_to_the_same_device_is_the_tensor_itself():
+    x = leaf(2)
+    assert x.to("cpu") is x
+
+
+def backward_twice():
+    y = F.sum(leaf(3) * 2.0)
+    y.backward()
+    y.backward()
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "action"),
+    [
+        (RuntimeError, "run the forward pass again", backward_twice),
+        (ValueError, "needs gy", lambda: (leaf(3) * 2.0).backward()),
+        (ValueError, r"gy is float64 \(2,\) on cpu, but the tensor is float64 \(3,\)", lambda: (leaf(3) * 2.0).backward(np.ones(2))),
+        (ValueError, "gy is float32", lambda: (leaf(3) * 2.0).backward(np.ones(3, np.float32))),
+        (TypeError, "plain array", lambda: (leaf(3) * 2.0).backward([1, 1, 1])),
+        (RuntimeError, "nothing here requires a gradient", lambda: mg.Tensor(np.ones(1)).backward()),
+        (TypeError, "mix float32, float64", lambda: mg.Tensor(np.ones(3, np.float32)) + leaf(3)),
+        (TypeError, "must be float32 or float64", lambda: F.relu(np.arange(3))),
+        (TypeError, "would hide its history", lambda: mg.Tensor(leaf(3))),
+        (TypeError, "holds numbers", lambda: mg.Tensor(np.array(["a"]))),
+        (TypeError, "only float32 and float64", lambda: mg.Tensor(np.arange(3), requires_grad=True)),
+        (ValueError, "exactly one element", lambda: leaf(3).item()),
+        (ValueError, "do not broadcast", lambda: leaf(3) + leaf(4)),
+        (ValueError, "unknown device 'cuda:0'", lambda: leaf(3).to("cuda:0")),
+        (ValueError, "does not fit", lambda: leaf(3).reshape(2, 2)),
+        (ValueError, "are not an order of the axes", lambda: leaf(3, 2).transpose(0, 0)),
+        (TypeError, "whole numbers, slices", lambda: leaf(3)[np.array([0, 0])]),
+    ],
+)
+def test_errors_are_sentences(error, words, action):
+    with pytest.raises(error, match=words):
+        action()
+
+
+def test_wrong_number_of_gradients_is_named():
+    class Bad(Function):
+        def forward(self, a, b):
+            return a + b
+
+        def backward(self, gy):
+            return gy
+
+    with pytest.raises(RuntimeError, match="Bad.backward returned 1 gradients for 2 inputs"):
+        Bad()(leaf(2), leaf(2)).backward(np.ones(2))

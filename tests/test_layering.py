@@ -1,0 +1,74 @@
+"""Imports run downward only, and nothing above the floor of devices imports CuPy."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = {
+    "minigrad.backend": 0,
+    "minigrad.kernels": 1, "minigrad.engine": 1, "minigrad.random": 1,
+    "minigrad.functions": 2,
+    "minigrad.gradcheck": 3, "minigrad.nn": 3, "minigrad.optim": 3, "minigrad.data": 3, "minigrad.checkpoint": 3, "minigrad.runlog": 3,
+    "minigrad.trainer": 4, "minigrad.look": 4,
+    "alexnet": 5,
+    "examples": 6, "benchmarks": 6,
+}  # fmt: skip
+FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
+SOURCES = sorted(p for folder in ("minigrad", "examples", "benchmarks") for p in (ROOT / folder).rglob("*.py")) + [ROOT / "alexnet.py"]
+
+
+def module_name(path: Path) -> str:
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    while module and module not in FLOORS and module not in FREE:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def imports(path: Path):
+    """Modules of ours that a file imports, and whether cupy is among its imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for a in node.names:
+                full = f"{node.module}.{a.name}"
+                yield full if room(full) not in ("", "minigrad") else node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downward(path):
+    here = module_name(path)
+    if here in FREE:
+        return
+    assert room(here) in FLOORS, f"{here} has no floor in this test and in docs/architecture.md"
+    for target in imports(path):
+        assert not target.startswith("cupy") or here == "minigrad.backend", f"{path} imports {target}: only backend.py may"
+        if room(target) in FLOORS and room(target) != room(here):
+            assert FLOORS[room(target)] < FLOORS[room(here)], (
+                f"{here} (floor {FLOORS[room(here)]}) imports {target} (floor {FLOORS[room(target)]})"
+            )
+
+
+def test_functions_do_not_know_of_gpus():
+    for path in (ROOT / "minigrad" / "functions").glob("*.py"):
+        assert "cupy" not in path.read_text().lower(), path
+
+
+BUDGETS = [("minigrad/engine.py", 250), ("minigrad/functions/*.py", 150), ("kernels/*.cu", 120)]
+OVER = {"minigrad/functions/basic.py": 200, "minigrad/functions/conv2d.py": 165}  # reasons: docs/architecture.md
+
+
+@pytest.mark.parametrize(("pattern", "budget"), BUDGETS)
+def test_a_file_is_one_sitting(pattern, budget):
+    for path in sorted(ROOT.glob(pattern)):
+        name = str(path.relative_to(ROOT))
+        lines = len(path.read_text().splitlines())
+        print(f"{name}: {lines} of {OVER.get(name, budget)} lines")
+        assert lines <= OVER.get(name, budget), f"{name} has {lines} lines, its budget is {OVER.get(name, budget)}"

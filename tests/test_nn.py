@@ -1,0 +1,97 @@
+"""Modules: names, state, modes, initialisers."""
+
+import numpy as np
+import pytest
+
+from minigrad import functions as F
+from minigrad import nn, random
+
+
+def small():
+    rng = random.Stream(0, "small")
+    return nn.Sequential(
+        conv1=nn.Conv2d(3, 4, 3, padding=1, rng=rng), relu1=nn.ReLU(), norm1=nn.LRN(), pool1=nn.MaxPool2d(3, 2), drop1=nn.Dropout(0.5),
+        avg=nn.AvgPool2d(2), tanh=nn.Tanh(), flat=nn.Flatten(), fc2=nn.Linear(16, 5, rng=rng),
+    )  # fmt: skip
+
+
+def test_names_and_state_round_trip():
+    a, b = small(), small()
+    assert list(a.state_dict()) == ["conv1.w", "conv1.b", "fc2.w", "fc2.b"]
+    for p in b.parameters():
+        p.data = p.data + 1
+    b.load_state_dict(a.state_dict())
+    x = np.ones((2, 9, 9, 3), np.float32)
+    np.testing.assert_array_equal(a.eval()(x).data, b.eval()(x).data)
+    state = a.state_dict()
+    state["fc2.b"][:] = 7
+    assert a["fc2"].b.data[0] == 0, "the state is a copy"
+
+
+def test_nested_names():
+    class Net(nn.Module):
+        def __init__(self):
+            self.body = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+            self.scale = nn.Parameter(np.ones(1, np.float32))
+
+    assert [n for n, _ in Net().named_parameters()] == ["scale", "body.0.w", "body.0.b", "body.1.0.w", "body.1.0.b"]
+
+
+def test_load_says_everything_that_differs_and_changes_nothing():
+    model = small()
+    before = model.state_dict()
+    state = model.state_dict()
+    state["fc2.w"] = np.zeros((16, 7), np.float32)
+    del state["conv1.b"]
+    state["fc9.w"] = np.zeros(1)
+    state["conv1.w"] = state["conv1.w"] + 1
+    with pytest.raises(ValueError, match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)"):
+        model.load_state_dict(state)
+    np.testing.assert_array_equal(model.state_dict()["conv1.w"], before["conv1.w"])
+
+
+def test_train_and_eval_reach_every_layer():
+    model = small()
+    x = np.ones((2, 9, 9, 3), np.float32)
+    model.eval()
+    np.testing.assert_array_equal(model(x).data, model(x).data)
+    model.train()
+    assert not np.array_equal(model(x).data, model(x).data)
+
+
+def test_two_dropouts_never_share_a_mask():
+    a, b = nn.Dropout(0.5), nn.Dropout(0.5)
+    x = np.ones(1000, np.float32)
+    assert not np.array_equal(a(x).data, b(x).data)
+    assert list(nn.Sequential(a, b).streams()) == ["0", "1"]
+
+
+def test_gradients_reach_every_parameter():
+    model = small()
+    F.softmax_cross_entropy(model(np.ones((2, 9, 9, 3), np.float32)), np.array([1, 2])).backward()
+    assert all(p.grad is not None and p.grad.dtype == np.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("init", "std"), [(nn.gaussian(0.01), 0.01), (nn.he, np.sqrt(2 / (5 * 5 * 8))), (nn.glorot, np.sqrt(2 / (25 * 8 + 25 * 16)))]
+)
+def test_initialisers(init, std):
+    w = init(random.Stream(0, "init"), (5, 5, 8, 16))
+    assert abs(w.mean()) < 5 * std / np.sqrt(w.size)
+    assert abs(w.std() / std - 1) < 5 / np.sqrt(2 * w.size)
+
+
+def test_no_bias():
+    assert list(nn.Linear(3, 2, bias=None).state_dict()) == ["w"]
+    assert list(nn.Conv2d(3, 2, 3, bias=None).state_dict()) == ["w"]
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3, groups=2), lambda: nn.Conv2d(3, 4, 0)])
+def test_errors(make):
+    with pytest.raises(ValueError, match="Conv2d"):
+        make()
+
+
+def test_forward_must_be_written():
+    with pytest.raises(NotImplementedError, match="Module must write forward"):
+        nn.Module()(1)
