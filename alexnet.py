@@ -44,7 +44,7 @@ from minigrad import functions as F
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
 from minigrad.gradcheck import check_grads
-from minigrad.trainer import CHECKPOINT, Evaluation, Trainer, TrainingError, duration, evaluate
+from minigrad.trainer import CHECKPOINT, Evaluation, Stopped, Trainer, TrainingError, duration, evaluate
 
 
 @dataclass(frozen=True)
@@ -684,7 +684,8 @@ def run_command(command) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(stop or "stopped", file=sys.stderr)
         return 130
     return 0
 

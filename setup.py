@@ -33,7 +33,7 @@ setup(
     package_dir={"minigrad._kernels": "kernels"},
     package_data={"minigrad._kernels": ["*.cu", "*.cuh", "*.h", "*.cpp", "*.md"], "minigrad": ["py.typed"]},
     py_modules=["alexnet"],
-    install_requires=["numpy>=1.26", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
+    install_requires=["numpy>=2", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
     extras_require={
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13.6"],

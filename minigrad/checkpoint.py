@@ -27,7 +27,7 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
     path = Path(path)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
         save_file(tensors, temporary, {"format": FORMAT, "description": json.dumps(description)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())

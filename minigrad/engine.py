@@ -78,9 +78,9 @@ class Tensor:
 
     def __repr__(self) -> str:
         values = np.array2string(backend.to_numpy(self.data), precision=4, threshold=20, edgeitems=2, prefix="Tensor(")
+        name = f", name={self.name!r}" if self.name else ""
         made = f", creator={type(self.creator).__name__}" if self.creator else ""
         leaf = ", requires_grad=True" if self.requires_grad and not self.creator else ""
-        name = f", name={self.name!r}" if self.name else ""
         return f"Tensor({values}, shape={self.shape}, {self.dtype}, {self.device}{name}{leaf}{made})"
 
     def item(self) -> float:
@@ -235,8 +235,7 @@ def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
 
 def topological_order(root: Function) -> list[Function]:
     """Every Function reachable from root, each before those it got its inputs from. Iterative: depth is unlimited."""
-    order: list[Function] = []
-    seen = {root}
+    seen, order = {root}, []  # type: set, list[Function]
     stack: list[tuple[Function, Iterator]] = [(root, iter(root.parents))]
     while stack:
         node, parents = stack[-1]

@@ -111,6 +111,11 @@ def ready(array: Array) -> bool:
     return True
 
 
+def contiguous(array: Array) -> Array:
+    """The array itself if its elements lie in C order without gaps, else a copy that does."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
 def real_of(array: Array) -> str:
     return "float" if array.dtype == np.float32 else "double"
 

@@ -117,7 +117,7 @@ class SGD:
                 if p not in self.velocity:
                     self.velocity[p] = np.zeros_like(p.data)
                 with backend.on_device(p.device):
-                    v, g = self.velocity[p], np.ascontiguousarray(p.grad)
+                    v, g = self.velocity[p], kernels.contiguous(p.grad)
                     sgd_update(p.data, v, g, self.rate(group), self.momentum, group["weight_decay"], self.form)
                     if group["max_filter_rms"] is not None and p.ndim == 4:
                         limit_filter_rms(p.data, group["max_filter_rms"])

@@ -7,8 +7,11 @@ A run folder holds settings.json (what was run), metrics.csv (a line an epoch), 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,10 @@ CHECKPOINT = "checkpoint.safetensors"
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
+
+
+class Stopped(Exception):  # noqa: N818  (nothing went wrong)
+    """Training was asked to stop, and has saved; the message says how to go on."""
 
 
 @dataclass
@@ -101,6 +108,7 @@ class Trainer:
     step: int = 0
     seconds: float = 0.0
     last_error: float | None = None
+    stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
         """One step on one batch: (loss, top-1)."""
@@ -137,20 +145,31 @@ class Trainer:
         return 1.1 * elapsed * batches + forward_only
 
     def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are done, from wherever this trainer stands."""
+        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
         runlog.start(self.folder, self.step)
         saved = time.monotonic()
-        try:
+        with self.stopping_on_signals():
             while self.epoch < epochs:
                 self.run_epoch(epochs)
                 if self.epoch < epochs and time.monotonic() - saved > self.save_every:
                     self.save()
                     saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            self.say(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
-            raise
         self.save()
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the step in hand be finished: a checkpoint never holds half of one."""
+
+        def stop(number: int, frame: object) -> None:
+            self.stopping = True
+
+        here = threading.current_thread() is threading.main_thread()
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def run_epoch(self, epochs: int) -> None:
         self.model.train()
@@ -161,10 +180,14 @@ class Trainer:
         batches = self.train.batches(self.epoch, self.batch)
         bar = tqdm(batches, f"epoch {self.epoch + 1}/{epochs}", len(self.train), initial=self.batch, leave=False, disable=None)
         for x, t, _ in bar:
-            self.batch += 1
+            if self.stopping:
+                self.save()
+                raise Stopped(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
             if len(t) == 0:
+                self.batch += 1
                 continue
             loss, top1 = self.learn(x, t)
+            self.batch += 1
             self.step += 1
             when = self.epoch + self.batch / len(self.train)
             runlog.append(self.folder, "steps.csv", [[self.step, f"{when:.5g}", f"{loss:.6g}", f"{top1:.4f}"]])

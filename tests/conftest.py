@@ -1,4 +1,4 @@
-"""What all tests share: a fixed hypothesis profile, a seeded generator, and the switch between kernels and array forms."""
+"""What all tests share: a fixed hypothesis profile, a seeded generator, the switch between kernels and arrays."""
 
 from collections.abc import Iterator
 

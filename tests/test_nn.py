@@ -81,6 +81,14 @@ def test_initialisers(init, std):
     assert abs(w.std() / std - 1) < 5 / np.sqrt(2 * w.size)
 
 
+def test_a_single_number_keeps_its_shape():
+    x = nn.Parameter(np.array(2.0))
+    y = F.relu(x)
+    assert y.shape == ()
+    y.backward()
+    assert x.grad.shape == ()
+
+
 def test_no_bias():
     assert list(nn.Linear(3, 2, bias=None).state_dict()) == ["w"]
     assert list(nn.Conv2d(3, 2, 3, bias=None).state_dict()) == ["w"]

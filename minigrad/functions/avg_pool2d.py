@@ -32,7 +32,7 @@ class AvgPool2d(Function):
         win = self.win
         if kernels.ready(x):
             y = np.empty_like(x, shape=(win.N, win.OH, win.OW, win.C), order="C")
-            kernels.launch("avg_pool_forward", win.N * win.OH, np.ascontiguousarray(x), y, *win.kernel_arguments)
+            kernels.launch("avg_pool_forward", win.N * win.OH, kernels.contiguous(x), y, *win.kernel_arguments)
             return y
         taps = win.taps(win.pad(x))
         y = next(taps).copy()
@@ -45,13 +45,13 @@ class AvgPool2d(Function):
         win = self.win
         if kernels.ready(gy):
             gx = np.empty_like(gy, shape=(win.N, win.H, win.W, win.C), order="C")
-            kernels.launch("avg_pool_backward", win.N * win.H, np.ascontiguousarray(gy), gx, *win.kernel_arguments)
+            kernels.launch("avg_pool_backward", win.N * win.H, kernels.contiguous(gy), gx, *win.kernel_arguments)
             return gx
         share = gy / inside_count(win, gy)
         padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
         for tap in win.taps(padded):
             tap += share
-        return np.ascontiguousarray(win.unpad(padded))
+        return kernels.contiguous(win.unpad(padded))
 
 
 def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) -> Tensor:

@@ -90,7 +90,7 @@ class Conv2d(Function):
         return self.room[:size].reshape(shape)
 
     def forward(self, x, w, b):
-        x = np.ascontiguousarray(x)
+        x = kernels.contiguous(x)
         self.save(x, w)
         self.O, self.room = w.shape[3], None
         win, w = self.win, w.reshape(-1, self.O)

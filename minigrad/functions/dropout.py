@@ -27,7 +27,7 @@ class Dropout(Function):
     def apply(self, a):
         threshold = int(self.p * 2**32)
         if kernels.ready(a):
-            a = np.ascontiguousarray(a)
+            a = kernels.contiguous(a)
             out = np.empty_like(a)
             key = self.seed, self.stream, self.draw & random.LOW, self.draw >> 32
             blocks = -(-a.size // kernels.SPAN)

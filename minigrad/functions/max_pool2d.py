@@ -29,7 +29,7 @@ class MaxPool2d(Function):
         if kernels.ready(x):
             y = np.empty_like(x, shape=(win.N, win.OH, win.OW, win.C), order="C")
             winner = np.empty_like(y, dtype=np.uint8)
-            kernels.launch("max_pool_forward", win.N * win.OH, np.ascontiguousarray(x), y, winner, *win.kernel_arguments)
+            kernels.launch("max_pool_forward", win.N * win.OH, kernels.contiguous(x), y, winner, *win.kernel_arguments)
             self.save(winner)
             return y
         taps = win.taps(win.pad(x, value=-np.inf))
@@ -47,12 +47,12 @@ class MaxPool2d(Function):
         win = self.win
         if kernels.ready(gy):
             gx = np.empty_like(gy, shape=(win.N, win.H, win.W, win.C), order="C")
-            kernels.launch("max_pool_backward", win.N * win.H, np.ascontiguousarray(gy), winner, gx, *win.kernel_arguments)
+            kernels.launch("max_pool_backward", win.N * win.H, kernels.contiguous(gy), winner, gx, *win.kernel_arguments)
             return gx
         padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
         for t, tap in enumerate(win.taps(padded)):
             tap += gy * (winner == t)
-        return np.ascontiguousarray(win.unpad(padded))
+        return kernels.contiguous(win.unpad(padded))
 
 
 def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) -> Tensor:

@@ -18,7 +18,7 @@ from minigrad.engine import Function, Tensor
 class ReLU(Function):
     def forward(self, x):
         if kernels.ready(x):
-            x = np.ascontiguousarray(x)
+            x = kernels.contiguous(x)
             y = np.empty_like(x)
             kernels.launch("relu_forward", -(-x.size // kernels.SPAN), x, y, x.size, kernels.SPAN)
         else:
@@ -31,7 +31,7 @@ class ReLU(Function):
         if not kernels.ready(y):
             return gy * (y > 0)
         gx = np.empty_like(y, order="C")
-        kernels.launch("relu_backward", -(-y.size // kernels.SPAN), np.ascontiguousarray(gy), y, gx, y.size, kernels.SPAN)
+        kernels.launch("relu_backward", -(-y.size // kernels.SPAN), kernels.contiguous(gy), y, gx, y.size, kernels.SPAN)
         return gx
 
 

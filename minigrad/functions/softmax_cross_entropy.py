@@ -26,7 +26,7 @@ class SoftmaxCrossEntropy(Function):
     def forward(self, x):
         if kernels.ready(x):
             p, loss = np.empty_like(x, order="C"), np.empty_like(x, shape=(len(x),))
-            arrays = np.ascontiguousarray(x), self.labels, p, loss
+            arrays = kernels.contiguous(x), self.labels, p, loss
             kernels.launch("softmax_cross_entropy_forward", len(x), *arrays, x.shape[1], shared=kernels.THREADS)
         else:
             shifted = x - x.max(axis=1, keepdims=True)
@@ -44,7 +44,7 @@ class SoftmaxCrossEntropy(Function):
             gy = gy / len(p)
         if kernels.ready(p):
             gx = np.empty_like(p)
-            each = np.ascontiguousarray(np.broadcast_to(gy, (len(p),)))
+            each = kernels.contiguous(np.broadcast_to(gy, (len(p),)))
             kernels.launch("softmax_cross_entropy_backward", len(p), p, self.labels, each, gx, p.shape[1])
             return gx
         gx = p.copy()
@@ -79,4 +79,4 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
         raise ValueError(
             f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes labels are 0 to {logits.shape[1] - 1}"
         )
-    return SoftmaxCrossEntropy(np.ascontiguousarray(labels.astype(np.int64, copy=False)), reduction)(logits)
+    return SoftmaxCrossEntropy(kernels.contiguous(labels.astype(np.int64, copy=False)), reduction)(logits)

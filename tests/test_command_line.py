@@ -1,0 +1,189 @@
+"""The commands as a user runs them, in processes of their own, on a network made small through the presets' own table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minigrad import runlog
+from minigrad.data import synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+# The command line of alexnet.py, with a preset `tiny` beside the others: the paper's layers in small, for 67 x 67 crops.
+TINY = """
+import runpy, sys, alexnet
+from dataclasses import replace
+alexnet.PRESETS["tiny"] = replace(alexnet.shrunken("paper"), lrn_alpha=1e-4)
+if sys.argv[1].endswith(".py"):
+    sys.argv.pop(0)
+    sys.path.insert(0, "examples")
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    sys.exit(alexnet.main(sys.argv[1:]))
+"""
+
+
+def run(*args, cwd, code=0, tiny=True):
+    start = ["-c", TINY] if tiny else []
+    environment = os.environ | {"XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error", "MPLCONFIGDIR": str(cwd / "mpl")}
+    result = subprocess.run([sys.executable, *start, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert "Traceback" not in result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    synthetic.draw_set(place / "set", train=4, val=2)
+    (place / "words.txt").write_text("checks\tchecked cloth, checks\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    out = run("train", "--data", "set", "--preset", "tiny", "--epochs", 2, "--batch-size", 8, "--output", "run", cwd=place)
+    return place, out
+
+
+def test_train_leaves_a_run_folder(trained):
+    place, out = trained
+    names = {p.name for p in (place / "run").iterdir()}
+    assert names == {"settings.json", "metrics.csv", "steps.csv", "checkpoint.safetensors", "curves.png", "filters.png", "predictions.png"}
+    assert "recipe 'small': 2 epochs, batch 8" in out
+    assert "the training will take about" in out
+    assert "held-out pictures, last epoch" in out
+    settings = json.loads((place / "run" / "settings.json").read_text())
+    assert settings["classes"] == list(synthetic.CLASSES)
+    assert settings["network"]["lr_drops"] == pytest.approx([1.2, 1.7], rel=0.2)
+    assert len(runlog.read(place / "run" / "metrics.csv")) == 2
+    for picture in ("curves.png", "filters.png", "predictions.png"):
+        assert np.asarray(Image.open(place / "run" / picture)).std() > 5
+
+
+def test_evaluate_agrees_with_training(trained):
+    place, out = trained
+    said = out.split("last epoch: ")[1].splitlines()[0]  # loss 2.3, top-1 10.0%, top-5 50.0%
+    loss = float(said.split()[1].rstrip(","))
+    again = run("evaluate", "run", cwd=place)
+    assert abs(float(again.split("loss ")[1].split(",")[0]) - loss) < 0.002
+
+
+def test_predict(trained):
+    place, _ = trained
+    out = run("predict", "run", "set/val/stars/0000.JPEG", "set/val/rings/0000.JPEG", cwd=place)
+    assert out.startswith("set/val/stars/0000.JPEG: ")
+    assert out.count("%") == 10
+
+
+def test_resume_goes_on(trained):
+    place, _ = trained
+    out = run("train", "--resume", "run", "--epochs", 3, cwd=place)
+    assert "going on with run from epoch 2, step 10" in out
+    assert [row[0] for row in runlog.read(place / "run" / "metrics.csv")] == ["1", "2", "3"]
+
+
+def test_same_seed_same_bytes_at_any_worker_count(place):
+    for name, workers, cache in (("w0", 0, "off"), ("w3", 3, "c")):
+        run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--batch-size", 8, "--output", name, "--workers", workers, "--cache", cache,
+            cwd=place)  # fmt: skip
+    steps = [(place / name / "steps.csv").read_text() for name in ("w0", "w3")]
+    assert steps[0] == steps[1]
+
+
+def test_own_folder_without_val_and_with_subsets(place):
+    out = run("examples/train_imagenet_subset.py".replace("examples", str(ROOT / "examples")), "--data", "set/train", "--preset", "tiny",
+              "--classes", "dots,stars,waves", "--images-per-class", 3, "--holdout", 0.34, "--epochs", 1, "--recipe", "preset",
+              "--output", "own", cwd=place)  # fmt: skip
+    assert "6 pictures for training, 3 for validation, 3 classes: dots, stars, waves" in out
+    assert "recipe 'preset'" in out
+    assert "top-5 100.0%" in out, "with three classes every picture is in the top five"
+
+
+def test_synthetic_run_prints_baselines(trained):
+    place, _ = trained
+    script = str(ROOT / "examples" / "train_imagenet_subset.py")
+    out = run(script, "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "base", cwd=place)
+    assert "nearest class mean colour" in out
+    assert "linear classifier on 32x32 pixels" in out
+    assert "synthetic pictures, not photographs" in out
+
+
+def test_broken_pictures_are_counted_not_fatal(place, tmp_path):
+    synthetic.draw_set(tmp_path / "set", train=3, val=1)
+    (tmp_path / "set" / "train" / "dots" / "0001.JPEG").write_bytes(b"")
+    out = run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "r", cwd=tmp_path)
+    assert "skipped set/train/dots/0001.JPEG" in out
+    assert "is it empty" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on(place, number):
+    folder = f"stopped{int(number)}"
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "3000", "--batch-size", "8", "--output", folder]
+    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
+    process = subprocess.Popen([sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("epoch   2/") for line in lines)
+    process.send_signal(number)
+    rest = "".join(lines)
+    process.stdout.close()
+    assert process.wait() == 130
+    assert f"go on with --resume {folder}" in rest
+    step = int(rest.split("step ")[-1].split(";")[0])
+    assert len(runlog.read(place / folder / "steps.csv")) == step
+    assert f"step {step}" in run("train", "--resume", folder, "--epochs", step // 5 + 1, cwd=place)
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        ("there is no folder nowhere", ["train", "--data", "nowhere", "--preset", "tiny"]),
+        ("unknown preset 'alex'", ["train", "--data", "set", "--preset", "alex"]),
+        ("unknown preset 'alex'", ["summary", "alex"]),
+        ("has one class", ["train", "--data", "set", "--preset", "tiny", "--classes", "1"]),
+        ("must be 1 to 10, not 11", ["train", "--data", "set", "--preset", "tiny", "--classes", "11"]),
+        ("cannot write into the run folder", ["train", "--data", "set", "--preset", "tiny", "--output", "/proc/run"]),
+        ("holds a run already", ["train", "--data", "set", "--preset", "tiny", "--output", "run"]),
+        ("there is no checkpoint", ["evaluate", "set"]),
+        ("there is no checkpoint", ["train", "--resume", "set"]),
+        ("not a picture that can be read", ["predict", "run", "words.txt"]),
+        ("No such file", ["predict", "run", "cat.jpg"]),
+        ("unknown device 'cuda'", ["predict", "run", "set/val/dots/0000.JPEG", "--device", "cuda"]),
+        ("batch size must be at least 1", ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"]),
+    ],
+)
+def test_mistakes_get_a_sentence(trained, words, args):
+    place, _ = trained
+    out = run(*args, cwd=place, code=2)
+    assert words in out
+    assert out.splitlines()[-1].startswith("error: ")
+
+
+def test_summary_and_gradcheck(tmp_path):
+    assert "60,965,224        724.41 M" in run(ROOT / "alexnet.py", "summary", cwd=tmp_path, tiny=False)
+    assert "largest relative error" in run(ROOT / "alexnet.py", "gradcheck", "caffenet", cwd=tmp_path, tiny=False)
+
+
+@pytest.mark.parametrize("command", [["alexnet.py"], ["alexnet.py", "train"], ["examples/train_imagenet_subset.py"]])
+def test_help(command, tmp_path):
+    out = run(ROOT / command[0], *command[1:], "--help", cwd=tmp_path, tiny=False)
+    assert "usage:" in out
+
+
+def test_report(tmp_path):
+    out = run("-m", "minigrad", cwd=tmp_path, tiny=False)
+    for word in ("minigrad", "numpy", "devices", "BLAS", "kernels", "threads"):
+        assert word in out
+
+
+@pytest.mark.parametrize("name", ["multilayer_perceptron.py", "check_your_own_layer.py"])
+def test_examples_run(name, tmp_path):
+    out = run(ROOT / "examples" / name, cwd=tmp_path, tiny=False)
+    assert ("held-out points right 100%" in out) or ("hinge at its kink: input 0 lies on a kink" in out)

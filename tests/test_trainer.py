@@ -1,0 +1,135 @@
+"""The loop on a tiny network: learning, the run folder, exact resumption, and evaluation."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import alexnet
+from minigrad import checkpoint, data, optim, runlog
+from minigrad.data import synthetic
+from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration, evaluate, top_k
+
+TINY = replace(alexnet.small_subset(alexnet.shrunken("paper")), lrn_alpha=1e-4, lr=0.01, batch_size=8, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic")
+    synthetic.draw_set(root, train=3, val=2)
+    return [data.Pictures(data.open_folder(root / part)) for part in ("train", "val")]
+
+
+def trainer(pictures, folder, preset=TINY, schedule=None, workers=1):
+    folder.mkdir(exist_ok=True)
+    prep = alexnet.preparation(preset, data.statistics(pictures[0]))
+    loaders = [data.Loader(p, prep, preset.batch_size, t, 0, workers) for p, t in zip(pictures, (True, False))]
+    model = alexnet.AlexNet(preset, 10, 0)
+    optimizer = model.make_optimizer()
+    schedule = (schedule or (lambda opt: optim.StepSchedule(opt, (2,))))(optimizer)
+    return Trainer(model, optimizer, schedule, *loaders, folder=folder, settings={"a": 1}, say=lambda line: None)
+
+
+def state(t):
+    velocity = {f"v.{n}": t.optimizer.velocity[p].copy() for n, p in t.model.named_parameters()}
+    return t.model.state_dict() | velocity
+
+
+def assert_identical(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_run_folder(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.fit(2)
+    metrics = runlog.read(tmp_path / "run" / "metrics.csv")
+    steps = runlog.read(tmp_path / "run" / "steps.csv")
+    assert [row[:2] for row in metrics] == [["1", "4"], ["2", "8"]]
+    assert [row[0] for row in steps] == [str(i) for i in range(1, 9)]
+    tensors, description = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    assert description["settings"] == {"a": 1}
+    assert_identical({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")}, t.model.state_dict())
+
+
+def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
+    preset = replace(TINY, dropout=0.0, lr=0.02, convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs))
+    t = trainer(pictures, tmp_path / "run", preset)
+    x, labels, _ = t.train.prepare(np.arange(0, 30, 3), None)
+    first = t.learn(x, labels)[0]
+    for _ in range(60):
+        last = t.learn(x, labels)[0]
+    assert first > 1.5
+    assert last < 0.1
+
+
+@pytest.mark.parametrize("schedule", [None, lambda opt: optim.PlateauSchedule(opt, patience=1)], ids=["step", "plateau"])
+def test_interrupted_and_whole_runs_end_with_the_same_bytes(pictures, tmp_path, schedule):
+    whole = trainer(pictures, tmp_path / "whole", schedule=schedule)
+    whole.fit(3)
+
+    broken = trainer(pictures, tmp_path / "broken", schedule=schedule, workers=0)
+    learn, done = broken.learn, []
+
+    def interrupted(x, t):
+        done.append(1)
+        broken.stopping = len(done) == 6  # in the middle of the second epoch
+        return learn(x, t)
+
+    broken.learn = interrupted
+    with pytest.raises(Stopped, match="go on with --resume"):
+        broken.fit(3)
+    again = trainer(pictures, tmp_path / "broken", schedule=schedule, workers=2)
+    again.resume()
+    assert (again.epoch, again.batch, again.step) == (1, 2, 6)
+    again.fit(3)
+    assert_identical(state(again), state(whole))
+    steps = [runlog.read(tmp_path / name / "steps.csv") for name in ("whole", "broken")]
+    assert steps[0] == steps[1]
+
+
+def test_a_look_ahead_changes_nothing(pictures, tmp_path):
+    a, b = trainer(pictures, tmp_path / "a"), trainer(pictures, tmp_path / "b")
+    assert a.seconds_ahead(2) > 0
+    a.fit(1)
+    b.fit(1)
+    assert_identical(state(a), state(b))
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.save()
+    before = checkpoint.load(tmp_path / "run" / CHECKPOINT)[0]
+    x, labels, _ = t.train.prepare(np.arange(4), None)
+    x[0, 0, 0, 0] = np.nan
+    with pytest.raises(TrainingError, match="the loss became nan at step 1.*lower --lr"):
+        t.learn(x, labels)
+    assert_identical({n: a for n, a in before.items() if n.startswith("model.")}, {f"model.{n}": a for n, a in t.model.state_dict().items()})
+
+
+def test_evaluation_leaves_the_mode_alone(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.model.train()
+    result = evaluate(t.model, t.val)
+    assert t.model.training
+    assert result.probabilities.shape == (20, 10)
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-5)
+    own = result.probabilities[np.arange(20), result.labels]
+    assert result.loss == pytest.approx(-np.log(own).mean(), rel=1e-5)
+    assert result.top(10) == 1.0
+
+
+def test_top_k():
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
+    assert [top_k(scores, np.array([2, 0]), k) for k in (1, 2, 3, 5)] == [0.5, 1.0, 1.0, 1.0]
+    assert top_k(np.full((1, 3), 0.5), np.array([0]), 1) == 0.0, "a network that says the same of all classes knows nothing"
+    assert top_k(np.array([[np.nan, 0.0]]), np.array([0]), 1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(45, "45 s"), (600, "10 min"), (12_000, "3 h 20 min"), (8 * 86_400, "8 d 0 h"), (math.nan, "an unknown time")]
+)
+def test_duration(seconds, words):
+    assert duration(seconds) == words
