@@ -412,7 +412,6 @@ def check_network(preset: str, classes: int = 3, seed: int = 0) -> float:
     return check_grads(loss, rng.normal((2, size, size, 3)), np.arange(2) % classes, *values, rtol=1e-5, seed=seed)
 
 
-
 # Training: from a folder of pictures to a run folder.
 
 
@@ -427,42 +426,7 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
     if preset.colour_noise:
         colour = preset.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
     scale = 1 / stats.std if preset.unit_std else 1.0
-    return data.Preparation(size, mean, np.float32(scale), colour, preset.shrink)
-
-
-def preparation_arrays(prep: data.Preparation) -> dict[str, np.ndarray]:
-    """What a checkpoint keeps of the preparation, so that a picture is prepared the same afterwards."""
-    colour = np.zeros((3, 3)) if prep.colour is None else prep.colour
-    arrays = {"mean": prep.mean, "scale": np.asarray(prep.scale), "colour": colour, "shrink": np.asarray(prep.shrink)}
-    return {f"preparation.{name}": np.asarray(a, np.float32) for name, a in arrays.items()}
-
-
-def load_preparation(tensors: dict[str, np.ndarray], size: int) -> data.Preparation:
-    """The inverse of preparation_arrays."""
-    a = {name.removeprefix("preparation."): t for name, t in tensors.items() if name.startswith("preparation.")}
-    colour = a["colour"] if a["colour"].any() else None
-    return data.Preparation(size, a["mean"], np.float32(a["scale"]), colour, float(a["shrink"]))
-
-
-def open_sets(args: argparse.Namespace) -> tuple[data.ImageSet, data.ImageSet]:
-    """(training set, validation set) of --data: DIR/train and DIR/val, or DIR itself with a share of it held out."""
-    root = Path(args.data)
-    if not root.is_dir():
-        raise data.DataError(f"there is no folder {root}: --data takes a folder that holds train/CLASS/PICTURE.JPEG and val/CLASS/...")
-    classes: int | list[str] | None = None
-    if args.classes is not None:
-        listed = Path(args.classes)
-        words = listed.read_text().split() if listed.is_file() else args.classes.split(",")
-        classes = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
-    has_train = (root / "train").is_dir()
-    train = data.open_folder(root / "train" if has_train else root, classes, args.images_per_class, args.seed)
-    if len(train.classes) < 2:
-        raise data.DataError(f"{train.root} has one class, {train.classes[0]}: there is nothing to tell apart; at least two are needed")
-    if args.holdout is not None or not (has_train and (root / "val").is_dir()):
-        share = 0.1 if args.holdout is None else args.holdout
-        print(f"holding out {share:.0%} of the training pictures of each class for validation")
-        return train.split(share, args.seed)
-    return train, data.open_folder(root / "val", train.classes)
+    return data.Preparation(size, mean, scale, colour, preset.shrink)
 
 
 def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
@@ -476,7 +440,7 @@ def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
     epochs = preset.epochs if args.epochs is None else args.epochs
     if preset.lr_drops is not None:  # at the same fractions of a run of another length
         preset = replace(preset, lr_drops=tuple(drop * epochs / preset.epochs for drop in preset.lr_drops))
-    chosen = {"epochs": epochs}
+    chosen: dict[str, Any] = {"epochs": epochs}
     chosen |= {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
     return name, replace(preset, **chosen)
 
@@ -484,83 +448,90 @@ def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
 def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     """Train as the command line says and leave a run folder. Returns the trainer and the last evaluation."""
     began = time.perf_counter()
-    resumed = Path(args.resume) if args.resume else None
-    if resumed is not None:
-        settings = checkpoint.load(resumed / CHECKPOINT, prefix="preparation.")[1]["settings"]
-        for key, value in settings["arguments"].items():
-            if key not in ("epochs", "device", "workers", "cache", "lr", "output", "resume") or getattr(args, key) is None:
+    kept: dict[str, np.ndarray] = {}
+    if args.resume:
+        kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
+        for key, value in description["settings"]["arguments"].items():
+            if getattr(args, key, None) is None or key not in ("epochs", "lr", "device", "workers", "cache", "resume"):
                 setattr(args, key, value)
-        args.output = str(resumed)
-    train_set, val_set = open_sets(args)
-    name, preset = recipe(args, len(train_set))
-    classes = len(train_set.classes)
+        args.output = args.resume
+    sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed)
+    name, preset = recipe(args, len(sets[0]))
+    folder = make_run_folder(args)
+    announce(sets, name, preset)
+
+    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
+    pictures = [data.open_pictures(s, cache, args.workers, what=w) for s, w in zip(sets, ("training pictures", "validation pictures"))]
+    if args.resume:
+        prep = data.Preparation.from_arrays(kept, preset.input_size)
+    else:
+        prep = preparation(preset, data.statistics(pictures[0], seed=args.seed))
+    training, validation = (
+        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers) for p, shuffled in zip(pictures, (True, False))
+    )
+    model = AlexNet(preset, len(sets[0].classes), args.seed)
+    model.to(args.device)
+    optimizer = model.make_optimizer()
+    schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
+    settings = {
+        "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
+        "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
+    }  # fmt: skip
+    (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+
+    def colour_off(epoch: int) -> None:
+        if epoch >= preset.colour_until:
+            training.preparation = replace(prep, colour=None)
+
+    trainer = Trainer(
+        model, optimizer, schedule, training, validation, folder, settings, prep.arrays(), args.device, before_epoch=colour_off
+    )
+    if args.resume:
+        trainer.resume()
+        print(f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}")
+    print(f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}", flush=True)
+    trainer.fit(preset.epochs)
+
+    result = evaluate(model, validation, args.device)
+    for path, reason in (training.skipped | validation.skipped).items():
+        print(f"skipped {path}: {reason}")
+    print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
+    files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
+    print(f"pictures: {', '.join(map(str, files))}\nall of it took {duration(time.perf_counter() - began)}")
+    return trainer, result
+
+
+def make_run_folder(args: argparse.Namespace) -> Path:
+    """The folder of this run, made and found writable."""
     folder = Path(args.output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{args.preset}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").touch()
     except OSError as error:
         raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
-    if resumed is None and (folder / CHECKPOINT).exists():
+    if not args.resume and (folder / CHECKPOINT).exists():
         raise TrainingError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
+    return folder
 
-    print(
-        f"{preset.source}\n{len(train_set):,} pictures for training, {len(val_set):,} for validation, {classes} classes: "
-        f"{', '.join(n.split(',')[0] for n in train_set.names[:10])}{', ...' * (classes > 10)}"
-    )
+
+def announce(sets: tuple[data.ImageSet, data.ImageSet], name: str, preset: Preset) -> None:
+    """Say what is going to be trained, on what, and how."""
+    train_set, val_set = sets
+    names = [n.split(",")[0] for n in train_set.names]
+    more = ", ..." if len(names) > 10 else ""
     drops = "when validation stops improving" if preset.lr_drops is None else "at epoch " + ", ".join(f"{d:g}" for d in preset.lr_drops)
     print(
-        f"recipe '{name}': {preset.epochs} epochs, batch {preset.batch_size}, lr {preset.lr:g} divided by 10 {drops}, "
-        f"momentum {preset.momentum:g}, decay {preset.weight_decay:g}, {'He' if preset.convs[0].std is None else 'Gaussian'} initial weights, "
+        f"{preset.source}\n{len(train_set):,} pictures for training, {len(val_set):,} for validation (from {val_set.root}), "
+        f"{len(names)} classes: {', '.join(names[:10])}{more}\nrecipe '{name}': {preset.epochs} epochs, batch {preset.batch_size}, "
+        f"lr {preset.lr:g} divided by 10 {drops}, momentum {preset.momentum:g}, decay {preset.weight_decay:g}, "
+        f"{'He' if preset.convs[0].std is None else 'Gaussian'} initial weights, "
         f"pictures {'scaled to unit variance' if preset.unit_std else 'on the 0..255 scale'}"
     )
     if name == "small":
         print("(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for longer than such a run)")
-    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
-    opened = [data.open_pictures(s, cache, args.workers, what=w) for s, w in ((train_set, "training pictures"), (val_set, "validation pictures"))]
-    if resumed is not None:
-        prep = load_preparation(checkpoint.load(resumed / CHECKPOINT, prefix="preparation.")[0], preset.input_size)
-    else:
-        prep = preparation(preset, data.statistics(opened[0], seed=args.seed))
-    loaders = [
-        data.Loader(pictures, prep, preset.batch_size, training, args.seed, args.workers)
-        for pictures, training in zip(opened, (True, False))
-    ]
-    model = AlexNet(preset, classes, args.seed)
-    model.to(args.device)
-    optimizer = model.make_optimizer()
-    schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
-    settings = {
-        "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
-        "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": train_set.classes, "names": train_set.names,
-    }  # fmt: skip
-    (folder / "settings.json").write_text(json.dumps(settings, indent=1, default=str))
-
-    def colour_off(epoch: int) -> None:
-        if epoch >= preset.colour_until:
-            loaders[0].preparation = replace(prep, colour=None)
-
-    trainer = Trainer(
-        model, optimizer, schedule, *loaders, folder=folder, settings=settings, extra=preparation_arrays(prep), device=args.device,
-        before_epoch=colour_off,
-    )  # fmt: skip
-    if resumed is not None:
-        trainer.resume()
-        print(f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}")
-    print(f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}", flush=True)
-    trainer.fit(preset.epochs)
-    result = evaluate(model, loaders[1], args.device)
-    for loader in loaders:
-        for path, reason in loader.skipped.items():
-            print(f"skipped {path}: {reason}")
-    print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
-    pictures = draw_run(folder, model, opened[1], result, train_set.names, args.seed)
-    print(f"pictures: {', '.join(map(str, pictures))}\nall of it took {duration(time.perf_counter() - began)}")
-    return trainer, result
 
 
-def draw_run(
-    folder: Path, model: AlexNet, pictures: data.Pictures, result: Evaluation, names: Sequence[str], seed: int
-) -> list[Path]:
+def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Evaluation, names: Sequence[str], seed: int) -> list[Path]:
     """Learning curves, filters and a grid of predictions for a run folder."""
     chosen = random.Stream(seed, "grid").permutation(len(result.labels))[:24]
     return [
@@ -587,7 +558,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, 
     model = AlexNet(preset, len(settings["classes"]))
     model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
     model.to(device).eval()
-    return model, load_preparation(tensors, preset.input_size), settings
+    return model, data.Preparation.from_arrays(tensors, preset.input_size), settings
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
@@ -616,12 +587,16 @@ def predict(args: argparse.Namespace) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of training, shared with examples/train_imagenet_subset.py."""
     add = parser.add_argument
-    add("--classes", metavar="N|LIST|FILE", help="train on the first N classes, on a comma-separated list of folder names, or on those in a file")
+    add(
+        "--classes",
+        metavar="N|LIST|FILE",
+        help="train on the first N classes, on a comma-separated list of folder names, or on those in a file",
+    )
     add("--images-per-class", type=int, metavar="N", help="use at most N training pictures of each class")
     add("--holdout", type=float, metavar="SHARE", help="validate on this share of train/ instead of val/ (for tuning)")
     add("--preset", default="paper", help=f"the network: {', '.join(PRESETS)} (default paper)")
-    add("--recipe", default="auto", choices=("auto", "preset", "small"), help="how it is trained: the preset's own way, one for small subsets, or "
-        "by the number of pictures: small below 100,000 (default)")  # fmt: skip
+    how = "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: small below 100,000 (default)"
+    add("--recipe", default="auto", choices=("auto", "preset", "small"), help=how)
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--batch-size", type=int, metavar="N", help="default: the recipe's")
     add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
@@ -640,7 +615,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     sub.add_argument("preset", nargs="?", default="paper", help=f"one of {', '.join(PRESETS)}, or all")
     sub.add_argument("--classes", type=int, default=1000)
     sub = commands.add_parser("train", help="train on a folder of pictures")
-    sub.add_argument("--data", metavar="DIR", help="holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, or CLASS/*.JPEG (a tenth is then held out)")
+    sub.add_argument(
+        "--data", metavar="DIR", help="holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, or CLASS/*.JPEG (a tenth is then held out)"
+    )
     add_training_arguments(sub)
     for name, text in (("evaluate", "accuracy of a run on validation pictures"), ("predict", "classes of single pictures")):
         sub = commands.add_parser(name, help=text)

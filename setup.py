@@ -1,6 +1,8 @@
 """Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place."""
 
+import re
 from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -23,9 +25,9 @@ def host_kernels(real: str) -> Extension:
 setup(
     ext_modules=[host_kernels("float"), host_kernels("double")],
     name="minigrad",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', Path("minigrad/__init__.py").read_text())[1],
     description="A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train the real AlexNet",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",

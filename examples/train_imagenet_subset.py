@@ -71,14 +71,18 @@ def run(args: argparse.Namespace) -> None:
     _, result = alexnet.train(args)
     if (Path(args.data) / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
-        for name, accuracy in baselines(*alexnet.open_sets(args), args.seed).items():
+        for name, accuracy in baselines(
+            *data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed), args.seed
+        ).items():
             print(f"  {name:36} {accuracy:6.1%}")
         print(f"  {'this network, trained from scratch':36} {result.top(1):6.1%}   (synthetic pictures, not photographs)")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="DIR", help="folder of pictures, as above; without it a synthetic set is drawn into data/synthetic")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of pictures, as above; without it a synthetic set is drawn into data/synthetic"
+    )
     alexnet.add_training_arguments(parser)
     args = parser.parse_args()
     return alexnet.run_command(lambda: run(args))

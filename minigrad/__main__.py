@@ -24,7 +24,9 @@ def report() -> str:
     """A line for each thing that decides how fast and on what minigrad runs."""
     rows = [("minigrad", minigrad.__version__), ("Python", f"{platform.python_version()} on {platform.platform()}")]
     rows += [(package, installed(package)) for package in ("numpy", "pillow", "safetensors", "matplotlib")]
-    cupy = [f"{package} {installed(package)}" for package in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if installed(package) != "not installed"]
+    cupy = [
+        f"{package} {installed(package)}" for package in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if installed(package) != "not installed"
+    ]
     rows.append(("CuPy", ", ".join(cupy) or "not installed (pip install 'minigrad[cuda12]' or 'minigrad[cuda13]')"))
     gpus = backend.gpu_count()
     rows.append(("devices", ", ".join(["cpu"] + [f"gpu:{i} ({backend.gpu_name(i)})" for i in range(gpus)])))

@@ -47,7 +47,9 @@ def load(path: str | Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dic
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is not a checkpoint of this program (format {metadata.get('format')!r}, expected {FORMAT!r})")
+                raise CheckpointError(
+                    f"{path} is not a checkpoint of this program (format {metadata.get('format')!r}, expected {FORMAT!r})"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
             return tensors, json.loads(metadata["description"])
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:

@@ -127,7 +127,7 @@ class Tensor:
             gy = grads.pop(node)
             for parent, gx in zip(node.parents, node.gradients(gy)):
                 if isinstance(parent, Tensor):
-                    parent.accumulate(gx, fresh=gx is not gy and gx.base is None)
+                    parent.accumulate(gx, fresh=gx is not gy and gx.base is None)  # type: ignore[union-attr]
                 elif parent is not None:
                     grads[parent] = grads[parent] + gx if parent in grads else gx
 
@@ -168,7 +168,7 @@ class Function:
     `self.needs[i]` tells whether input i wants its gradient at all. Neither may write into an input or into gy.
     """
 
-    saved: tuple[Array, ...] | None = ()
+    saved: Any = ()
     needs: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
     device: str = "cpu"

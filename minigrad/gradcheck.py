@@ -11,7 +11,8 @@ of phi must be g . d; a central difference with five points measures it,
 at h and h/2. Where both agree, the slope is known and is compared. Where they do not, or where the slopes left and right of x
 differ, a kink (of a ReLU, or of a max-pool whose winner changes) lies within reach, and h shrinks. At a kink exactly at x, such
 as a ReLU's input of 0 or a tie in a window, left and right differ however small h is: there is no gradient to compare with, and
-that is reported as a KinkError, not retried with other numbers. Every stream of random numbers is rewound between evaluations, so dropout keeps its mask.
+that is reported as a KinkError, not retried with other numbers. Every stream of random numbers is rewound between evaluations, so
+dropout keeps its mask.
 
 `python -m minigrad.gradcheck` checks every function of minigrad and prints a table.
 """
@@ -72,9 +73,7 @@ class Probe:
         return best
 
 
-def check_grads(
-    f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0, probes: int = 2
-) -> float:
+def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0, probes: int = 2) -> float:
     """Check the gradients of f at the given inputs. Returns the largest relative error seen.
 
     Args:

@@ -134,7 +134,7 @@ def plan(name: str, real: str) -> tuple[tuple[Parameter, str, Any], ...]:
 
 @functools.cache
 def host_function(name: str, real: str) -> Any:
-    function = host_library(real)[f"launch_{name}"]
+    function: Any = getattr(host_library(real), f"launch_{name}")
     function.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p, ctypes.c_int]
     function.restype = None
     return function
@@ -158,7 +158,9 @@ def check(name: str, args: tuple, real: str) -> None:
     for (p, dtype, _), value in zip(rows, args):
         where = f"kernel {name}, {p.name}"
         if not p.pointer:
-            if not isinstance(value, (int, float, np.number)) or (p.type not in ("real", "float", "double") and not float(value).is_integer()):
+            if not isinstance(value, (int, float, np.number)) or (
+                p.type not in ("real", "float", "double") and not float(value).is_integer()
+            ):
                 raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
         elif not backend.is_array(value):
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {type(value).__name__}")
@@ -185,7 +187,7 @@ def launch(name: str, blocks: int, *args: Any, block: int = THREADS, shared: int
     if blocks == 0:
         return
     rows = plan(name, real)
-    shared_bytes = shared * ctypes.sizeof(SCALARS[real])
+    shared_bytes = shared * (4 if real == "float" else 8)
     on_host = isinstance(next(a for a in args if backend.is_array(a)), np.ndarray)
     if on_host:
         values = [kind(a.ctypes.data if p.pointer else int(a) if kind not in (ctypes.c_float, ctypes.c_double) else a)

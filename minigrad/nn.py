@@ -90,7 +90,8 @@ class Module:
 
     def streams(self) -> dict[str, random.Stream]:
         """The random streams in use, by dotted name."""
-        return {name: m.rng for name, m in self.modules() if isinstance(getattr(m, "rng", None), random.Stream)}  # type: ignore[misc]
+        found = {name: getattr(module, "rng", None) for name, module in self.modules()}
+        return {name: rng for name, rng in found.items() if isinstance(rng, random.Stream)}
 
     def train(self, mode: bool = True) -> Module:
         """Training mode (dropout drops). Returns self."""

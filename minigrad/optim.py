@@ -86,7 +86,9 @@ class SGD:
         for group in groups:
             unknown = set(group) - set(defaults) - {"params"}
             if unknown or "params" not in group:
-                raise ValueError(f"SGD: a group has 'params' and {', '.join(map(repr, defaults))}; unknown or missing: {unknown or 'params'}")
+                raise ValueError(
+                    f"SGD: a group has 'params' and {', '.join(map(repr, defaults))}; unknown or missing: {unknown or 'params'}"
+                )
             self.groups.append(defaults | group | {"params": list(group["params"])})
         everything = [p for group in self.groups for p in group["params"]]
         if not everything:
@@ -178,11 +180,11 @@ class PlateauSchedule:
             self.dropped, self.waited = self.dropped + 1, 0
             self.optimizer.factor *= self.factor
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"best": self.best, "waited": self.waited, "dropped": self.dropped, "factor": self.optimizer.factor}
 
-    def load_state(self, state: dict[str, float]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state."""
         self.best, self.optimizer.factor = state["best"], state["factor"]
         self.waited, self.dropped = int(state["waited"]), int(state["dropped"])

@@ -31,7 +31,7 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
 
 
-class Stopped(Exception):  # noqa: N818  (nothing went wrong)
+class Stopped(Exception):
     """Training was asked to stop, and has saved; the message says how to go on."""
 
 
@@ -118,9 +118,10 @@ class Trainer:
         loss.backward()
         value = loss.item()
         if not math.isfinite(value):
+            rate = self.optimizer.lr * self.optimizer.factor
             raise TrainingError(
-                f"the loss became {value} at step {self.step + 1}, rate {self.optimizer.lr * self.optimizer.factor:g}; the weights of the last "
-                f"checkpoint are untouched. Try a lower --lr"
+                f"the loss became {value} at step {self.step + 1}, rate {rate:g}; the weights of the last checkpoint are untouched. "
+                "Try a lower --lr"
             )
         self.optimizer.step()
         return value, top_k(logits.numpy(), t, 1)
@@ -217,7 +218,7 @@ class Trainer:
         names = {p: name for name, p in self.model.named_parameters()}
         tensors = {f"model.{name}": backend.to_numpy(p.data) for p, name in names.items()}
         tensors |= {f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()}  # type: ignore[index]
-        place = {
+        place: dict[str, Any] = {
             "epoch": self.epoch, "batch": self.batch, "step": self.step, "seconds": self.seconds, "last_error": self.last_error,
             "streams": {name: stream.counter for name, stream in self.model.streams().items()},
         }  # fmt: skip

@@ -57,12 +57,13 @@ def test_module_docstring_says_the_same_counts():
         assert f"{rows[stage].multiply_adds / 1e6:.2f} M" in line
 
 
+DENSE = "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
+MIDDLE = "conv3 relu3 conv4 relu4 conv5 relu5 pool5"
 STAGES = {
-    "paper": "conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6 fc7 relu7 drop7 fc8",
-    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 "
-    "fc6 relu6 drop6 fc7 relu7 drop7 fc8",
-    "caffenet": "conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 fc6 relu6 drop6 fc7 relu7 drop7 fc8",
-    "torchvision": "conv1 relu1 pool1 conv2 relu2 pool2 conv3 relu3 conv4 relu4 conv5 relu5 pool5 drop6 fc6 relu6 drop7 fc7 relu7 fc8",
+    "paper": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE} {DENSE}",
+    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 " + DENSE,
+    "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {MIDDLE} {DENSE}",
+    "torchvision": f"conv1 relu1 pool1 conv2 relu2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8",
 }
 STAGES["textbook"] = STAGES["caffe"] = STAGES["paper"]
 STAGES["zfnet"] = STAGES["caffenet"]
@@ -145,7 +146,10 @@ def test_small_subset_recipe_keeps_the_network():
     [
         ("unknown preset 'alex'", lambda m: AlexNet("alex")),
         ("classes must be", lambda m: AlexNet("paper", 0)),
-        (r"must be \(N, 67, 67, 3\), channels last, but has shape \(1, 3, 67, 67\); it looks channels first", lambda m: m(np.zeros((1, 3, 67, 67), "f"))),
+        (
+            r"must be \(N, 67, 67, 3\), channels last, but has shape \(1, 3, 67, 67\); it looks channels first",
+            lambda m: m(np.zeros((1, 3, 67, 67), "f")),
+        ),
         ("unknown stage 'conv9'", lambda m: m.run(np.zeros((1, 67, 67, 3), "f"), upto="conv9")),
     ],
 )

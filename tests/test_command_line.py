@@ -91,8 +91,8 @@ def test_resume_goes_on(trained):
 
 def test_same_seed_same_bytes_at_any_worker_count(place):
     for name, workers, cache in (("w0", 0, "off"), ("w3", 3, "c")):
-        run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--batch-size", 8, "--output", name, "--workers", workers, "--cache", cache,
-            cwd=place)  # fmt: skip
+        args = ["train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--batch-size", 8]
+        run(*args, "--output", name, "--workers", workers, "--cache", cache, cwd=place)
     steps = [(place / name / "steps.csv").read_text() for name in ("w0", "w3")]
     assert steps[0] == steps[1]
 
@@ -128,7 +128,9 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
     folder = f"stopped{int(number)}"
     args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "3000", "--batch-size", "8", "--output", folder]
     environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
-    process = subprocess.Popen([sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     lines = iter(process.stdout.readline, "")
     assert any(line.startswith("epoch   2/") for line in lines)
     process.send_signal(number)

@@ -10,7 +10,7 @@ from PIL import Image
 from minigrad import data
 from minigrad.data import cache as cache_module
 from minigrad.data import synthetic
-from minigrad.data.loader import Preparation, statistics
+from minigrad.data.preparation import Preparation, statistics
 
 RED = (200, 30, 40)
 
@@ -217,7 +217,7 @@ def test_nothing_readable(tmp_path):
 
 
 def plain(size=227, **options):
-    return Preparation(size, np.zeros(3, np.float32), np.float32(1), **options)
+    return Preparation(size, np.zeros(3, np.float32), 1.0, **options)
 
 
 def gradient_pictures(tmp_path):
@@ -323,3 +323,15 @@ def test_synthetic_set(tmp_path):
 def test_synthetic_set_is_not_drawn_over_a_users_folder(tree):
     with pytest.raises(data.DataError, match="holds no synthetic set"):
         synthetic.draw_set(tree)
+
+
+def test_the_kernel_and_the_array_form_prepare_alike(tree, monkeypatch):
+    pictures = data.Pictures(data.open_folder(tree))
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(0, 255, (227, 227, 3)).astype(np.float32)
+    prep = Preparation(227, mean, 1 / 60, rng.standard_normal((3, 3)).astype(np.float32), 1.1)
+    batches = []
+    for mode in ("auto", "none"):
+        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+        batches.append(next(data.Loader(pictures, prep, 12, True, 1, 0).batches())[0])
+    np.testing.assert_allclose(batches[0], batches[1], rtol=1e-5, atol=1e-5)

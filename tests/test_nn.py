@@ -45,7 +45,9 @@ def test_load_says_everything_that_differs_and_changes_nothing():
     del state["conv1.b"]
     state["fc9.w"] = np.zeros(1)
     state["conv1.w"] = state["conv1.w"] + 1
-    with pytest.raises(ValueError, match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)"
+    ):
         model.load_state_dict(state)
     np.testing.assert_array_equal(model.state_dict()["conv1.w"], before["conv1.w"])
 

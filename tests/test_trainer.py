@@ -106,7 +106,9 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(TrainingError, match="the loss became nan at step 1.*lower --lr"):
         t.learn(x, labels)
-    assert_identical({n: a for n, a in before.items() if n.startswith("model.")}, {f"model.{n}": a for n, a in t.model.state_dict().items()})
+    assert_identical(
+        {n: a for n, a in before.items() if n.startswith("model.")}, {f"model.{n}": a for n, a in t.model.state_dict().items()}
+    )
 
 
 def test_evaluation_leaves_the_mode_alone(pictures, tmp_path):

@@ -112,7 +112,6 @@ def build(images: ImageSet, path: Path, broken_path: Path, workers: int, what: s
             for _ in tqdm(pool.map(decode, range(len(images))), f"decoding {what}", len(images), leave=False, disable=None):
                 pass
         decoded.flush()
-        del decoded
         broken_path.write_text(json.dumps(broken))
         os.replace(temporary, path)
     finally:

@@ -92,7 +92,9 @@ def open_folder(
         chosen = sorted(set(classes))
         absent = [c for c in chosen if c not in present]
         if absent:
-            raise DataError(f"{root} has no class folder {', '.join(absent)}; it has {', '.join(present[:10])}{', ...' * (len(present) > 10)}")
+            raise DataError(
+                f"{root} has no class folder {', '.join(absent)}; it has {', '.join(present[:10])}{', ...' * (len(present) > 10)}"
+            )
     if images_per_class is not None and images_per_class < 1:
         raise DataError(f"images per class must be at least 1, not {images_per_class}")
     paths: list[Path] = []
@@ -108,3 +110,30 @@ def open_folder(
         labels += [index] * len(files)
     words = read_words(root)
     return ImageSet(root, chosen, [words.get(c, c) for c in chosen], paths, np.array(labels, np.int64))
+
+
+def open_sets(
+    root: str | Path, classes: str | None = None, images_per_class: int | None = None, holdout: float | None = None, seed: int = 0
+) -> tuple[ImageSet, ImageSet]:
+    """(training set, validation set) of a folder: root/train and root/val, or root itself with a share of it held out.
+
+    Args:
+        root: holds train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE.
+        classes: None for all; a number N for the first N; folder names with commas between; or a file of folder names.
+        images_per_class: at most so many training pictures of each class.
+        holdout: share of the training pictures of each class to validate on, instead of val; 0.1 where there is no val.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}: give one that holds train/CLASS/PICTURE.JPEG and val/CLASS/PICTURE.JPEG")
+    chosen: int | list[str] | None = None
+    if classes is not None:
+        words = Path(classes).read_text().split() if Path(classes).is_file() else classes.split(",")
+        chosen = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
+    has_train = (root / "train").is_dir()
+    train = open_folder(root / "train" if has_train else root, chosen, images_per_class, seed)
+    if len(train.classes) < 2:
+        raise DataError(f"{train.root} has one class, {train.classes[0]}: there is nothing to tell apart; at least two are needed")
+    if holdout is None and has_train and (root / "val").is_dir():
+        return train, open_folder(root / "val", train.classes)
+    return train.split(0.1 if holdout is None else holdout, seed)

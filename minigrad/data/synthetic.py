@@ -96,7 +96,7 @@ def two_colours(rng: random.Stream) -> np.ndarray:
             return colours
 
 
-def local(rng: random.Stream, centre: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
+def local(rng: random.Stream, centre: np.ndarray, unit) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates (u, v) of every pixel about `centre`, turned at random, `unit` pixels long."""
     turn = rng.uniform() * 2 * np.pi
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5

@@ -45,9 +45,29 @@ def col2im(cols: Array, win: Windows) -> Array:
     return win.unpad(padded)
 
 
+def add_bias(y: Array, b: Array) -> None:
+    """Add b (O,) to every row of y (rows, O), in place."""
+    if kernels.ready(y):
+        kernels.launch("add_bias", len(y), y, kernels.contiguous(b), y.shape[1])
+    else:
+        y += b
+
+
+def sum_rows(g: Array) -> Array:
+    """Sum of the rows of g (rows, O), in blocks of 64 rows first, so that the order does not depend on the threads."""
+    if not kernels.ready(g):
+        return g.sum(axis=0)
+    while len(g) > 1:
+        parts = np.empty_like(g, shape=(-(-len(g) // 64), g.shape[1]))
+        kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, len(g), g.shape[1], 64)
+        g = parts
+    return g[0]
+
+
 class Conv2d(Function):
     def __init__(self, win: Windows, groups: int) -> None:
         self.win, self.groups = win, groups
+        self.room: Array | None = None  # for a chunk of columns
 
     def pieces(self, itemsize: int) -> Iterator[tuple[slice, slice, slice, slice]]:
         """Slices (images, rows of y, input channels, output channels) of each group of each chunk of images."""
@@ -97,14 +117,14 @@ class Conv2d(Function):
         y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O))
         for images, rows, cs, os in self.pieces(x.itemsize):
             np.matmul(self.columns(x[images], cs), w[:, os], out=y[rows, os])
-            if b is not None and os.stop == self.O:
-                y[rows] += b
+            if b is not None and os.stop == self.O:  # the last group of this chunk
+                add_bias(y[rows], b)
         self.room = None
         return y.reshape(win.N, win.OH, win.OW, self.O)
 
     def backward(self, gy):
         x, w = self.saved
-        win, w2 = self.win, w.reshape(-1, self.O)
+        w2 = w.reshape(-1, self.O)
         gy = gy.reshape(-1, self.O)
         gx = np.empty_like(x) if self.needs[0] else None
         gw = np.zeros_like(w, order="C") if self.needs[1] else None
@@ -115,8 +135,8 @@ class Conv2d(Function):
             if gx is not None:
                 room = self.buffer(x, (rows.stop - rows.start, w2.shape[0]))
                 self.scatter(np.matmul(gy[rows, os], w2[:, os].T, out=room), gx[images], cs)
-            if gb is not None:
-                gb[os] += gy[rows, os].sum(axis=0)
+            if gb is not None and os.stop == self.O:
+                gb += sum_rows(gy[rows])
         self.room = None
         return gx, gw, gb
 
@@ -137,12 +157,12 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
     if w.ndim != 4:
         raise ValueError(f"conv2d: w must be (KH, KW, C / groups, O) but has shape {w.shape}")
     win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
-    KH, KW, CG, O = w.shape
+    CG, O = w.shape[2:]
     if not isinstance(groups, int) or groups < 1 or win.C % groups or O % groups:
         if x.shape[1] == CG * groups:
             raise ValueError(channels_first(x.shape, CG * groups))
         raise ValueError(f"conv2d: groups={groups!r} must be a whole number that divides C={win.C} and O={O}")
-    if win.C != CG * groups:
+    if CG * groups != win.C:
         if x.shape[1] == CG * groups:
             raise ValueError(channels_first(x.shape, CG * groups))
         raise ValueError(f"conv2d: x has {win.C} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}")

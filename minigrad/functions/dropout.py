@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 
-import numpy as np
-
 from minigrad import kernels, random
 from minigrad.engine import Function, Tensor
 

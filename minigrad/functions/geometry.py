@@ -83,9 +83,7 @@ class Windows:
                 yield padded[:, kh : kh + self.SH * (self.OH - 1) + 1 : self.SH, kw : kw + self.SW * (self.OW - 1) + 1 : self.SW]
 
 
-def windows(
-    function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool, image: str = "(N, H, W, C)"
-) -> Windows:
+def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool, image: str = "(N, H, W, C)") -> Windows:
     """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError in a sentence."""
     if x.ndim != 4:
         raise ValueError(f"{function}: x must have four axes {image}, channels last, but has shape {x.shape}")

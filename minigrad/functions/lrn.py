@@ -82,9 +82,7 @@ class LRN(Function):
         return gx
 
 
-def lrn(
-    x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1
-) -> Tensor:
+def lrn(x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1) -> Tensor:
     """Local response normalisation across channels: x / (k + alpha sum of x^2 over n neighbouring channels)^beta.
 
     Args:

@@ -1,0 +1,114 @@
+"""How a picture becomes input: the paper's preparation and augmentation.
+
+For a picture p, 256 x 256 x 3 of 0 .. 255, in training (Krizhevsky et al. 2012, section 4.1):
+
+    x = (mirror(crop(p)) - mean + colour) * scale        crop: random size x size, each picture its own; mirror: every second one
+    colour = [p1 p2 p3] [a1 s1, a2 s2, a3 s3]^T          p, s^2: eigenvectors and eigenvalues of the RGB covariance of the training
+                                                         pixels; a: Gaussian, standard deviation 0.1, drawn for each picture
+
+and in testing the centre crop, no mirror, no colour. The paper writes the eigenvalue where s stands here; on a scale of 0 .. 255
+that would be some thousand grey levels, and the 2012 code takes its square root (convdata.py), as here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from minigrad import kernels, random
+from minigrad.data.cache import Pictures
+from minigrad.data.images import SIZE, ImageError
+
+
+@dataclass
+class Statistics:
+    """Of the training pictures: mean image (256, 256, 3) float32, and the RGB covariance's decomposition."""
+
+    mean: np.ndarray
+    eigenvalues: np.ndarray  # (3,) float32, descending
+    eigenvectors: np.ndarray  # (3, 3) float32, one a column
+    std: float  # standard deviation of all pixels about their channel's mean
+
+
+def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statistics:
+    """Mean image and RGB covariance of the pictures; of `most` of them, chosen at random, if there are more."""
+    order = np.arange(len(pictures))
+    if len(order) > most:
+        order = np.sort(random.Stream(seed, "statistics").permutation(len(order))[:most])
+    total = np.zeros((SIZE, SIZE, 3), np.int64)
+    products = np.zeros((3, 3))
+    count = 0
+    for i in tqdm(order, "mean and colours", leave=False, disable=None):
+        try:
+            p = pictures.read(int(i))
+        except ImageError:
+            continue
+        total += p
+        flat = p.reshape(-1, 3).astype(np.float32)
+        products += flat.T @ flat
+        count += 1
+    if count == 0:
+        raise ImageError(f"none of the {len(pictures)} pictures in {pictures.images.root} can be read")
+    mean = total / count
+    centre = mean.mean(axis=(0, 1))
+    covariance = products / (count * SIZE * SIZE) - np.outer(centre, centre)
+    values, vectors = np.linalg.eigh(covariance)
+    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # a sign of our own, so that every LAPACK agrees
+    return Statistics(
+        mean.astype(np.float32), values[::-1].clip(0).astype(np.float32), vectors[:, ::-1].astype(np.float32),
+        float(np.sqrt(max(np.trace(covariance) / 3, 1e-12))),
+    )  # fmt: skip
+
+
+@dataclass
+class Preparation:
+    """How a picture becomes input. size: side of the crop; mean: (size, size, 3) or (3,); scale: a factor;
+    colour: (3, 3) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code divides coloured pictures by 1.1."""
+
+    size: int
+    mean: np.ndarray
+    scale: float
+    colour: np.ndarray | None = None
+    shrink: float = 1.0
+
+    def __post_init__(self) -> None:
+        shape = (self.size, self.size, 3)
+        self.mean = np.ascontiguousarray(np.broadcast_to(self.mean, shape), np.float32)
+        # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
+        self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
+
+    def into(self, out: np.ndarray, p: np.ndarray, top: int, left: int, mirror: bool, noise: np.ndarray | None) -> None:
+        """Write the prepared picture p into out (size, size, 3) float32."""
+        shift, scale = np.zeros(3, np.float32), self.scale
+        if self.colour is not None and noise is not None:
+            shift[:] = self.colour @ noise
+            scale /= self.shrink
+        if kernels.ready(out):
+            draws = np.array([top, left, mirror], np.int32)
+            kernels.launch("prepare_images", self.size, p, draws, self.mean, shift, out, len(p), self.size, scale)
+            return
+        crop = p[top : top + self.size, left : left + self.size]
+        np.subtract(crop[:, ::-1] if mirror else crop, self.mean, out=out)
+        out += shift
+        out *= np.float32(scale)
+
+    def centre(self, p: np.ndarray) -> np.ndarray:
+        """The test view of one picture: (1, size, size, 3)."""
+        out = np.empty((1, self.size, self.size, 3), np.float32)
+        margin = (p.shape[0] - self.size) // 2
+        self.into(out[0], p, margin, margin, False, None)
+        return out
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint keeps, so that a picture is prepared the same afterwards."""
+        colour = np.zeros((3, 3)) if self.colour is None else self.colour
+        values = {"mean": self.mean, "scale": self.scale, "colour": colour, "shrink": self.shrink}
+        return {f"preparation.{name}": np.asarray(value, np.float32) for name, value in values.items()}
+
+    @classmethod
+    def from_arrays(cls, tensors: dict[str, np.ndarray], size: int) -> Preparation:
+        """The inverse of arrays()."""
+        mean, scale, colour, shrink = (tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink"))
+        return cls(size, mean, float(scale), colour if colour.any() else None, float(shrink))

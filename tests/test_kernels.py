@@ -1,0 +1,241 @@
+"""Every kernel against its array form, wrong launches, and what the loader finds. On the CPU; the same bodies run on a GPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad import functions as F
+from minigrad import kernels, optim, random
+from minigrad.engine import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+built = pytest.mark.skipif(
+    kernels.mode() == "none" or not (kernels.host_library("float") and kernels.host_library("double")),
+    reason="the CPU kernels are not built, or switched off",
+)
+DTYPES = ["float32", "float64"]
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+
+
+def numbers(*shape, dtype="float64", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def both_ways(monkeypatch, f, *arrays, poison=True):
+    """(output, gradients) of f by the kernels, and by the array forms. Fresh memory is poisoned: a kernel must write all it returns."""
+    results = []
+    for mode in ("cpu", "none"):
+        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+        if poison and mode == "cpu":
+            monkeypatch.setattr(np, "empty_like", poisoned)
+        leaves = [Tensor(a.copy(), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+        with random.rewound():
+            y = f(*leaves)
+            y.backward(numbers(*y.shape, dtype=y.dtype, seed=9) if y.shape else None)
+        monkeypatch.undo()
+        results.append([y.data] + [x.grad for x in leaves if isinstance(x, Tensor)])
+    return results
+
+
+_empty_like = np.empty_like
+
+
+def poisoned(like, *args, **kwargs):
+    out = _empty_like(like, *args, **kwargs)
+    out.fill(np.nan if out.dtype.kind == "f" else 77)
+    return out
+
+
+dropping = random.Stream(3, "test_kernels")
+CASES = {
+    "conv2d 3x3": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 5, 7, 3), (3, 3, 3, 4), (4,)),
+    "conv2d as conv1": (lambda x, w, b: F.conv2d(x, w, b, stride=4), (3, 27, 31, 3), (11, 11, 3, 5), (5,)),
+    "conv2d as conv2": (lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2), (2, 6, 6, 8), (5, 5, 4, 6), (6,)),
+    "conv2d uneven": (lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(3, 1), ceil_mode=True), (2, 6, 9, 4), (4, 2, 4, 3)),
+    "conv2d window wider than the image": (lambda x, w: F.conv2d(x, w, padding=3), (1, 2, 3, 2), (5, 5, 2, 3)),
+    "conv2d stride over kernel": (lambda x, w: F.conv2d(x, w, stride=3, groups=3), (1, 8, 7, 6), (1, 2, 2, 3)),
+    "relu": (F.relu, (3, 5, 7)),
+    "relu of one number": (F.relu, (1,)),
+    "relu longer than a block": (F.relu, (2 * kernels.SPAN + 3,)),
+    "lrn": (lambda x: F.lrn(x, alpha=1.0), (2, 3, 3, 17)),
+    "lrn, one channel": (lambda x: F.lrn(x, alpha=1.0), (2, 3, 3, 1)),
+    "lrn, four channels": (lambda x: F.lrn(x, alpha=1.0), (5, 4)),
+    "lrn, even n, columns, another power": (lambda x: F.lrn(x, 4, 1.0, 2.0, 0.6, True, 2), (2, 3, 12)),
+    "lrn, n above C": (lambda x: F.lrn(x, 9, alpha=1.0), (4, 3)),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2), (2, 7, 9, 5)),
+    "max_pool2d padded, ceil": (lambda x: F.max_pool2d(x, (3, 2), (2, 1), padding=1, ceil_mode=True), (2, 6, 5, 3)),
+    "max_pool2d stride over kernel": (lambda x: F.max_pool2d(x, 2, 3), (2, 8, 8, 3)),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2), (2, 7, 9, 5)),
+    "avg_pool2d padded, ceil": (lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True), (2, 6, 6, 3)),
+    "dropout": (lambda x: F.dropout(x, 0.3, rng=dropping), (3, 7, 11)),
+    "dropout longer than a block": (lambda x: F.dropout(x, 0.5, inverted=False, rng=dropping), (2 * kernels.SPAN + 3,)),
+    "softmax_cross_entropy": (lambda x: F.softmax_cross_entropy(x, np.arange(7) % 5), (7, 5)),
+    "softmax_cross_entropy none": (lambda x: F.softmax_cross_entropy(x, np.arange(7) % 5, "none"), (7, 5)),
+    "softmax_cross_entropy one class": (lambda x: F.softmax_cross_entropy(x, np.zeros(3, int), "sum"), (3, 1)),
+}
+
+
+@built
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_kernel_against_array_form(name, dtype, monkeypatch):
+    f, *shapes = CASES[name]
+    ours, reference = both_ways(monkeypatch, f, *[numbers(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes)])
+    for a, b in zip(ours, reference, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@built
+def test_dropout_masks_are_identical(monkeypatch):
+    f = CASES["dropout longer than a block"][0]
+    ours, reference = both_ways(monkeypatch, f, np.ones(2 * kernels.SPAN + 3))
+    np.testing.assert_array_equal(ours[0], reference[0])
+
+
+@built
+@pytest.mark.parametrize("name", ["relu", "max_pool2d", "avg_pool2d", "lrn", "conv2d 3x3", "dropout", "softmax_cross_entropy"])
+def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
+    f, *shapes = CASES[name]
+    arrays = [numbers(*s, seed=i) for i, s in enumerate(shapes)]
+    arrays[0].reshape(-1)[[3, 10, 17]] = np.nan, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        ours, reference = both_ways(monkeypatch, f, *arrays)
+    assert np.isnan(ours[0]).any()
+    for a, b in zip(ours, reference):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@built
+@pytest.mark.parametrize("form", ["paper", "torch"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [0, 1, 1000, 2 * kernels.SPAN + 3])
+def test_sgd_update(form, dtype, size, monkeypatch):
+    results = []
+    for mode in ("cpu", "none"):
+        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+        w, v, g = (numbers(size, dtype=dtype, seed=s) for s in range(3))
+        optim.sgd_update(w, v, g, 0.1, 0.9, 0.01, form)
+        results.append((w, v))
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@built
+def test_empty_arrays():
+    assert F.relu(np.zeros((0, 3))).shape == (0, 3)
+    assert F.lrn(np.zeros((0, 2, 2, 3))).shape == (0, 2, 2, 3)
+    assert F.max_pool2d(np.zeros((0, 4, 4, 3)), 2).shape == (0, 2, 2, 3)
+    assert F.dropout(np.zeros((0, 3))).shape == (0, 3)
+
+
+SAME_BITS = """
+import sys, hashlib, numpy as np
+sys.path.insert(0, "tests")
+import test_kernels as t
+from minigrad import random
+from minigrad.engine import Tensor
+h = hashlib.sha256()
+for name, (f, *shapes) in t.CASES.items():
+    if "conv2d" in name:
+        continue  # BLAS is not ours; im2col and col2im are tested below
+    x = [Tensor(t.numbers(*s, dtype="float32", seed=i), requires_grad=True) for i, s in enumerate(shapes)]
+    y = f(*x)
+    y.backward(t.numbers(*y.shape, dtype="float32", seed=9) if y.shape else None)
+    h.update(y.numpy().tobytes())
+    for leaf in x:
+        h.update(leaf.grad.tobytes())
+from minigrad.functions.conv2d import Conv2d
+from minigrad.functions.geometry import windows
+x = t.numbers(4, 13, 13, 6, dtype="float32")
+c = Conv2d(windows("conv2d", x, 5, 1, 2, False), 2)
+cols = c.columns(x, slice(3, 6))
+gx = np.zeros_like(x)
+c.scatter(cols, gx, slice(3, 6))
+h.update(cols.tobytes() + gx.tobytes())
+print(h.hexdigest())
+"""
+
+
+@built
+def test_same_bits_at_any_thread_count():
+    digests = set()
+    for threads in ("1", "2", "3", "8"):
+        environment = os.environ | {"MINIGRAD_THREADS": threads}
+        out = subprocess.run([sys.executable, "-c", SAME_BITS], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        digests.add(out.stdout)
+    assert len(digests) == 1
+
+
+@built
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        (r"takes 4 arguments \(x, y, size, span\), not 3", (np.zeros(3), np.zeros(3), 3)),
+        ("x: an array of float64 is wanted, not list", ([1.0], np.zeros(3), 3, 4)),
+        ("y: an array of float64 is wanted, not float32", (np.zeros(3), np.zeros(3, np.float32), 3, 4)),
+        ("x: the array is not contiguous", (np.zeros((3, 3)).T, np.zeros(9), 9, 4)),
+        ("size: a i64 is wanted, not 2.5", (np.zeros(3), np.zeros(3), 2.5, 4)),
+        ("span: a int is wanted, not array", (np.zeros(3), np.zeros(3), 3, np.zeros(3))),
+    ],
+)
+def test_a_wrong_launch_is_an_error_not_a_crash(words, args):
+    with pytest.raises(TypeError, match=words):
+        kernels.launch("relu_forward", 1, *args)
+
+
+@built
+def test_a_read_only_output_is_refused():
+    y = np.zeros(3)
+    y.flags.writeable = False
+    with pytest.raises(TypeError, match="y: the array is read-only"):
+        kernels.launch("relu_forward", 1, np.zeros(3), y, 3, 4)
+
+
+def test_unknown_kernel():
+    with pytest.raises(KeyError, match="there is no kernel 'relu_sideways'"):
+        kernels.plan("relu_sideways", "float")
+
+
+def test_signatures_are_parsed_from_the_sources():
+    file, parameters = kernels.signatures()["max_pool_forward"]
+    assert file == "pool.cu"
+    assert [(p.name, p.type, p.pointer, p.const) for p in parameters[:4]] == [
+        ("x", "real", True, True), ("y", "real", True, False), ("winner", "u8", True, False), ("H", "int", False, False),
+    ]  # fmt: skip
+
+
+def test_every_kernel_has_a_host_launcher_and_a_user():
+    """A symbol in kernels/ that nothing launches, or that the CPU library lacks, fails here."""
+    listed = set(re.findall(r"^HOST_KERNEL\((\w+)\)", (kernels.folder() / "host.cpp").read_text(), re.MULTILINE))
+    assert listed == set(kernels.signatures())
+    users = "".join(p.read_text() for p in (ROOT / "minigrad").rglob("*.py"))
+    assert not [name for name in kernels.signatures() if f'"{name}"' not in users]
+
+
+def test_sources_are_found_in_a_checkout():
+    assert (kernels.folder() / "prelude.cuh").is_file()
+
+
+def test_modes(monkeypatch):
+    x = np.zeros(3)
+    monkeypatch.setenv("MINIGRAD_KERNELS", "none")
+    assert not kernels.ready(x)
+    assert "array forms only" in kernels.state()
+    monkeypatch.setenv("MINIGRAD_KERNELS", "gpu")
+    assert not kernels.ready(x), "on the CPU there is none then"
+    monkeypatch.setenv("MINIGRAD_KERNELS", "fast")
+    with pytest.raises(ValueError, match="use none, cpu or gpu"):
+        kernels.ready(x)
+
+
+def test_cpu_kernels_asked_for_but_not_built(monkeypatch):
+    monkeypatch.setenv("MINIGRAD_KERNELS", "cpu")
+    monkeypatch.setattr(kernels, "host_library", lambda real: None)
+    with pytest.raises(RuntimeError, match="install a C\\+\\+ compiler"):
+        kernels.ready(np.zeros(3))
