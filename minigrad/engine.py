@@ -133,10 +133,11 @@ class Tensor:
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
         """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is kept."""
-        if self.grad is None:
-            self.grad = gradient if fresh else gradient.copy()
-        else:
-            self.grad = self.grad + gradient
+        if gradient.shape != self.shape:
+            raise RuntimeError(f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape {self.shape}")
+        if self.grad is not None:
+            gradient = self.grad + gradient
+        self.grad = np.asarray(gradient, like=self.data) if fresh else gradient.copy()
 
     # fmt: off
     def __add__(self, other): return Tensor.operators["add"](self, other)
@@ -208,7 +209,7 @@ class Function:
             raise TypeError(f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of them first")
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
-        """Run backward once, check the shapes it returns, and free what was saved."""
+        """Run backward once, check what it returns, and free what was saved."""
         if self.saved is None:
             name = type(self).__name__
             raise RuntimeError(f"backward ran through this {name} before and freed what it had saved: run the forward pass again")
@@ -226,11 +227,9 @@ class Function:
 
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     """The value as a Tensor. A plain number takes the dtype and device of `like`, so it never promotes an array."""
-    if isinstance(value, Tensor):
-        return value
     if like is not None and isinstance(value, (int, float)):
         return Tensor(np.full_like(like.data, value, shape=()))
-    return Tensor(value)
+    return value if isinstance(value, Tensor) else Tensor(value)
 
 
 def topological_order(root: Function) -> list[Function]:

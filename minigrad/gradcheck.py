@@ -111,8 +111,11 @@ def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: flo
     if not np.isfinite(y.numpy()).all():
         raise ValueError("check_grads: f is not finite at this point; choose other inputs")
     gy_given = backend.to_device(gy.copy(), y.device)
-    with random.rewound():
-        y.backward(gy_given)
+    try:
+        with random.rewound():
+            y.backward(gy_given)
+    except RuntimeError as error:  # a gradient that is missing, or of the wrong shape
+        raise GradientMismatch(str(error)) from error
     if not np.array_equal(backend.to_numpy(gy_given), gy):
         raise GradientMismatch("backward wrote into gy")
     for i, (array, copy) in enumerate(zip(arrays, before)):

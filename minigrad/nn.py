@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import backend, random
+from minigrad import backend, kernels, random
 from minigrad import functions as F
 from minigrad.backend import Array
 from minigrad.engine import Tensor
@@ -49,7 +49,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Array, name: str | None = None) -> None:
-        super().__init__(data, requires_grad=True, name=name)
+        super().__init__(kernels.contiguous(np.asarray(data, like=data)), requires_grad=True, name=name)
 
 
 class Module:
@@ -124,7 +124,7 @@ class Module:
         if wrong:
             raise ValueError("load_state_dict: " + "; ".join(wrong))
         for name, p in own.items():
-            p.data = backend.to_device(np.array(backend.to_numpy(state[name])), p.device)
+            p.data = backend.to_device(np.array(backend.to_numpy(state[name]), order="C"), p.device)
 
 
 class Conv2d(Module):
@@ -223,12 +223,12 @@ _instances = itertools.count()
 class Dropout(Module):
     """functions.dropout; each instance draws from a stream of its own, so two layers never share a mask.
 
-    Args: p, inverted: as in functions.dropout; rng: its stream (one with seed 0 and a name of its own if None).
+    Args: p, inverted: as in functions.dropout; rng: its stream (if None, one of its own with the seed of the default stream).
     """
 
     def __init__(self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None) -> None:
         self.p, self.inverted = p, inverted
-        self.rng = rng or random.Stream(0, f"dropout {next(_instances)}")
+        self.rng = rng or random.Stream(random.default_stream().seed, f"dropout {next(_instances)}")
 
     def forward(self, x):
         return F.dropout(x, self.p, self.training, self.inverted, self.rng)

@@ -89,10 +89,10 @@ def background(rng: random.Stream) -> np.ndarray:
 
 
 def two_colours(rng: random.Stream) -> np.ndarray:
-    """Two colours at least 150 apart: (2, 3)."""
+    """Two colours, one at least 90 grey levels lighter than the other: (2, 3)."""
     while True:
         colours = rng.uniform((2, 3)) * 255
-        if np.linalg.norm(colours[0] - colours[1]) > 150:
+        if abs((colours[0] - colours[1]) @ (0.299, 0.587, 0.114)) > 90:
             return colours
 
 
@@ -108,16 +108,16 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     """One picture of a class: (256, 256, 3) uint8."""
     picture = background(rng)
     colours = two_colours(rng)
-    radius = (0.3 + 0.2 * rng.uniform()) * SIZE
-    centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * (0.56 * SIZE - radius).clip(0)
+    radius = (0.38 + 0.16 * rng.uniform()) * SIZE
+    centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * max(0.56 * SIZE - radius, 0)
     u, v = local(rng, centre, radius)
     # An irregular patch, the same for every class, in the first colour; the class is what its second colour draws in it.
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
     patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(5 * angle + wobble[1])
     if kind in SHAPES:
-        figure = scattered(kind, *local(rng, centre, 34 + 20 * rng.uniform()), turns=rng.uniform((16, 16)) * 2 * np.pi)
+        figure = scattered(kind, *local(rng, centre, 34 + 14 * rng.uniform()), turns=rng.uniform((16, 16)) * 2 * np.pi)
     else:
-        figure = pattern(kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 14 + 12 * rng.uniform()))
+        figure = pattern(kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 16 + 8 * rng.uniform()))
     picture = np.where(patch[..., None], np.where(figure[..., None], colours[1], colours[0]), picture)
     light = rng.uniform() * 2 * np.pi
     shade = 1 + 0.15 * rng.uniform() * (u * np.cos(light) + v * np.sin(light))

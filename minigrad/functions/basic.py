@@ -21,6 +21,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 def _pair(a, b) -> tuple[Tensor, Tensor]:
     """Both operands as Tensors; a plain number takes the other's dtype and device."""
+    a, b = (v if isinstance(v, (int, float)) else as_tensor(v) for v in (a, b))
     a, b = (as_tensor(a, b if isinstance(b, Tensor) else None), as_tensor(b, a if isinstance(a, Tensor) else None))
     try:
         np.broadcast_shapes(a.shape, b.shape)
@@ -79,7 +80,7 @@ class Pow(Function):
 
     def backward(self, gy):
         (x,) = self.saved
-        return gy * self.p * x ** (self.p - 1)
+        return gy * (self.p * x ** (self.p - 1) if self.p else np.zeros_like(x))
 
 
 class Exp(Function):
@@ -128,7 +129,7 @@ class Sum(Function):
     def backward(self, gy):
         if self.axis is not None and not self.keepdims:
             gy = np.expand_dims(gy, self.axis)
-        return np.ascontiguousarray(np.broadcast_to(gy, self.shape))
+        return np.broadcast_to(gy, self.shape).copy()
 
 
 def add(a, b) -> Tensor:
@@ -158,9 +159,9 @@ def neg(x) -> Tensor:
 
 def pow(x, p: float) -> Tensor:
     """x**p for a number p. A negative x needs a whole p."""
-    if not isinstance(p, (int, float)):
+    if not isinstance(p, (int, float, np.number)):
         raise TypeError(f"pow: the exponent must be a number, not {type(p).__name__}")
-    return Pow(p)(x)
+    return Pow(float(p))(x)
 
 
 def exp(x) -> Tensor:
@@ -189,6 +190,8 @@ def sum(x, axis=None, keepdims: bool = False) -> Tensor:
 def mean(x, axis=None, keepdims: bool = False) -> Tensor:
     """Mean over all elements, or over one axis or a tuple of axes."""
     x = as_tensor(x)
+    if x.size == 0:
+        raise ValueError(f"mean: there is nothing to average in shape {x.shape}")
     total = sum(x, axis, keepdims)
     return mul(total, total.size / x.size)
 

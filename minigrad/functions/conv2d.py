@@ -10,7 +10,7 @@ where col2im adds each element of gcols back to the pixel it was copied from. Wi
 independent convolutions: output columns of group g see only its own input channels. Saved: x, w. The columns are K^2/S^2
 times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
 
-Kernels: im2col, col2im (kernels/im2col.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two
+Kernels: im2col, col2im (kernels/convolution.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two
 GPUs; Krizhevsky et al. (2012), section 3.5.
 """
 
@@ -74,7 +74,7 @@ class Conv2d(Function):
         win, G = self.win, self.groups
         C, O = win.C // G, self.O // G
         per_image = win.OH * win.OW * win.KH * win.KW * C * itemsize
-        step = max(1, COLUMN_BYTES // per_image)
+        step = max(1, COLUMN_BYTES // max(1, per_image))
         for n in range(0, win.N, step):
             images = slice(n, min(n + step, win.N))
             rows = slice(images.start * win.OH * win.OW, images.stop * win.OH * win.OW)
@@ -158,10 +158,11 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
         raise ValueError(f"conv2d: w must be (KH, KW, C / groups, O) but has shape {w.shape}")
     win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
     CG, O = w.shape[2:]
-    if not isinstance(groups, int) or groups < 1 or win.C % groups or O % groups:
+    groups = geometry.whole(groups, "groups", "conv2d")
+    if win.C % groups or O % groups:
         if x.shape[1] == CG * groups:
             raise ValueError(channels_first(x.shape, CG * groups))
-        raise ValueError(f"conv2d: groups={groups!r} must be a whole number that divides C={win.C} and O={O}")
+        raise ValueError(f"conv2d: groups={groups} must divide C={win.C} and O={O}")
     if CG * groups != win.C:
         if x.shape[1] == CG * groups:
             raise ValueError(channels_first(x.shape, CG * groups))

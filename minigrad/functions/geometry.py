@@ -21,21 +21,22 @@ from minigrad.backend import Array
 
 def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> tuple[int, int]:
     """A size given as one number or as (height, width), checked: whole numbers, at least `least`."""
-    both = (value, value) if isinstance(value, (int, np.integer)) else value
-    if (
-        not isinstance(both, (tuple, list))
-        or len(both) != 2
-        or not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= least for v in both)
-    ):
+    both = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2:
         raise ValueError(f"{function}: {name} must be a whole number >= {least}, or a pair of them, not {value!r}")
-    return int(both[0]), int(both[1])
+    return whole(both[0], name, function, least), whole(both[1], name, function, least)
+
+
+def whole(value: int, name: str, function: str, least: int = 1) -> int:
+    """A whole number, at least `least`, or ValueError."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{function}: {name} must be a whole number >= {least}, not {value!r}")
+    return int(value)
 
 
 def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, ceil_mode: bool = False) -> int:
     """Number of window positions along one axis; <= 0 when not even one fits."""
     room = size + 2 * padding - kernel
-    if room < 0:
-        return 0
     count = 1 + (-(-room // stride) if ceil_mode else room // stride)
     if ceil_mode and (count - 1) * stride >= size + padding:  # the last window would start past the image
         count -= 1

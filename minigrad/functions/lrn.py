@@ -23,6 +23,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.geometry import whole
 
 CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
 
@@ -94,10 +95,10 @@ def lrn(x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, 
     Returns: same shape as x.
     """
     x = as_tensor(x)
-    if x.ndim < 1 or not isinstance(groups, int) or groups < 1 or x.shape[-1] % groups:
-        raise ValueError(f"lrn: groups={groups!r} must be a whole number that divides the channels of x, shape {x.shape}")
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"lrn: n must be a whole number >= 1, not {n!r}")
+    groups = whole(groups, "groups", "lrn")
+    if x.ndim < 1 or x.shape[-1] % groups:
+        raise ValueError(f"lrn: groups={groups} must divide the channels of x, shape {x.shape}")
+    n = whole(n, "n", "lrn")
     if k <= 0 or alpha < 0:
         raise ValueError(f"lrn: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
-    return LRN(n, k, alpha / n if divide_by_n else alpha, beta, groups)(x)
+    return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(x)

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.geometry import whole
 from minigrad.functions.lrn import window_sum
 
 
@@ -55,8 +56,7 @@ def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: flo
     x = as_tensor(x)
     if x.ndim != 4:
         raise ValueError(f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}")
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"lrn_within_map: n must be a whole number >= 1, not {n!r}")
+    n = whole(n, "n", "lrn_within_map")
     if k <= 0 or alpha < 0:
         raise ValueError(f"lrn_within_map: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
-    return LRNWithinMap(n, k, alpha, beta)(x)
+    return LRNWithinMap(n, float(k), float(alpha), float(beta))(x)

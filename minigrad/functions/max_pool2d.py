@@ -3,7 +3,7 @@
     y[n, oh, ow, c] = max over the taps t of the window of x at tap t
     gx: each gy goes to the pixel that won its window; where windows overlap, a pixel may win several, and they add.
 
-Padding counts as minus infinity, so a border never wins. Of equal values the first in row order wins; NaN wins over
+Padding never wins, not even over minus infinity. Of equal values the first in row order wins; NaN wins over
 everything and so propagates. Saved: which tap won, one byte a window (hence at most 256 taps).
 
 Kernels: max_pool_forward, max_pool_backward (kernels/pool.cu). AlexNet: 3x3 windows at stride 2, overlapping, after norm1, norm2
@@ -32,13 +32,15 @@ class MaxPool2d(Function):
             kernels.launch("max_pool_forward", win.N * win.OH, kernels.contiguous(x), y, winner, *win.kernel_arguments)
             self.save(winner)
             return y
-        taps = win.taps(win.pad(x, value=-np.inf))
-        y = next(taps).copy()
-        winner = np.zeros_like(x, shape=y.shape, dtype=np.uint8, order="C")
-        for t, tap in enumerate(taps, start=1):
-            better = (tap > y) | ((tap != tap) & (y == y))  # a NaN beats what is not NaN
+        y = np.full_like(x, -np.inf, shape=(win.N, win.OH, win.OW, win.C), order="C")
+        winner = np.zeros_like(y, dtype=np.uint8)
+        seen = np.zeros_like(y, dtype=bool)
+        image = win.pad(np.ones_like(x, dtype=bool, shape=(1, win.H, win.W, 1)), value=False)
+        for t, (tap, inside) in enumerate(zip(win.taps(win.pad(x)), win.taps(image))):
+            better = inside & (~seen | (tap > y) | (np.isnan(tap) & ~np.isnan(y)))
             np.copyto(y, tap, where=better)
             winner[better] = t
+            seen |= inside
         self.save(winner)
         return y
 
@@ -51,7 +53,7 @@ class MaxPool2d(Function):
             return gx
         padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
         for t, tap in enumerate(win.taps(padded)):
-            tap += gy * (winner == t)
+            tap += np.where(winner == t, gy, 0)
         return kernels.contiguous(win.unpad(padded))
 
 

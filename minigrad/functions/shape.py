@@ -109,7 +109,7 @@ def concat(xs, axis: int = -1) -> Tensor:
 def getitem(x, index) -> Tensor:
     """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the gradient has one owner."""
     index = index if isinstance(index, tuple) else (index,)
-    if not all(i is Ellipsis or isinstance(i, (int, slice)) for i in index):
+    if not all(i is Ellipsis or (isinstance(i, (int, np.integer, slice)) and not isinstance(i, bool)) for i in index):
         raise TypeError("a Tensor is indexed by whole numbers, slices and ... only")
     return GetItem(index)(x)
 

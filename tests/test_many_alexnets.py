@@ -1,0 +1,259 @@
+"""docs/the-many-alexnets.md against the engine: its tables of presets, its computations and the numbers in its sentences."""
+
+import ast
+import contextlib
+import io
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import alexnet
+from alexnet import PRESETS, AlexNet, Dense
+from minigrad import nn
+from minigrad.functions.geometry import output_size, windows
+
+PAGE = (Path(__file__).parents[1] / "docs/the-many-alexnets.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)[1]
+
+
+def tables(title: str) -> list[list[list[str]]]:
+    """The tables of a section, as cells, without their headings."""
+    found = re.findall(r"((?:^\|.*\n)+)", section(title), re.MULTILINE)
+    return [[[c.strip() for c in row[1:-1].split("|")] for row in text.splitlines()[2:]] for text in found]
+
+
+SAID = {row[0]: row[1] for row in tables("What is often said")[0]}
+
+
+def said(claim: str) -> str:
+    """What the page answers to the claim that starts so."""
+    (answer,) = (a for c, a in SAID.items() if c.startswith(claim))
+    return answer
+
+
+def states(text: str, *facts: object) -> None:
+    """Check that a text holds every fact, numbers as whole numbers with commas."""
+    for fact in facts:
+        words = f"{fact:,}" if isinstance(fact, int) else str(fact)
+        assert re.search(rf"(?<![\d.,]){re.escape(words)}(?![\d]|[.,]\d)", text), f"{words!r} is not in: {text}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_weights():
+    """Only sizes matter here: sixty million zeros come faster than sixty million Gaussian numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "gaussian", lambda std: lambda rng, shape: np.zeros(shape, np.float32))
+        patch.setattr(nn, "he", lambda rng, shape: np.zeros(shape, np.float32))
+        yield
+
+
+@pytest.fixture(scope="module")
+def count():
+    """preset -> (parameters, multiply-adds, rows by stage); each network is counted once."""
+    known = {}
+
+    def counted(preset):
+        if preset not in known:
+            rows = {r.stage: r for r in alexnet.table(AlexNet(preset))}
+            known[preset] = sum(r.parameters for r in rows.values()), sum(r.multiply_adds for r in rows.values()), rows
+        return known[preset]
+
+    return counted
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """What the page's computations print, run in order in one namespace; they fill `space`."""
+    space: dict = {}
+    printed = []
+    for code, _ in BLOCKS:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            exec(code, space)
+        printed.append(out.getvalue())
+    return printed
+
+
+def test_computations_print_what_the_page_says(outputs):
+    assert len(BLOCKS) == 10
+    assert outputs == [text for _, text in BLOCKS]
+
+
+def test_every_computation_referred_to_exists():
+    assert set(re.findall(r"\[(\d)\]", PAGE)) == set(re.findall(r"\*\*\[(\d)\] ", PAGE)) == set("123456789")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_row_of_shapes(name, count):
+    p = PRESETS[name]
+    parameters, multiply_adds, rows = count(name)
+    expected = [
+        f"`{name}`",
+        str(p.input_size),
+        ", ".join("up" if up else "down" for up in (p.ceil_mode, p.pool_ceil)),
+        str(rows["conv1"].shape[0]),
+        *(" ".join(str(getattr(row, key)) for row in p.convs) for key in ("padding", "filters", "groups")),
+        "; ".join(p.convs[i].then for i in (0, 1, 4)),
+        f"{parameters:,}",
+        f"{multiply_adds / 1e6:.2f} M",
+    ]
+    assert expected in tables("The presets")[0]
+    assert (p.pool_size, p.pool_stride) == (3, 2)
+    assert [p.convs[i].then for i in (2, 3)] == ["relu", "relu"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_row_of_constants(name):
+    p = PRESETS[name]
+    lrn = any("norm" in row.then.split() for row in p.convs)
+    stds = ["He" if std is None else f"{std:g}" for std in (*(row.std for row in (*p.convs, *p.dense)), p.last_std)]
+    biases = [f"{row.bias:g}" for row in (*p.convs, *p.dense)]
+    expected = [
+        f"`{name}`",
+        f"{p.lrn_k:g} {p.lrn_alpha:g} {p.lrn_beta:g} {p.lrn_n}" if lrn else "none",
+        f"{p.lrn_alpha / (p.lrn_n if p.lrn_divide_by_n else 1):g}" if lrn else "-",
+        str(p.lrn_groups) if lrn else "-",
+        "; ".join(" ".join(part) for part in (stds[:5], stds[5:7], stds[7:])),
+        "; ".join(" ".join(part) for part in (biases[:5], biases[5:])),
+        ("before" if p.dropout_first else "after") + " fc6 and fc7, " + ("inverted" if p.dropout_inverted else "halved at test"),
+    ]
+    assert expected in tables("The presets")[1]
+    assert p.dropout == 0.5
+
+
+def test_published_results_are_those_the_presets_name():
+    rows = tables("The presets")[2]
+    assert {row[0].strip("`") for row in rows} == set(PRESETS)
+    for name, *cells in rows:
+        if cells[0] != "none":
+            assert cells[0].split(" %")[0] in PRESETS[name.strip("`")].source or name == "`paper`"
+
+
+def test_input_and_crops():
+    win = windows("conv2d", np.zeros((1, 224, 224, 3)), 11, 4, 0, True)
+    past = (win.OH - 1) * win.SH + win.KH - win.H
+    states(said("The input is 224"), f"1 + ceil((224 - 11) / 4) = {win.OH}", f"{past} pixels past", output_size(224, 11, 4), 224 * 224 * 3)
+    assert output_size(227, 11, 4) == output_size(224, 11, 4, 2) == win.OH == 55
+    states(
+        said("Crops and mirrors"),
+        f"2048 = {256 - 224} x",
+        f"33 x 33 x 2 = {2 * (256 - 224 + 1) ** 2}",
+        f"30 x 30 x 2 = {2 * (256 - 227 + 1) ** 2}",
+    )
+
+
+def test_pools_of_two(count):
+    down = count(replace(PRESETS["paper"], pool_size=2))
+    assert [down[2][s].shape for s in down[2]] == [count("paper")[2][s].shape for s in down[2]]
+    parameters, _, rows = count(replace(PRESETS["krizhevsky2012"], pool_size=2))
+    sizes = ", ".join(str(rows[s].shape[0]) for s in ("pool1", "pool2", "pool5"))
+    states(said("Pools are 2x2"), f"they give {sizes} and", parameters)
+
+
+def test_shares_activations_and_neurons(count):
+    parameters, adds, rows = count("paper")
+    dense = sum(r.parameters for s, r in rows.items() if s.startswith("fc"))
+    work = sum(r.multiply_adds for s, r in rows.items() if s.startswith("conv"))
+    states(said("The dense layers have"), dense, parameters, f"{100 * dense / parameters:.1f} %")
+    states(said("The dense layers have"), f"{work / 1e6:.2f} of {adds / 1e6:.2f} M", f"{100 * work / adds:.1f} %")
+
+    sizes = {s: math.prod(r.shape) for s, r in rows.items()}
+    convs, all_of_them = (sum(n for s, n in sizes.items() if s.startswith(kinds)) for kinds in ("conv", ("conv", "fc")))
+    assert max(sizes.values()) == sizes["conv1"]
+    states(said("The stem"), sizes["conv1"], sizes["conv2"], convs)
+    states(said("conv1 has 253,440"), f"55 x 55 x 96 = {sizes['conv1']:,}", 55 * 48 * 96)
+    states(said("60 million"), parameters, convs, all_of_them, all_of_them - sizes["conv1"] + 253_440)
+    states(said("conv3 and conv4"), "x".join(map(str, rows["conv3"].shape)), rows["conv4"].shape[2] // 2)
+    states(said('"Batch normalize"'), f"{rows['norm1'].parameters} parameters")
+    states(said("61 million"), parameters, count("textbook")[0], count("torchvision")[0])
+
+
+def test_lenet(outputs, count):
+    numbers = [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", outputs[4])]
+    parameters, adds, _ = count("paper")
+    assert numbers[:2] == [61_706, 416_520]
+    states(said("250 times"), 61_706, 416_520, f"{parameters / 61_706:.0f} and {adds / 416_520:.0f} times")
+    states(said("250 times"), f"{parameters / 60_000:.0f} and {adds / 340_908:.0f} times")
+
+
+def test_groups_columns_and_towers(count):
+    parameters, adds, _ = count("paper")
+    whole, work, _ = count("textbook")
+    states(said("Two GPUs"), whole - parameters, f"{100 * (1 - parameters / whole):.1f} %")
+    states(said("Two GPUs"), f"{(work - adds) / 1e6:.2f} M", f"{100 * (1 - adds / work):.1f} %")
+    assert [row.groups for row in PRESETS["paper"].convs] == [1, 2, 1, 2, 2]
+
+    S145 = PRESETS["krizhevsky2012"]
+    convs = tuple(replace(row, filters=n, groups=1) for row, n in zip(S145.convs, (48, 128, 192, 192, 256)))
+    n, half, _ = count(replace(S145, convs=convs, dense=(Dense(4096), Dense(4096)), lrn_groups=1))
+    states(said("Single-column"), n, f"{half / 1e6:.2f} M")
+    runs = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
+    states(runs["145-half"][-1], f"{n / 1e6:.2f} M", f"{100 * half / adds:.0f} %")
+    states(runs["145"][-1], f"{parameters / 1e6:.2f} M")
+
+    tower = PRESETS["torchvision"]
+    wide = replace(tower, convs=tuple(replace(row, filters=m) for row, m in zip(tower.convs, (64, 192, 384, 384, 256))))
+    for preset in ("torchvision", wide):
+        n, work, _ = count(preset)
+        states(said("torchvision has"), f"{100 * (n / parameters - 1):.1f} % more", f"{100 * abs(work / adds - 1):.1f} %")
+
+
+def test_run_150(outputs):
+    counts = dict(re.findall(r"^(links removed|150): ([\d,]+),", outputs[5], re.MULTILINE))
+    row = next(row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "150")
+    states(row[-1], *(f"{int(n.replace(',', '')) / 1e6:.2f} M" for n in counts.values()))
+    assert len(counts) == 2
+
+
+def test_normalisation_dropout_and_colour(outputs):
+    states(said("LRN's alpha"), "{} or {} out of 100".format(*outputs[6].split()))
+    states(said("LRN's alpha"), "2e-5 for n = 5")
+    low, high = (line.split() for line in outputs[9].splitlines())
+    colour = said("PCA colour")
+    states(colour, f"between {low[0]} and {high[0]}", f"between {low[1]} and {high[1]}", f"{low[2]} to {high[2]} grey")
+    assert outputs[7].split("\n")[0].startswith("False [0. 1.] [0.5]")
+
+
+def test_gains_are_differences_of_the_logged_runs():
+    rows = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
+    errors = {run: [float(n) for n in row[1].split(" / ")] for run, row in rows.items()}
+    compared = 0
+    for run, row in rows.items():
+        if row[2]:
+            difference, base = row[2].split(" to ")
+            gap = [a - b for a, b in zip(errors[run], errors[base])]
+            assert difference == " / ".join(f"{d:.3f}" for d in gap)
+            assert row[3] == "not in the paper" or row[3].endswith(", " + " / ".join(f"{d:.1f}" for d in gap))
+            compared += 1
+    assert compared == 4
+
+
+def test_settings_of_krizhevsky2012():
+    text = " ".join(section("What the code of 2012 did differently from the text").split())
+    p = PRESETS["krizhevsky2012"]
+    settings = [(field, value) for field, value in re.findall(r"`(\w+)=([^`]+)`", text) if hasattr(p, field)]
+    for field, value in settings:
+        assert getattr(p, field) == ast.literal_eval(value), field
+    plain = alexnet.PAPER
+    named = {field for field, _ in settings} | {"source", "convs"}
+    different = {field for field in vars(p) if getattr(p, field) != getattr(plain, field)}
+    assert different <= named, "every setting in which the preset leaves the paper's text is on the page"
+    assert [int(n) for n in re.findall(r"(?<=\s)(\d+)\. \*\*", section("What the code of 2012 did differently from the text"))] == list(
+        range(1, 11)
+    )
+    states(text, f"windows over {p.convs[0].filters // p.lrn_groups} and {p.convs[1].filters // p.lrn_groups} channels")
+    model_biases = p.convs[0].filters
+    states(text, f"conv1's {model_biases} biases")
+
+
+def test_the_product_speaks_of_itself_alone():
+    assert not re.search(r"/work|/tmp|/home|shared/|facts sheet|session", PAGE)
