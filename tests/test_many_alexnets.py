@@ -72,7 +72,7 @@ def count():
 
 @pytest.fixture(scope="module")
 def outputs():
-    """What the page's computations print, run in order in one namespace; they fill `space`."""
+    """What the page's computations print, run in order in one namespace."""
     space: dict = {}
     printed = []
     for code, _ in BLOCKS:
@@ -89,7 +89,11 @@ def test_computations_print_what_the_page_says(outputs):
 
 
 def test_every_computation_referred_to_exists():
-    assert set(re.findall(r"\[(\d)\]", PAGE)) == set(re.findall(r"\*\*\[(\d)\] ", PAGE)) == set("123456789")
+    assert (
+        set(re.findall(r"\[([1-9])\](?!\.)", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL)))
+        == set(re.findall(r"\*\*\[(\d)\] ", PAGE))
+        == set("123456789")
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -181,8 +185,8 @@ def test_lenet(outputs, count):
     numbers = [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", outputs[4])]
     parameters, adds, _ = count("paper")
     assert numbers[:2] == [61_706, 416_520]
-    states(said("250 times"), 61_706, 416_520, f"{parameters / 61_706:.0f} and {adds / 416_520:.0f} times")
-    states(said("250 times"), f"{parameters / 60_000:.0f} and {adds / 340_908:.0f} times")
+    states(said("250 times"), 61_706, 416_520, f"{parameters / 61_706:.0f} times its p", f"{adds / 416_520:.0f} times its m")
+    states(said("250 times"), f"{parameters / 60_000:.0f} and {adds / 340_908:.0f}")
 
 
 def test_groups_columns_and_towers(count):
@@ -202,9 +206,10 @@ def test_groups_columns_and_towers(count):
 
     tower = PRESETS["torchvision"]
     wide = replace(tower, convs=tuple(replace(row, filters=m) for row, m in zip(tower.convs, (64, 192, 384, 384, 256))))
-    for preset in ("torchvision", wide):
-        n, work, _ = count(preset)
-        states(said("torchvision has"), f"{100 * (n / parameters - 1):.1f} % more", f"{100 * abs(work / adds - 1):.1f} %")
+    (less, fewer, _), (more, longer, _) = count("torchvision"), count(wide)
+    first = f"With 256 it is {100 * (less / parameters - 1):.1f} % more parameters and {100 * (1 - fewer / adds):.1f} % fewer multiply-adds"
+    second = f"with the footnote's 384 {100 * (more / parameters - 1):.1f} % more and {100 * (longer / adds - 1):.1f} % more"
+    states(said("torchvision has"), f"{first}, {second}")
 
 
 def test_run_150(outputs):
@@ -221,6 +226,23 @@ def test_normalisation_dropout_and_colour(outputs):
     colour = said("PCA colour")
     states(colour, f"between {low[0]} and {high[0]}", f"between {low[1]} and {high[1]}", f"{low[2]} to {high[2]} grey")
     assert outputs[7].split("\n")[0].startswith("False [0. 1.] [0.5]")
+
+
+def test_run_147(count):
+    S145 = PRESETS["krizhevsky2012"]
+    convs = tuple(replace(row, padding=p) for row, p in zip(S145.convs, (0, 1, 1, 1, 0)))
+    _, _, rows = count(replace(S145, pool_size=2, convs=convs))
+    sizes = ", ".join(str(rows[s].shape[0]) for s in ("pool1", "conv2", "pool2", "conv5", "pool5"))
+    row = next(row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "147")
+    states(row[-1], f"2x2 pools, and conv2 padded by 1, conv5 by 0, so that the sizes are {sizes}")
+
+
+def test_published_errors_are_those_of_the_logged_runs():
+    rows = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
+    published = [row[1] for row in tables("The presets")[2] if row[0] == "`paper`"]
+    runs = [rows["145"][1], rows["145-2010"][1], re.search(r"centre ([\d.]+ / [\d.]+)", rows["145-2010"][-1])[1]]
+    val, test, centre = (" / ".join(f"{float(n):.1f}" for n in run.split(" / ")) for run in runs)
+    assert published == [f"{val} % error", f"{test} % error; one view {centre}"]
 
 
 def test_gains_are_differences_of_the_logged_runs():
@@ -251,8 +273,12 @@ def test_settings_of_krizhevsky2012():
         range(1, 11)
     )
     states(text, f"windows over {p.convs[0].filters // p.lrn_groups} and {p.convs[1].filters // p.lrn_groups} channels")
-    model_biases = p.convs[0].filters
-    states(text, f"conv1's {model_biases} biases")
+    states(text, f"conv1's {p.convs[0].filters} biases", "minDiv=2", f"so {p.lrn_alpha / p.lrn_n:g}".replace("e-0", "e-"))
+    assert [row.std for row in p.convs] == [0.01, 0.01, 0.03, 0.03, 0.03]
+    states(text, "0.03 in conv3, conv4 and conv5, where the text has 0.01")
+    n, k, alpha, beta = nn.LRNWithinMap(alpha=p.within_alpha).constants
+    states(text, f"over {n} x {n} pixels, scale {alpha:g} divided by {n * n}, power {beta:g}, {k:g} added")
+    assert all(output_size(s, 3, 2) == output_size(s, 3, 2, ceil_mode=True) for s in (55, 27, 13))
 
 
 def test_the_product_speaks_of_itself_alone():

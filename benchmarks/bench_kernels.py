@@ -1,0 +1,174 @@
+"""Every kernel at AlexNet's sizes: checked against its array form, then ms, GB/s and the share of the copy bandwidth.
+
+    python benchmarks/bench_kernels.py                  # batch 128, alone
+    python benchmarks/bench_kernels.py --busy           # the same while another process keeps one core busy
+    python benchmarks/bench_kernels.py --device gpu
+
+GB/s counts each element that must be read or written once, as the header of each kernel says; the copy ceiling is `y[...] = x` on 256 MB by
+a kernel of the same kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from minigrad import backend, kernels, optim, random
+from minigrad.functions.avg_pool2d import AvgPool2d
+from minigrad.functions.conv2d import Conv2d, add_bias, sum_rows
+from minigrad.functions.dropout import Dropout
+from minigrad.functions.geometry import windows
+from minigrad.functions.lrn import LRN
+from minigrad.functions.max_pool2d import MaxPool2d
+from minigrad.functions.relu import ReLU
+from minigrad.functions.softmax_cross_entropy import SoftmaxCrossEntropy
+
+
+def cases(n: int, device: str) -> list[tuple[str, str, Callable, float]]:
+    """(kernel, shape, call that runs it and returns its output, bytes that must move)."""
+    rng = np.random.default_rng(0)
+
+    def numbers(*shape: int) -> backend.Array:
+        return backend.to_device(rng.standard_normal(shape, dtype=np.float32), device)
+
+    rows: list[tuple[str, str, Callable, float]] = []
+
+    def add(name: str, x: backend.Array, call: Callable, per_element: float, elements: int | None = None) -> None:
+        rows.append((name, "x".join(map(str, x.shape)), call, per_element * (x.size if elements is None else elements)))
+
+    x = numbers(n, 55, 55, 96)
+    gy = numbers(n, 55, 55, 96)
+    relu = ReLU()
+    relu.forward(x)
+    saved = relu.saved
+    add("relu_forward", x, lambda: ReLU().forward(x), 8)
+    add("relu_backward", x, lambda: with_saved(relu, saved).backward(gy), 12)
+    lrn = LRN(5, 2.0, 1e-4, 0.75, 1)
+    add("lrn_forward", x, lambda: lrn.forward(x), 8)
+    add("lrn_backward", x, lambda: with_saved(lrn, (x,)).backward(gy), 12)
+    for kind, name in ((MaxPool2d, "max"), (AvgPool2d, "avg")):
+        pool = kind(windows("pool", x, 3, 2, 0, False))
+        y = pool.forward(x)
+        kept, gp = pool.saved, numbers(*y.shape)
+        extra = y.size * (5 if name == "max" else 4)
+        add(f"{name}_pool_forward", x, lambda pool=pool: pool.forward(x), 1, 4 * x.size + extra)
+        add(f"{name}_pool_backward", x, lambda pool=pool, kept=kept, gp=gp: with_saved(pool, kept).backward(gp), 1, 4 * x.size + extra)
+    for name, shape, size, stride, padding, groups in (
+        ("conv1", (227, 227, 3), 11, 4, 0, 1),
+        ("conv2", (27, 27, 96), 5, 1, 2, 2),
+        ("conv3", (13, 13, 256), 3, 1, 1, 1),
+    ):
+        a = numbers(4, *shape)
+        conv = Conv2d(windows("conv2d", a, size, stride, padding, False), groups)
+        cs = slice(0, shape[2] // groups)
+        cols = conv.columns(a, cs).copy()
+        ga = numbers(*a.shape)
+        add(f"im2col {name}", a, lambda conv=conv, a=a, cs=cs: conv.columns(a, cs), 8, cols.size)
+        add(f"col2im {name}", a, lambda conv=conv, cols=cols, ga=ga, cs=cs: scatter(conv, cols, ga, cs), 4, cols.size + ga.size // groups)
+    flat = x.reshape(-1, 96)
+    b = numbers(96)
+    add("add_bias", flat, lambda: add_bias(flat, b), 8)
+    add("sum_rows", flat, lambda: sum_rows(flat), 4)
+    h = numbers(n, 4096)
+    drop = Dropout(0.5, 1.0, random.Stream(0, "bench"))
+    add("dropout", h, lambda: drop.apply(h), 8)
+    logits = numbers(n, 1000)
+    labels = backend.to_device(rng.integers(0, 1000, n), device)
+    loss = SoftmaxCrossEntropy(labels, "none")
+    loss.forward(logits)
+    p, each = loss.saved, numbers(n)
+    add("softmax_cross_entropy_forward", logits, lambda: SoftmaxCrossEntropy(labels, "none").forward(logits), 8)
+    add("softmax_cross_entropy_backward", logits, lambda: with_saved(loss, p).backward(each), 8)
+    w, v, g = numbers(9216, 4096), numbers(9216, 4096), numbers(9216, 4096)
+    add("sgd_update", w, lambda: step(w, v, g), 20)
+    return rows
+
+
+def with_saved(function, saved):
+    function.saved = saved
+    return function
+
+
+def scatter(conv, cols, out, cs):
+    conv.scatter(cols, out, cs)
+    return out
+
+
+def step(w, v, g):
+    optim.sgd_update(w, v, g, 1e-9, 0.9, 0.0005, "paper")
+    return w
+
+
+def timed(call: Callable, device: str, seconds: float) -> list[float]:
+    call()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 5 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        call()
+        backend.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def spin() -> None:
+    """Keep a core busy."""
+    while True:
+        sum(range(10_000))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=0.5, help="for each kernel")
+    parser.add_argument("--busy", action="store_true", help="with another process on one core")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    if args.busy:
+        multiprocessing.get_context("spawn").Process(target=spin, daemon=True).start()
+        time.sleep(1)
+    x = backend.to_device(np.ones(1 << 26, np.float32), args.device)
+    y = np.zeros_like(x)
+    blocks = x.size // kernels.SPAN
+
+    def copy() -> None:  # ReLU of positive numbers into memory that is there already: a copy by a kernel
+        kernels.launch("relu_forward", blocks, x, y, x.size, kernels.SPAN)
+
+    ceiling = 8 * x.size / np.median(timed(copy, args.device, args.seconds)) / 1e9
+    print(
+        f"batch {args.batch}, {args.device}, {kernels.threads()} threads, {platform.processor() or platform.machine()}, busy: {args.busy}"
+    )
+    print(f"copy ceiling {ceiling:.1f} GB/s (read and write)")
+    print(f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'GB/s':>8}{'of copy':>9}  largest difference from the array form")
+    result = {"ceiling": ceiling, "rows": []}
+    for name, shape, call, moved in cases(args.batch, args.device):
+        os.environ["MINIGRAD_KERNELS"] = "none"
+        expected = backend.to_numpy(call()).copy() if name != "sgd_update" else None
+        os.environ.pop("MINIGRAD_KERNELS")
+        got = backend.to_numpy(call())
+        error = float(np.abs(got - expected).max()) if expected is not None and name != "add_bias" else float("nan")
+        if error > 1e-2:
+            raise SystemExit(f"{name}: differs from its array form by {error}; nothing is timed")
+        times = timed(call, args.device, args.seconds)
+        median = float(np.median(times))
+        rate = moved / median / 1e9
+        spread = f"{min(times) * 1e3:.2f} - {max(times) * 1e3:.2f}"
+        print(f"{name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:8.1f}{rate / ceiling:9.0%}  {error:.1e}", flush=True)
+        result["rows"].append({"kernel": name, "ms": median * 1e3, "gbs": rate, "share": rate / ceiling})
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(result, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
