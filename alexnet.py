@@ -90,6 +90,7 @@ class Preset:
     lrn_groups: int = 1  # 2: windows stay inside a column
     within_alpha: float = 1e-3
     last_std: float | None = 0.01
+    standardize: bool = False  # fit the initial weights to some training pictures (AlexNet.standardize)
     dropout: float = 0.5
     dropout_inverted: bool = False  # False: the paper's, outputs halved at test time
     dropout_first: bool = False  # True: before fc6 and fc7 instead of after
@@ -211,7 +212,7 @@ def small_subset(preset: Preset) -> Preset:
         preset,
         convs=tuple(replace(row, std=None, bias=0.0) for row in preset.convs),
         dense=tuple(replace(row, std=None, bias=0.0) for row in preset.dense),
-        unit_std=True, shrink=1.0, colour_until=float("inf"), batch_size=32, epochs=30, lr=0.005, lr_drops=(18.0, 25.5),
+        standardize=True, unit_std=True, shrink=1.0, colour_until=float("inf"), batch_size=32, epochs=30, lr=0.005, lr_drops=(18.0, 25.5),
         bias_lr=None, bias_lr_scale=1.0, conv1_rates=(), max_filter_rms=None,
     )  # fmt: skip
 
@@ -312,6 +313,27 @@ class AlexNet(nn.Module):
         for name, layer in self.layers.items():
             x = outputs[name] = self.apply(layer, x)
         return outputs
+
+    def standardize(self, x) -> None:
+        """Data-dependent initial weights: scale every weight layer, one after the other, so that each of its outputs has mean 0 and
+        standard deviation 1 over the pictures x (0.3 for the last layer, whose softmax should start undecided).
+
+        Random ReLU layers send all pictures in nearly the same direction, more so with each layer; this spreads them out again, once,
+        before training. Kraehenbuehl et al. (arXiv 1511.06856), section 3; Salimans and Kingma (arXiv 1602.07868), section 3.
+        """
+        x = self.checked(x)
+        last = self.layers[self.stages[-1]]
+        with no_grad(), random.rewound():
+            for layer in self.layers.values():
+                y = self.apply(layer, x)
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    over = tuple(range(y.ndim - 1))
+                    mean, std = y.data.mean(axis=over), y.data.std(axis=over)
+                    factor = (0.3 if layer is last else 1.0) / np.maximum(std, 1e-6 * std.max() + 1e-30)
+                    layer.w.data *= factor
+                    layer.b.data[...] = (layer.b.data - mean) * factor  # type: ignore[union-attr]
+                    y = self.apply(layer, x)
+                x = y
 
     @staticmethod
     def apply(layer: nn.Module, x: Tensor) -> Tensor:
@@ -438,9 +460,11 @@ def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
     if name == "small":
         preset = small_subset(preset)
     epochs = preset.epochs if args.epochs is None else args.epochs
-    if preset.lr_drops is not None:  # at the same fractions of a run of another length
-        preset = replace(preset, lr_drops=tuple(drop * epochs / preset.epochs for drop in preset.lr_drops))
-    chosen: dict[str, Any] = {"epochs": epochs}
+    times = epochs / preset.epochs  # whatever has its epoch keeps its place in a run of another length
+    chosen: dict[str, Any] = {"epochs": epochs, "colour_until": preset.colour_until * times}
+    chosen["conv1_rates"] = tuple((epoch * times, rate) for epoch, rate in preset.conv1_rates)
+    if preset.lr_drops is not None:
+        chosen["lr_drops"] = tuple(epoch * times for epoch in preset.lr_drops)
     chosen |= {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
     return name, replace(preset, **chosen)
 
@@ -471,6 +495,9 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     )
     model = AlexNet(preset, len(sets[0].classes), args.seed)
     model.to(args.device)
+    if preset.standardize and not args.resume:
+        some = random.Stream(args.seed, "standardize").permutation(len(sets[0]))[:128]
+        model.standardize(Tensor(training.prepare(some, None)[0]).to(args.device))
     optimizer = model.make_optimizer()
     schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
     settings = {
@@ -524,7 +551,7 @@ def announce(sets: tuple[data.ImageSet, data.ImageSet], name: str, preset: Prese
         f"{preset.source}\n{len(train_set):,} pictures for training, {len(val_set):,} for validation (from {val_set.root}), "
         f"{len(names)} classes: {', '.join(names[:10])}{more}\nrecipe '{name}': {preset.epochs} epochs, batch {preset.batch_size}, "
         f"lr {preset.lr:g} divided by 10 {drops}, momentum {preset.momentum:g}, decay {preset.weight_decay:g}, "
-        f"{'He' if preset.convs[0].std is None else 'Gaussian'} initial weights, "
+        f"{'He' if preset.convs[0].std is None else 'Gaussian'} initial weights{' fitted to the data' * preset.standardize}, "
         f"pictures {'scaled to unit variance' if preset.unit_std else 'on the 0..255 scale'}"
     )
     if name == "small":

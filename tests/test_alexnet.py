@@ -169,3 +169,18 @@ def test_seed_decides_the_weights(monkeypatch):
 def test_gradient_of_the_whole_network(preset, monkeypatch):
     monkeypatch.undo()
     assert alexnet.check_network(preset) < 1e-5
+
+
+def test_standardized_initial_weights(monkeypatch):
+    monkeypatch.undo()
+    model = AlexNet(replace(shrunken("paper"), dropout=0.0), 7)
+    x = 50 + 60 * np.random.default_rng(0).standard_normal((16, 67, 67, 3)).astype(np.float32)
+    model.standardize(x)
+    acts = model.activations(x)
+    for name in ("conv1", "conv3", "conv5", "fc6", "fc8"):
+        y = acts[name].numpy().reshape(-1, acts[name].shape[-1])
+        np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-3)
+        np.testing.assert_allclose(y.std(axis=0), 0.3 if name == "fc8" else 1.0, rtol=1e-2)
+    counters = {name: s.counter for name, s in model.streams().items()}
+    model.standardize(x)
+    assert counters == {name: s.counter for name, s in model.streams().items()}
