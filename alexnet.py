@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import checkpoint, data, look, nn, optim, random
+from minigrad import backend, checkpoint, data, look, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
@@ -472,6 +472,7 @@ def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
 def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     """Train as the command line says and leave a run folder. Returns the trainer and the last evaluation."""
     began = time.perf_counter()
+    backend.keep_memory()
     kept: dict[str, np.ndarray] = {}
     if args.resume:
         kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")

@@ -45,8 +45,9 @@ class Ours:
 
     def __init__(self, network: str, n: int) -> None:
         import alexnet
-        from minigrad import Tensor, functions, no_grad
+        from minigrad import Tensor, backend, functions, no_grad
 
+        backend.keep_memory()
         self.F, self.no_grad = functions, no_grad
         chosen = preset(network)
         self.model = alexnet.AlexNet(chosen)

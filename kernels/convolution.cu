@@ -58,7 +58,7 @@ extern "C" __global__ void add_bias(real *__restrict__ y, const real *__restrict
   for (int o = threadIdx.x; o < O; o += blockDim.x) row[o] += b[o];
 }
 
-// out[block, o] = sum of g[row, o] over the block's `span` rows: the gradient of a bias, in two launches.   Bytes an element: 4.
+// out[block, o] = sum of g[row, o] over the block's `span` rows: one level of a bias' gradient.   Bytes an element: 4.
 extern "C" __global__ void sum_rows(const real *__restrict__ g, real *__restrict__ out, i64 rows, int O, int span) {
   i64 first = (i64)blockIdx.x * span, last = first + span < rows ? first + span : rows;
   real *__restrict__ total = out + (i64)blockIdx.x * O;

@@ -13,15 +13,13 @@ static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
 #else
 #define __global__
 #endif
-#define __device__ static
+#define __device__ static __attribute__((always_inline))
 #define __restrict__ __restrict
 #define __syncthreads()
 #define SHARED(type, name) type *name = reinterpret_cast<type *>(host_shared);
 #define BLOCK_REDUCE(name, op) \
   static inline real name(real value, real *) { return value; }
 
-static inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
-static inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 using std::exp;
 using std::log;
 using std::pow;

@@ -3,7 +3,8 @@
 //     s[c] = k + alpha * sum of x[j]^2, j = c - before .. c + after, within the row      y[c] = x[c] s[c]^-beta
 //     gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of t[j], j = c - after .. c + before,   t[j] = gy[j] x[j] s[j]^(-beta-1)
 //
-//     block = the C channels of one group of one pixel; threads stride over the channels. t is kept in shared memory.
+//     block = the C channels of one group of one pixel; threads stride over the channels. Window sums first, into shared memory, then
+//     the powers: so the costly loop runs over whole rows, borders and all.
 //
 // Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from cache).
 #include "prelude.cuh"
@@ -26,58 +27,62 @@ template <bool square, bool five> __device__ inline real whole_sum(const real *a
   return total;
 }
 
-// Call step(c, window sum around c) for every channel: the clipped windows at both ends, the whole ones between.
-template <bool square, class Step>
-__device__ inline void each_window(const real *a, int C, int before, int after, Step step) {
+// sums[c] = window sum around c for every channel: the clipped windows at both ends, the whole ones between.
+template <bool square> __device__ inline void window_sums(const real *a, real *sums, int C, int before, int after) {
   int lo = least(before, C), hi = most(lo, C - after);
-  for (int c = threadIdx.x; c < lo; c += blockDim.x) step(c, clipped_sum<square>(a, c, C, before, after));
+  for (int c = threadIdx.x; c < lo; c += blockDim.x) sums[c] = clipped_sum<square>(a, c, C, before, after);
   if (before == 2 && after == 2) {
-    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) step(c, whole_sum<square, true>(a, c, before, after));
+    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) sums[c] = whole_sum<square, true>(a, c, before, after);
   } else {
-    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) step(c, whole_sum<square, false>(a, c, before, after));
+    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) sums[c] = whole_sum<square, false>(a, c, before, after);
   }
-  for (int c = hi + threadIdx.x; c < C; c += blockDim.x) step(c, clipped_sum<square>(a, c, C, before, after));
+  for (int c = hi + threadIdx.x; c < C; c += blockDim.x) sums[c] = clipped_sum<square>(a, c, C, before, after);
+  __syncthreads();
 }
 
-// s^-beta. The paper's 0.75 needs two square roots only.
+// s^-beta. The paper's 0.75 needs two square roots and a division; an infinite s gives 0.
 template <bool three_quarters> __device__ inline real power(real s, real beta) {
-  if (three_quarters) {
-    real root = sqrt(s);
-    return 1 / (root * sqrt(root));
-  }
-  return pow(s, -beta);
+  if (!three_quarters) return pow(s, -beta);
+  real root = sqrt(s);
+  return 1 / (root * sqrt(root));
+}
+
+template <bool three_quarters>
+__device__ inline void forward(const real *__restrict__ x, real *__restrict__ y, const real *__restrict__ sums, int C, real k,
+                               real alpha, real beta) {
+  for (int c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[c] * power<three_quarters>(k + alpha * sums[c], beta);
 }
 
 extern "C" __global__ void lrn_forward(const real *__restrict__ x, real *__restrict__ y, int C, int before, int after, real k,
                                        real alpha, real beta) {
-  const real *xs = x + (i64)blockIdx.x * C;
-  real *__restrict__ ys = y + (i64)blockIdx.x * C;
-  if (beta == (real)0.75) {
-    each_window<true>(xs, C, before, after, [=](int c, real sum) { ys[c] = xs[c] * power<true>(k + alpha * sum, beta); });
-  } else {
-    each_window<true>(xs, C, before, after, [=](int c, real sum) { ys[c] = xs[c] * power<false>(k + alpha * sum, beta); });
+  SHARED(real, sums);
+  i64 row = (i64)blockIdx.x * C;
+  window_sums<true>(x + row, sums, C, before, after);
+  if (beta == (real)0.75) forward<true>(x + row, y + row, sums, C, k, alpha, beta);
+  else forward<false>(x + row, y + row, sums, C, k, alpha, beta);
+}
+
+// gx = gy s^-beta, and t in place of the sums.
+template <bool three_quarters>
+__device__ inline void direct_term(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx,
+                                   real *__restrict__ sums, int C, real k, real alpha, real beta) {
+  for (int c = threadIdx.x; c < C; c += blockDim.x) {
+    real s = k + alpha * sums[c], scaled = gy[c] * power<three_quarters>(s, beta);
+    gx[c] = scaled;
+    sums[c] = scaled * x[c] / s;
   }
+  __syncthreads();
 }
 
 extern "C" __global__ void lrn_backward(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx, int C,
                                         int before, int after, real k, real alpha, real beta) {
   SHARED(real, t);
-  const real *xs = x + (i64)blockIdx.x * C, *gys = gy + (i64)blockIdx.x * C;
-  real *__restrict__ gxs = gx + (i64)blockIdx.x * C;
-  if (beta == (real)0.75) {
-    each_window<true>(xs, C, before, after, [=](int c, real sum) {
-      real s = k + alpha * sum;
-      gxs[c] = gys[c] * power<true>(s, beta);
-      t[c] = gxs[c] * xs[c] / s;
-    });
-  } else {
-    each_window<true>(xs, C, before, after, [=](int c, real sum) {
-      real s = k + alpha * sum;
-      gxs[c] = gys[c] * power<false>(s, beta);
-      t[c] = gxs[c] * xs[c] / s;
-    });
-  }
-  __syncthreads();
+  real *sums = t + C;
+  i64 row = (i64)blockIdx.x * C;
+  window_sums<true>(x + row, t, C, before, after);
+  if (beta == (real)0.75) direct_term<true>(x + row, gy + row, gx + row, t, C, k, alpha, beta);
+  else direct_term<false>(x + row, gy + row, gx + row, t, C, k, alpha, beta);
+  window_sums<false>(t, sums, C, after, before);
   real factor = 2 * alpha * beta;
-  each_window<false>(t, C, after, before, [=](int c, real sum) { gxs[c] -= factor * xs[c] * sum; });
+  for (int c = threadIdx.x; c < C; c += blockDim.x) gx[row + c] -= factor * x[row + c] * sums[c];
 }

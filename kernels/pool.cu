@@ -55,7 +55,10 @@ extern "C" __global__ void max_pool_backward(const real *__restrict__ gy, const 
         if (along < 0 || along % SW || ow >= OW) continue;
         i64 at = (((i64)n * OH + oh) * OW + ow) * C;
         u8 here = (u8)(kh * KW + kw);
-        for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] += winner[at + c] == here ? gy[at + c] : 0;
+        for (int c = threadIdx.x; c < C; c += blockDim.x) {
+          real g = gy[at + c];  // read in any case: a choice between values vectorises, a conditional read does not
+          out[c] += winner[at + c] == here ? g : 0;
+        }
       }
     }
   }

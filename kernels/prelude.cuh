@@ -24,7 +24,6 @@ typedef long long i64;
 #define SHARED(type, name)                         \
   extern __shared__ __align__(16) char shared_[];  \
   type *name = reinterpret_cast<type *>(shared_);
-#define BLOCK_SLOT threadIdx.x
 
 // Combine one value a thread with `op` over the block; every thread gets the result. `slots`: shared memory, blockDim.x values.
 #define BLOCK_REDUCE(name, op)                                                                \

@@ -8,6 +8,7 @@ Functions need no more than this, because NumPy's functions and methods work on 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,17 @@ def gpu_name(index: int) -> str:
     """What the driver calls a GPU."""
     name = cupy().cuda.runtime.getDeviceProperties(index)["name"]
     return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def keep_memory() -> bool:
+    """Ask the C library to keep freed memory for this process instead of handing it back to the system. True if it agreed.
+
+    A training step frees and asks again for hundreds of megabytes; each time the system would clear every fresh page first, which
+    costs as much as a layer (docs/performance.md). For a program that trains and does little else; Linux with glibc only.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -136,7 +136,7 @@ class Tensor:
         if gradient.shape != self.shape:
             raise RuntimeError(f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape {self.shape}")
         if self.grad is not None:
-            gradient = self.grad + gradient
+            gradient, fresh = self.grad + gradient, True
         self.grad = np.asarray(gradient, like=self.data) if fresh else gradient.copy()
 
     # fmt: off

@@ -8,8 +8,9 @@
 The C signature in the source is the only declaration of a kernel: it is parsed here, and every launch is checked against it (count,
 dtype, contiguity, device), because neither CuPy nor a C library would. A wrong call is a TypeError, never a crash.
 
-`MINIGRAD_KERNELS` chooses: "none" for the array forms, "cpu" or "gpu" to insist on the kernels there; unset, kernels are used where
-they are found. CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every processor this process may use.
+`MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error where they were not built); "gpu" for
+the GPU's only; unset, kernels are used where they are found. CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every
+processor this process may use.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def two_colours(rng: random.Stream) -> np.ndarray:
 
 
 def local(rng: random.Stream, centre: np.ndarray, unit) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (u, v) of every pixel about `centre`, turned at random, `unit` pixels long."""
-    turn = rng.uniform() * 2 * np.pi
+    """Coordinates (u, v) of every pixel about `centre`, `unit` pixels long, turned a little (up to 0.25 radians)."""
+    turn = (rng.uniform() - 0.5) / 2
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     x, y = (x - centre[0]) / unit, (y - centre[1]) / unit
     return x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
@@ -115,7 +115,7 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
     patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(5 * angle + wobble[1])
     if kind in SHAPES:
-        figure = scattered(kind, *local(rng, centre, 34 + 14 * rng.uniform()), turns=rng.uniform((16, 16)) * 2 * np.pi)
+        figure = scattered(kind, *local(rng, centre, 34 + 14 * rng.uniform()), turns=(rng.uniform((16, 16)) - 0.5) / 2)
     else:
         figure = pattern(kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 16 + 8 * rng.uniform()))
     picture = np.where(patch[..., None], np.where(figure[..., None], colours[1], colours[0]), picture)

@@ -10,8 +10,8 @@ where col2im adds each element of gcols back to the pixel it was copied from. Wi
 independent convolutions: output columns of group g see only its own input channels. Saved: x, w. The columns are K^2/S^2
 times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
 
-Kernels: im2col, col2im (kernels/convolution.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two
-GPUs; Krizhevsky et al. (2012), section 3.5.
+Kernels: im2col, col2im, add_bias, sum_rows (kernels/convolution.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5
+is the split over two GPUs; Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations

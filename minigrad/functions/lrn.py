@@ -11,7 +11,7 @@ For odd n that is the same window again; for even n it is the mirrored one. Save
 The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide alpha by n; the 2012 code, Caffe and PyTorch do:
 `divide_by_n`. With groups, windows stay inside a column, as in the 2012 code (48 and 128 channels).
 
-Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after conv1 and conv2, with k=2, n=5, alpha=1e-4, beta=0.75.
+Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after the ReLUs of conv1 and conv2, with k=2, n=5, alpha=1e-4, beta=0.75.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LRN(Function):
         C = arrays[0].shape[-1] // self.groups
         constants = C, self.before, self.after, self.k, self.alpha, self.beta
         blocks = arrays[0].size // max(C, 1)
-        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=C)
+        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=2 * C)
 
     def forward(self, x):
         self.save(x)

@@ -2,7 +2,7 @@
 
     gx = gy where y > 0, else 0.
 
-The gradient at exactly 0 is 0. Saved: y (which the next layer keeps anyway). Shapes: any. NaN stays NaN.
+The gradient at exactly 0 is 0. Saved: y (the same array that a convolution or LRN after it keeps). Shapes: any. NaN stays NaN.
 Kernels: relu_forward, relu_backward (kernels/relu.cu). AlexNet: after every layer but the last; Krizhevsky et al. (2012),
 section 3.1, where it reaches 25% training error on CIFAR-10 six times sooner than tanh.
 """

@@ -4,9 +4,9 @@
     gx[n, i] = gL[n] (p[n, i] - [i = t[n]])        p = softmax(x)
 
 The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean" divides by N (the paper's
-gradient is averaged over the batch), "sum" adds, "none" returns the N losses. Saved: p, t. Kernels:
-softmax_cross_entropy_forward, softmax_cross_entropy_backward (kernels/softmax.cu). AlexNet: "maximizes the average across
-training cases of the log-probability of the correct label"; Krizhevsky et al. (2012), section 3.5.
+gradient is averaged over the batch), "sum" adds, "none" returns the N losses. Saved: p. Kernels:
+softmax_cross_entropy_forward, softmax_cross_entropy_backward (kernels/softmax.cu). AlexNet: the
+training objective; Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations
