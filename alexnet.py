@@ -212,7 +212,7 @@ def small_subset(preset: Preset) -> Preset:
         preset,
         convs=tuple(replace(row, std=None, bias=0.0) for row in preset.convs),
         dense=tuple(replace(row, std=None, bias=0.0) for row in preset.dense),
-        standardize=True, unit_std=True, shrink=1.0, colour_until=float("inf"), batch_size=32, epochs=30, lr=0.005, lr_drops=(18.0, 25.5),
+        standardize=True, unit_std=True, shrink=1.0, colour_until=float("inf"), batch_size=32, epochs=30, lr=0.003, lr_drops=(20.0, 27.0),
         bias_lr=None, bias_lr_scale=1.0, conv1_rates=(), max_filter_rms=None,
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from minigrad import data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
 
-SYNTHETIC_EPOCHS = 5
+SYNTHETIC_EPOCHS = 6
 
 
 def small_pictures(images: data.ImageSet) -> np.ndarray:
