@@ -114,8 +114,8 @@ def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: flo
     try:
         with random.rewound():
             y.backward(gy_given)
-    except RuntimeError as error:  # a gradient that is missing, or of the wrong shape
-        raise GradientMismatch(str(error)) from error
+    except RuntimeError as wrong:  # a gradient that is missing, or of the wrong shape
+        raise GradientMismatch(str(wrong)) from wrong
     if not np.array_equal(backend.to_numpy(gy_given), gy):
         raise GradientMismatch("backward wrote into gy")
     for i, (array, copy) in enumerate(zip(arrays, before)):

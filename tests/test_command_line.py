@@ -101,7 +101,7 @@ def test_own_folder_without_val_and_with_subsets(place):
     out = run("examples/train_imagenet_subset.py".replace("examples", str(ROOT / "examples")), "--data", "set/train", "--preset", "tiny",
               "--classes", "dots,stars,waves", "--images-per-class", 3, "--holdout", 0.34, "--epochs", 1, "--recipe", "preset",
               "--output", "own", cwd=place)  # fmt: skip
-    assert "6 pictures for training, 3 for validation, 3 classes: dots, stars, waves" in out
+    assert "6 pictures for training, 3 for validation (from set/train), 3 classes: dots, stars, waves" in out
     assert "recipe 'preset'" in out
     assert "top-5 100.0%" in out, "with three classes every picture is in the top five"
 

@@ -8,13 +8,14 @@ from minigrad import gradcheck, random
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import conv2d as _conv2d  # noqa: F401  (the function; the class below is from its module)
 from minigrad.functions.avg_pool2d import AvgPool2d
-from minigrad.functions.basic import Add, Div, Exp, Log, MatMul, Mul, Pow, Sub, Sum
+from minigrad.functions.basic import Add, Div, Exp, Log, MatMul, Mul, Pow, Sub
 from minigrad.functions.conv2d import Conv2d
 from minigrad.functions.dropout import Dropout, Scale
 from minigrad.functions.linear import Linear
 from minigrad.functions.lrn import LRN
 from minigrad.functions.lrn_within_map import LRNWithinMap
 from minigrad.functions.max_pool2d import MaxPool2d
+from minigrad.functions.reduce import Sum
 from minigrad.functions.relu import ReLU
 from minigrad.functions.shape import Concat, GetItem, Reshape, Transpose
 from minigrad.functions.sigmoid import Sigmoid

@@ -109,7 +109,7 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     picture = background(rng)
     colours = two_colours(rng)
     radius = (0.38 + 0.16 * rng.uniform()) * SIZE
-    centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * max(0.56 * SIZE - radius, 0)
+    centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * max(0.56 * SIZE - float(radius), 0.0)
     u, v = local(rng, centre, radius)
     # An irregular patch, the same for every class, in the first colour; the class is what its second colour draws in it.
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)

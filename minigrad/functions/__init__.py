@@ -6,13 +6,14 @@ function conv2d, and `minigrad.functions.conv2d` is that function (its Function 
 """
 
 from minigrad.functions.avg_pool2d import avg_pool2d
-from minigrad.functions.basic import add, div, exp, log, matmul, mean, mul, neg, pow, sub, sum
+from minigrad.functions.basic import add, div, exp, log, matmul, mul, neg, pow, sub
 from minigrad.functions.conv2d import conv2d
 from minigrad.functions.dropout import dropout
 from minigrad.functions.linear import linear
 from minigrad.functions.lrn import lrn
 from minigrad.functions.lrn_within_map import lrn_within_map
 from minigrad.functions.max_pool2d import max_pool2d
+from minigrad.functions.reduce import mean, sum
 from minigrad.functions.relu import relu
 from minigrad.functions.shape import channels, concat, flatten, getitem, reshape, to, transpose
 from minigrad.functions.sigmoid import sigmoid

@@ -1,4 +1,4 @@
-"""Arithmetic: + - * / ** exp log matmul sum mean, with broadcasting.
+"""Arithmetic: + - * / ** exp log matmul, with broadcasting.
 
 Broadcasting repeats a value along new or size-1 axes; its gradient is therefore the sum over those axes (`unbroadcast`).
 """
@@ -116,22 +116,6 @@ class MatMul(Function):
         return gy @ b.T, a.T @ gy
 
 
-class Sum(Function):
-    """Every term of a sum has gradient gy."""
-
-    def __init__(self, axis=None, keepdims: bool = False) -> None:
-        self.axis, self.keepdims = axis, keepdims
-
-    def forward(self, x):
-        self.shape = x.shape
-        return np.asarray(x.sum(axis=self.axis, keepdims=self.keepdims), like=x)
-
-    def backward(self, gy):
-        if self.axis is not None and not self.keepdims:
-            gy = np.expand_dims(gy, self.axis)
-        return np.broadcast_to(gy, self.shape).copy()
-
-
 def add(a, b) -> Tensor:
     """a + b, with broadcasting."""
     return Add()(*_pair(a, b))
@@ -182,20 +166,4 @@ def matmul(a, b) -> Tensor:
     return MatMul()(a, b)
 
 
-def sum(x, axis=None, keepdims: bool = False) -> Tensor:
-    """Sum over all elements, or over one axis or a tuple of axes."""
-    return Sum(axis, keepdims)(x)
-
-
-def mean(x, axis=None, keepdims: bool = False) -> Tensor:
-    """Mean over all elements, or over one axis or a tuple of axes."""
-    x = as_tensor(x)
-    if x.size == 0:
-        raise ValueError(f"mean: there is nothing to average in shape {x.shape}")
-    total = sum(x, axis, keepdims)
-    return mul(total, total.size / x.size)
-
-
-Tensor.operators |= {
-    "add": add, "sub": sub, "mul": mul, "div": div, "neg": neg, "pow": pow, "matmul": matmul, "sum": sum, "mean": mean
-}  # fmt: skip
+Tensor.operators |= {"add": add, "sub": sub, "mul": mul, "div": div, "neg": neg, "pow": pow, "matmul": matmul}
