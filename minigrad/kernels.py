@@ -141,13 +141,22 @@ def host_function(name: str, real: str) -> Any:
     return function
 
 
+def gpu_source(file: str) -> str:
+    """What NVRTC is given: the prelude in front of the file, because CuPy's cache of compiled code does not see included files."""
+    text = (folder() / "prelude.cuh").read_text() + (folder() / file).read_text()
+    return text.replace('#include "prelude.cuh"', "").replace("#pragma once", "")
+
+
+def gpu_options(real: str) -> tuple[str, ...]:
+    """Options for NVRTC, beside the architecture, which CuPy adds."""
+    return "-std=c++17", f"-DREAL={real}"
+
+
 @functools.cache
 def gpu_function(name: str, real: str, device: str) -> Any:
-    """The kernel compiled by NVRTC. The prelude is put in front: CuPy's cache of compiled code does not see included files."""
-    cp = backend.cupy()
-    source = (folder() / "prelude.cuh").read_text() + (folder() / signatures()[name][0]).read_text()
-    source = source.replace('#include "prelude.cuh"', "").replace("#pragma once", "")
-    return cp.RawModule(code=source, options=("-std=c++17", f"-DREAL={real}")).get_function(name)
+    """The kernel compiled by NVRTC for the current GPU, once a device."""
+    module = backend.cupy().RawModule(code=gpu_source(signatures()[name][0]), options=gpu_options(real))
+    return module.get_function(name)
 
 
 def check(name: str, args: tuple, real: str) -> None:
