@@ -15,6 +15,11 @@
 #include "sgd.cu"
 #include "softmax.cu"
 
+#ifdef HOST_BLOCK
+#include <barrier>
+#include <chrono>
+#include <cstring>
+#endif
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -24,6 +29,11 @@
 #include <vector>
 
 thread_local Index3 blockIdx;
+#ifdef HOST_BLOCK
+thread_local Index3 threadIdx;
+static std::barrier<> block_barrier(HOST_BLOCK);
+void __syncthreads() { block_barrier.arrive_and_wait(); }
+#endif
 thread_local char *host_shared;
 
 namespace {
@@ -34,6 +44,29 @@ struct Launch {
   i64 blocks, portion, shared_bytes;
   std::atomic<i64> next{0};
 
+#ifdef HOST_BLOCK
+  // Threads of a block start one after the other, in an order that turns from block to block: whoever does not wait at a barrier
+  // reads what is not there yet. Shared memory starts as NaN.
+  void work() {
+    std::vector<char> shared(shared_bytes + 64);
+    std::vector<std::thread> team;
+    for (int t = 0; t < HOST_BLOCK; ++t) {
+      team.emplace_back([&, t] {
+        host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
+        threadIdx.x = t;
+        for (i64 b = 0; b < blocks; ++b) {
+          if (t == 0) std::memset(shared.data(), 255, shared.size());
+          __syncthreads();
+          blockIdx.x = int(b);
+          std::this_thread::sleep_for(std::chrono::microseconds(100 * ((t + b) % HOST_BLOCK)));
+          body(args);
+          __syncthreads();
+        }
+      });
+    }
+    for (auto &thread : team) thread.join();
+  }
+#else
   void work() {
     std::vector<char> shared(shared_bytes + 64);
     host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
@@ -46,6 +79,7 @@ struct Launch {
       }
     }
   }
+#endif
 };
 
 struct Pool {
@@ -73,6 +107,9 @@ struct Pool {
 
   void run(Launch &l, int threads) {
     std::unique_lock<std::mutex> turn(caller, std::try_to_lock);
+#ifdef HOST_BLOCK
+    return l.work();
+#endif
     if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
     {
       std::lock_guard<std::mutex> lock(mutex);

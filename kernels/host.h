@@ -1,11 +1,21 @@
 // The CUDA names that the kernels use, for a C++ compiler: one thread a block, barriers and reductions are no-ops.
+// With HOST_BLOCK (tests only) a block has that many real threads and a real barrier, so that a missing one is found without a GPU.
 #pragma once
 #include <cmath>
 
 struct Index3 { int x, y, z; };
 extern thread_local Index3 blockIdx;
 extern thread_local char *host_shared;  // this thread's stand-in for shared memory
+#ifdef HOST_BLOCK
+extern thread_local Index3 threadIdx;
+static constexpr Index3 blockDim = {HOST_BLOCK, 1, 1};
+void __syncthreads();
+#else
 static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
+#define __syncthreads()
+#define BLOCK_REDUCE(name, op) \
+  static inline real name(real value, real *) { return value; }
+#endif
 
 // Each kernel is compiled for several instruction sets, and the best is chosen when the library is loaded.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_CLONES)
@@ -15,10 +25,7 @@ static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
 #endif
 #define __device__ static __attribute__((always_inline))
 #define __restrict__ __restrict
-#define __syncthreads()
 #define SHARED(type, name) type *name = reinterpret_cast<type *>(host_shared);
-#define BLOCK_REDUCE(name, op) \
-  static inline real name(real value, real *) { return value; }
 
 using std::exp;
 using std::log;

@@ -24,7 +24,9 @@ typedef long long i64;
 #define SHARED(type, name)                         \
   extern __shared__ __align__(16) char shared_[];  \
   type *name = reinterpret_cast<type *>(shared_);
+#endif
 
+#ifndef BLOCK_REDUCE
 // Combine one value a thread with `op` over the block; every thread gets the result. `slots`: shared memory, blockDim.x values.
 #define BLOCK_REDUCE(name, op)                                                                \
   __device__ inline real name(real value, real *slots) {                                      \
@@ -32,7 +34,10 @@ typedef long long i64;
     slots[threadIdx.x] = value;                                                               \
     __syncthreads();                                                                          \
     real total = slots[0]; /* the same order in every thread: the same bits */                \
-    for (int i = 1; i < blockDim.x; ++i) { real a = total, b = slots[i]; total = (op); }      \
+    for (int i = 1; i < (int)blockDim.x; ++i) {                                               \
+      real a = total, b = slots[i];                                                           \
+      total = (op);                                                                           \
+    }                                                                                         \
     return total;                                                                             \
   }
 #endif

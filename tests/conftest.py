@@ -1,6 +1,9 @@
 """What all tests share: a fixed hypothesis profile, a seeded generator, the switch between kernels and arrays."""
 
+import ctypes
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,18 @@ from minigrad import kernels
 
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("fixed")
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption(
+        "--host-library", metavar="DIR", help="run the CPU kernels of DIR/float.so and DIR/double.so instead of the installed ones"
+    )
+
+
+def pytest_configure(config) -> None:
+    folder = config.getoption("--host-library")
+    if folder:
+        kernels.host_library = functools.cache(lambda real: ctypes.CDLL(str(Path(folder) / f"{real}.so")))
 
 
 def pytest_report_header() -> str:

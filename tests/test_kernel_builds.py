@@ -1,0 +1,106 @@
+"""The kernel tests once more, in other builds of the same sources: blocks of several real threads, and under the sanitizers.
+
+Each build runs tests/test_kernels.py in a process of its own. A block of four threads with a real barrier shows, without a GPU, whether
+the stride loops are right for any block size and no barrier is missing; a missing one is planted, and must be found.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigrad import kernels
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPILER = shutil.which("g++")
+pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs g++ on Linux")
+BLOCK = ["-std=c++20", "-O1", "-DNO_CLONES"]
+SANITIZERS = ["-std=c++17", "-O1", "-DNO_CLONES", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Path:
+    """Compile kernels/, each file passed through `change`, for float and double."""
+    sources = folder / "kernels"
+    sources.mkdir()
+    for path in kernels.folder().iterdir():
+        if path.suffix in (".cu", ".cuh", ".h", ".cpp"):
+            (sources / path.name).write_text(change(path.name, path.read_text()))
+    for real in ("float", "double"):
+        command = [COMPILER, *flags, "-fPIC", "-shared", "-pthread", f"-DREAL={real}", sources / "host.cpp", "-o", folder / f"{real}.so"]
+        subprocess.run(command, check=True)
+    return folder
+
+
+def run_kernel_tests(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        "--host-library",
+        folder,
+        "tests/test_kernels.py",
+    ]
+    variables = {k: v for k, v in os.environ.items() if k != "MINIGRAD_KERNELS"} | environment
+    return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("threads", [3, 4])
+def test_blocks_of_several_threads(threads, tmp_path):
+    result = run_kernel_tests(build(tmp_path, [*BLOCK, f"-DHOST_BLOCK={threads}"]))
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+def without_barriers(file):
+    return lambda name, text: text.replace("__syncthreads();", "") if name == file else text
+
+
+@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh"])
+def test_a_missing_barrier_is_found(file, tmp_path):
+    """The barriers of LRN, and those of the block reduction that softmax uses."""
+    assert "__syncthreads();" in (kernels.folder() / file).read_text()
+    result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], without_barriers(file)))
+    assert result.returncode == 1, result.stdout[-4000:]
+    assert "Not equal to tolerance" in result.stdout
+
+
+def test_a_kernel_right_for_one_thread_only_is_found(tmp_path):
+
+    def plant(name, text):
+        return text.replace("w[at] += step * velocity;", "w[at] += step * velocity / blockDim.x;") if name == "sgd.cu" else text
+
+    result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], plant))
+    assert result.returncode == 1, result.stdout[-4000:]
+
+
+def library(name: str) -> str:
+    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_under_the_sanitizers(tmp_path):
+    """Address and undefined-behaviour sanitizers, no leaks looked for (the interpreter has its own)."""
+    preload = [library("libasan.so"), library("libubsan.so")]
+    if not all(os.path.isabs(p) for p in preload):
+        pytest.skip("the compiler's sanitizer libraries are not installed")
+    folder = build(tmp_path, SANITIZERS)
+    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+
+
+def test_the_sanitizers_see_a_planted_overrun(tmp_path):
+    preload = [library("libasan.so"), library("libubsan.so")]
+    if not all(os.path.isabs(p) for p in preload):
+        pytest.skip("the compiler's sanitizer libraries are not installed")
+    folder = build(
+        tmp_path, SANITIZERS, lambda n, t: t.replace("int count = size - first < span ? (int)(size - first) : span;", "int count = span;")
+    )
+    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    assert result.returncode != 0
+    assert "AddressSanitizer" in result.stdout + result.stderr
