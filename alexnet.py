@@ -521,8 +521,8 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     trainer.fit(preset.epochs)
 
     result = evaluate(model, validation, args.device)
-    for path, reason in (training.skipped | validation.skipped).items():
-        print(f"skipped {path}: {reason}")
+    for reason in (training.skipped | validation.skipped).values():
+        print(f"skipped {reason}")
     print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
     files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
     print(f"pictures: {', '.join(map(str, files))}\nall of it took {duration(time.perf_counter() - began)}")
@@ -597,8 +597,8 @@ def evaluate_run(args: argparse.Namespace) -> None:
     loader = data.Loader(data.Pictures(images), prep, args.batch_size or 64, False, workers=args.workers)
     result = evaluate(model, loader, args.device)
     print(f"{len(result.labels):,} pictures of {images.root}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}")
-    for path, reason in loader.skipped.items():
-        print(f"skipped {path}: {reason}")
+    for reason in loader.skipped.values():
+        print(f"skipped {reason}")
 
 
 def predict(args: argparse.Namespace) -> None:

@@ -119,9 +119,9 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             rate = self.optimizer.lr * self.optimizer.factor
+            cause = "try a lower --lr" if np.isfinite(x).all() else "the pictures of this batch hold values that are not finite"
             raise TrainingError(
-                f"the loss became {value} at step {self.step + 1}, rate {rate:g}; the weights of the last checkpoint are untouched. "
-                "Try a lower --lr"
+                f"the loss became {value} at step {self.step + 1}, rate {rate:g}: {cause}. The last checkpoint is untouched"
             )
         self.optimizer.step()
         return value, top_k(logits.numpy(), t, 1)

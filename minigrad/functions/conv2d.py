@@ -154,26 +154,20 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
     Returns: (N, OH, OW, O).
     """
     x, w = as_tensor(x), as_tensor(w)
-    if w.ndim != 4:
-        raise ValueError(f"conv2d: w must be (KH, KW, C / groups, O) but has shape {w.shape}")
-    win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
-    CG, O = w.shape[2:]
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes {x.shape} and {w.shape}")
     groups = geometry.whole(groups, "groups", "conv2d")
-    if win.C % groups or O % groups:
-        if x.shape[1] == CG * groups:
-            raise ValueError(channels_first(x.shape, CG * groups))
-        raise ValueError(f"conv2d: groups={groups} must divide C={win.C} and O={O}")
-    if CG * groups != win.C:
-        if x.shape[1] == CG * groups:
-            raise ValueError(channels_first(x.shape, CG * groups))
-        raise ValueError(f"conv2d: x has {win.C} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}")
+    CG, O = w.shape[2:]
+    if x.shape[3] != CG * groups and x.shape[1] == CG * groups:
+        raise ValueError(
+            f"conv2d: x of shape {x.shape} looks channels first; arrays here are channels last, (N, H, W, C) with C = {CG * groups}: "
+            "use x.transpose(0, 2, 3, 1)"
+        )
+    if x.shape[3] != CG * groups:
+        raise ValueError(f"conv2d: x has {x.shape[3]} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}")
+    if O % groups:
+        raise ValueError(f"conv2d: groups={groups} must divide the {O} output channels of w, shape {w.shape}")
     if b is not None and as_tensor(b).shape != (O,):
         raise ValueError(f"conv2d: b must have shape ({O},), not {as_tensor(b).shape}")
+    win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
     return Conv2d(win, groups)(x, w, b)
-
-
-def channels_first(shape: tuple[int, ...], C: int) -> str:
-    return (
-        f"conv2d: x of shape {shape} looks channels first; arrays here are channels last, (N, H, W, C) with C = {C}: "
-        "use x.transpose(0, 2, 3, 1)"
-    )
