@@ -23,6 +23,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <pthread.h>
+#include <sched.h>
 #include <thread>
 #include <unistd.h>
 #include <utility>
@@ -87,7 +89,8 @@ struct Pool {
   std::condition_variable wake, done;
   Launch *launch = nullptr;
   u64 number = 0;  // of the launch
-  int working = 0, helpers = 0;
+  int working = 0, helpers = 0, callers_cpu = -1;
+  std::vector<pthread_t> handles;
   int owner = getpid();
 
   void help() {
@@ -105,6 +108,21 @@ struct Pool {
     }
   }
 
+  // A helper that wakes on the caller's processor would only take turns with it, while the BLAS's own threads, which spin for a while
+  // after each product, keep the other processors from looking idle. So helpers keep off the caller's.
+  void keep_off_the_callers_processor() {
+#ifdef __linux__
+    int cpu = sched_getcpu();
+    if (cpu < 0 || cpu == callers_cpu) return;
+    callers_cpu = cpu;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    CPU_CLR(cpu, &allowed);
+    if (CPU_COUNT(&allowed) == 0) return;
+    for (pthread_t helper : handles) pthread_setaffinity_np(helper, sizeof allowed, &allowed);
+#endif
+  }
+
   void run(Launch &l, int threads) {
     std::unique_lock<std::mutex> turn(caller, std::try_to_lock);
 #ifdef HOST_BLOCK
@@ -113,7 +131,13 @@ struct Pool {
     if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
     {
       std::lock_guard<std::mutex> lock(mutex);
-      for (; helpers < threads - 1; ++helpers) std::thread([this] { help(); }).detach();
+      for (; helpers < threads - 1; ++helpers) {
+        std::thread helper([this] { help(); });
+        handles.push_back(helper.native_handle());
+        helper.detach();
+        callers_cpu = -1;
+      }
+      keep_off_the_callers_processor();
       launch = &l;
       ++number;
     }
