@@ -37,6 +37,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import minigrad  # noqa: F401  (before NumPy: see there)
+
+# isort: split
 import numpy as np
 
 from minigrad import backend, checkpoint, data, look, nn, optim, random
@@ -451,22 +454,58 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
     return data.Preparation(size, mean, scale, colour, preset.shrink)
 
 
+DEFAULTS = {"preset": "paper", "recipe": "auto", "device": "cpu", "workers": 2, "seed": 0}
+MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache")  # when a run is resumed
+
+
 def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
     """(name of the recipe, the preset with it): the preset's own for large sets, the one for small subsets below 100,000 pictures."""
     preset = find_preset(args.preset)
     name = args.recipe
     if name == "auto":
         name = "preset" if pictures >= 100_000 else "small"
-    if name == "small":
-        preset = small_subset(preset)
-    epochs = preset.epochs if args.epochs is None else args.epochs
-    times = epochs / preset.epochs  # whatever has its epoch keeps its place in a run of another length
-    chosen: dict[str, Any] = {"epochs": epochs, "colour_until": preset.colour_until * times}
-    chosen["conv1_rates"] = tuple((epoch * times, rate) for epoch, rate in preset.conv1_rates)
-    if preset.lr_drops is not None:
-        chosen["lr_drops"] = tuple(epoch * times for epoch in preset.lr_drops)
-    chosen |= {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
-    return name, replace(preset, **chosen)
+    return name, with_choices(small_subset(preset) if name == "small" else preset, args)
+
+
+def with_choices(preset: Preset, args: argparse.Namespace) -> Preset:
+    """The preset with the command line's epochs, batch size and rate; whatever has its epoch keeps its place in a longer or shorter run."""
+    chosen: dict[str, Any] = {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
+    if args.epochs is not None:
+        if args.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1, not {args.epochs}")
+        times = args.epochs / preset.epochs
+        chosen |= {"epochs": args.epochs, "colour_until": preset.colour_until * times}
+        chosen["conv1_rates"] = tuple((epoch * times, rate) for epoch, rate in preset.conv1_rates)
+        if preset.lr_drops is not None:
+            chosen["lr_drops"] = tuple(epoch * times for epoch in preset.lr_drops)
+    return replace(preset, **chosen)
+
+
+def preset_from_json(record: dict[str, Any]) -> Preset:
+    """The Preset that asdict turned into `record`, back from a checkpoint's JSON."""
+    record = record | {
+        "convs": tuple(Conv(**row) for row in record["convs"]),
+        "dense": tuple(Dense(**row) for row in record["dense"]),
+        "lr_drops": None if record["lr_drops"] is None else tuple(record["lr_drops"]),
+        "conv1_rates": tuple(map(tuple, record["conv1_rates"])),
+    }
+    return Preset(**record)
+
+
+def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
+    kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
+    settings = description["settings"]
+    for key, value in settings["arguments"].items():
+        given = getattr(args, key, None)
+        if key in MAY_CHANGE:
+            setattr(args, key, value if given is None else given)
+        elif key not in ("resume", "output"):
+            if given is not None and given != value:
+                raise ValueError(f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change")
+            setattr(args, key, value)
+    args.output = args.resume
+    return settings, kept
 
 
 def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
@@ -475,13 +514,20 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     backend.keep_memory()
     kept: dict[str, np.ndarray] = {}
     if args.resume:
-        kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
-        for key, value in description["settings"]["arguments"].items():
-            if getattr(args, key, None) is None or key not in ("epochs", "lr", "device", "workers", "cache", "resume"):
-                setattr(args, key, value)
-        args.output = args.resume
+        settings, kept = take_up(args)
+    for key, value in DEFAULTS.items():
+        setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
+    backend.to_device(np.zeros(1, np.float32), args.device)  # a device that is not there is better told now than later
     sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed)
-    name, preset = recipe(args, len(sets[0]))
+    if args.resume:
+        name, preset = settings["recipe"], with_choices(preset_from_json(settings["network"]), args)
+        if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
+            raise data.DataError(
+                f"{sets[0].root} has {len(sets[0])} pictures in {len(sets[0].classes)} classes, but the run {args.resume} was started on "
+                f"{settings['pictures']} in {len(settings['classes'])}, or the classes have other names: it can only go on with the same"
+            )
+    else:
+        name, preset = recipe(args, len(sets[0]))
     folder = make_run_folder(args)
     announce(sets, name, preset)
 
@@ -504,6 +550,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     settings = {
         "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
+        "pictures": len(sets[0]),
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings, indent=1))
 
@@ -578,11 +625,9 @@ def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Eval
 def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, dict[str, Any]]:
     """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
     path = Path(run)
-    tensors, description = checkpoint.load(path / CHECKPOINT if path.is_dir() else path)
+    tensors, description = checkpoint.load(path / CHECKPOINT if path.is_dir() else path, prefix=("model.", "preparation."))
     settings = description["settings"]
-    name, args = settings["recipe"], argparse.Namespace(**settings["arguments"], recipe_name=settings["recipe"])
-    args.recipe = name
-    _, preset = recipe(args, 0)
+    preset = preset_from_json(settings["network"])
     model = AlexNet(preset, len(settings["classes"]))
     model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
     model.to(device).eval()
@@ -592,9 +637,13 @@ def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, 
 def evaluate_run(args: argparse.Namespace) -> None:
     """Accuracy of a run on the validation pictures of a folder."""
     model, prep, settings = load_run(args.run, args.device)
-    root = Path(args.data or settings["arguments"]["data"])
-    images = data.open_folder(root / "val" if (root / "val").is_dir() else root, settings["classes"])
-    loader = data.Loader(data.Pictures(images), prep, args.batch_size or 64, False, workers=args.workers)
+    if args.data:
+        root = Path(args.data)
+        images = data.open_folder(root / "val" if (root / "val").is_dir() else root, settings["classes"])
+    else:  # what the run itself held out
+        a = settings["arguments"]
+        images = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"])[1]
+    loader = data.Loader(data.Pictures(images), prep, args.batch_size, False, workers=args.workers)
     result = evaluate(model, loader, args.device)
     print(f"{len(result.labels):,} pictures of {images.root}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}")
     for reason in loader.skipped.values():
@@ -622,15 +671,15 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--images-per-class", type=int, metavar="N", help="use at most N training pictures of each class")
     add("--holdout", type=float, metavar="SHARE", help="validate on this share of train/ instead of val/ (for tuning)")
-    add("--preset", default="paper", help=f"the network: {', '.join(PRESETS)} (default paper)")
+    add("--preset", help=f"the network: {', '.join(PRESETS)} (default paper)")
     how = "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: small below 100,000 (default)"
-    add("--recipe", default="auto", choices=("auto", "preset", "small"), help=how)
+    add("--recipe", choices=("auto", "preset", "small"), help=how)
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--batch-size", type=int, metavar="N", help="default: the recipe's")
     add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
-    add("--device", default="cpu", help="cpu, gpu or gpu:N (default cpu)")
-    add("--workers", type=int, default=2, metavar="N", help="threads that read and prepare pictures; changes no result (default 2)")
-    add("--seed", type=int, default=0, help="of everything random (default 0)")
+    add("--device", help="cpu, gpu or gpu:N (default cpu)")
+    add("--workers", type=int, metavar="N", help="threads that read and prepare pictures; changes no result (default 2)")
+    add("--seed", type=int, help="of everything random (default 0)")
     add("--cache", metavar="DIR|off", help=f"where decoded pictures are kept, or off (default {default_cache_folder()})")
     add("--output", metavar="DIR", help="run folder (default runs/TIME-PRESET)")
     add("--resume", metavar="RUN", help="go on with the run in this folder")
@@ -654,7 +703,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("pictures", nargs="+", help="picture files")
         else:
             sub.add_argument("--data", metavar="DIR", help="default: the folder that the run was trained on")
-            sub.add_argument("--batch-size", type=int)
+            sub.add_argument("--batch-size", type=int, default=64)
             sub.add_argument("--workers", type=int, default=2)
         sub.add_argument("--device", default="cpu")
     sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")

@@ -1,5 +1,7 @@
 """Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place."""
 
+import hashlib
+import platform
 import re
 from glob import glob
 from pathlib import Path
@@ -7,14 +9,22 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 
+def sources_hash() -> str:
+    """The same as minigrad/kernels.py computes when it loads the library."""
+    texts = [path.read_bytes() for path in sorted(Path("kernels").iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+
+
 def host_kernels(real: str) -> Extension:
     """kernels/*.cu for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
-    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -mprefer-vector-width=512 -pthread"
+    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -pthread"
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags += " -mprefer-vector-width=512"
     return Extension(
         f"minigrad._host_{real}",
         ["kernels/host.cpp"],
         depends=glob("kernels/*"),
-        define_macros=[("REAL", real)],
+        define_macros=[("REAL", real), ("SOURCES", f'"{sources_hash()}"')],
         extra_compile_args=flags.split(),
         extra_link_args=["-pthread"],
         language="c++",

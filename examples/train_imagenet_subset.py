@@ -17,9 +17,11 @@ import argparse
 import sys
 from pathlib import Path
 
+import alexnet
+
+# isort: split
 import numpy as np
 
-import alexnet
 from minigrad import data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if synthetic:
         root = Path("data/synthetic")
         print(f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}")
-        draw_set(root, seed=args.seed, workers=args.workers)
+        draw_set(root, seed=args.seed or 0, workers=args.workers or 2)
         args.data = str(root)
         if args.epochs is None:
             args.epochs = SYNTHETIC_EPOCHS

@@ -4,6 +4,9 @@
 // a thread that the system has put aside delays no more than its portion; idle threads sleep. Each block writes only what
 // it owns, so the result has the same bits whatever the number of threads.
 #define HOST
+#ifndef SOURCES
+#define SOURCES ""
+#endif
 #include "prelude.cuh"
 
 #include "convolution.cu"
@@ -25,6 +28,7 @@
 #include <mutex>
 #include <pthread.h>
 #include <sched.h>
+#include <system_error>
 #include <thread>
 #include <unistd.h>
 #include <utility>
@@ -131,11 +135,15 @@ struct Pool {
     if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
     {
       std::lock_guard<std::mutex> lock(mutex);
-      for (; helpers < threads - 1; ++helpers) {
-        std::thread helper([this] { help(); });
-        handles.push_back(helper.native_handle());
-        helper.detach();
-        callers_cpu = -1;
+      try {
+        for (; helpers < threads - 1; ++helpers) {
+          std::thread helper([this] { help(); });
+          handles.push_back(helper.native_handle());
+          helper.detach();
+          callers_cpu = -1;
+        }
+      } catch (const std::system_error &) {
+        threads = 1;  // the system gives no more threads: those there are will do
       }
       keep_off_the_callers_processor();
       launch = &l;
@@ -162,11 +170,14 @@ template <auto kernel, class... A> void body_of(void **args, void (*)(A...)) {
 void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int threads) {
   if (pool->owner != getpid()) pool = new Pool;  // after a fork the threads are gone
   Launch l{body, args, blocks, 1, shared_bytes};
-  l.portion = blocks / (16 * threads) > 1 ? blocks / (16 * threads) : 1;
+  l.portion = blocks / (i64(16) * threads) > 1 ? blocks / (i64(16) * threads) : 1;
   pool->run(l, threads);
 }
 
 }  // namespace
+
+// Tells minigrad/kernels.py whether this library and the sources beside it belong together.
+extern "C" const char *sources_hash() { return SOURCES; }
 
 // Launched like cuLaunchKernel: args[i] points to the i-th argument.
 #define HOST_KERNEL(name)                                                                                  \

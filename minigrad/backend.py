@@ -13,15 +13,20 @@ from typing import Any
 
 import numpy as np
 
+
+class DeviceError(ValueError):
+    """A device that is not there; the message says what is missing."""
+
+
 Array = Any  # a numpy.ndarray, or a cupy.ndarray with the same methods
 
 
 def cupy() -> Any:
-    """The cupy module, imported on first use. Raises RuntimeError with the reason where there is none."""
+    """The cupy module, imported on first use. Raises DeviceError with the reason where there is none."""
     try:
         import cupy as module
     except ImportError as error:
-        raise RuntimeError(
+        raise DeviceError(
             "a GPU was asked for, but CuPy is not installed; install it with "
             "pip install 'minigrad[cuda12]' or 'minigrad[cuda13]' (the CUDA version of your driver), or use device 'cpu'"
         ) from error
@@ -53,7 +58,7 @@ def is_array(value: object) -> bool:
 
 def device_of(array: Array) -> str:
     """Where an array lives: "cpu" or "gpu:INDEX"."""
-    return "cpu" if isinstance(array, np.ndarray) else f"gpu:{array.device.id}"
+    return "cpu" if isinstance(array, (np.ndarray, np.generic)) else f"gpu:{array.device.id}"
 
 
 def on_device(device: str) -> contextlib.AbstractContextManager:
@@ -77,8 +82,8 @@ def to_device(array: Array, device: str) -> Array:
     if not isinstance(array, np.ndarray) and index in (None, array.device.id):
         return array
     cp = cupy()
-    if index is not None and index >= gpu_count():
-        raise ValueError(f"device {device!r} does not exist: this machine has {gpu_count()} GPU(s)")
+    if (index or 0) >= gpu_count():
+        raise DeviceError(f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine")
     with on_device(device):
         return cp.asarray(array)
 

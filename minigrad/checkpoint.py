@@ -38,8 +38,8 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str | Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays whose name starts with prefix, description) from a file that `save` wrote."""
+def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays whose name starts with the prefix, or one of the prefixes; description) from a file that `save` wrote."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")

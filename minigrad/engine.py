@@ -61,8 +61,8 @@ class Tensor:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself")
         self.data: Array = data if backend.is_array(data) else np.asarray(data)
-        if self.data.dtype.kind not in "fiub":
-            raise TypeError(f"a Tensor holds numbers, not {self.data.dtype}")
+        if self.data.dtype.kind not in "fiub" or not self.data.dtype.isnative:
+            raise TypeError(f"a Tensor holds numbers in this machine's byte order, not {self.data.dtype}")
         self.creator: Function | None = None
         self.grad: Array | None = None
         self.name = name
@@ -100,9 +100,8 @@ class Tensor:
     def backward(self, gy: Array | None = None) -> None:
         """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to that leaf's .grad.
 
-        Args:
-            gy: gradient of the loss with respect to this tensor, same shape, dtype and device; may be left out for a
-                tensor of one element, and is then 1.
+        gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It may be left out for a tensor of
+        one element, and is then 1.
         """
         root = self.creator or (self if self.requires_grad else None)
         if root is None:
@@ -113,7 +112,8 @@ class Tensor:
                     f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
                     "only a single number can go without (did you mean y.sum().backward()?)"
                 )
-            gy = np.ones_like(self.data)
+            with backend.on_device(self.device):
+                gy = np.ones_like(self.data)
         if not backend.is_array(gy):
             raise TypeError(f"gy must be a plain array, not {type(gy).__name__}")
         given, own = (f"{a.dtype} {a.shape} on {backend.device_of(a)}" for a in (gy, self.data))
@@ -126,10 +126,11 @@ class Tensor:
         for node in topological_order(root):
             gy = grads.pop(node)
             for parent, gx in zip(node.parents, node.gradients(gy)):
-                if isinstance(parent, Tensor):
-                    parent.accumulate(gx, fresh=gx is not gy and gx.base is None)  # type: ignore[union-attr]
-                elif parent is not None:
-                    grads[parent] = grads[parent] + gx if parent in grads else gx
+                with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
+                    if isinstance(parent, Tensor):
+                        parent.accumulate(gx, fresh=gx is not gy and gx.base is None)  # type: ignore[union-attr]
+                    elif parent is not None:
+                        grads[parent] = grads[parent] + gx if parent in grads else gx
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
         """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is kept."""

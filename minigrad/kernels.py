@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import os
 import re
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from minigrad import backend
 from minigrad.backend import Array
 
 SPAN = 1 << 14  # numbers a block of the elementwise kernels works on
-THREADS = 128  # a block, on a GPU, unless the launch says otherwise
+THREADS = 128  # a block, on a GPU
 SCALARS = {"int": ctypes.c_int, "i64": ctypes.c_longlong, "u32": ctypes.c_uint, "float": ctypes.c_float, "double": ctypes.c_double}
 ELEMENTS = {"u8": "uint8", "u32": "uint32", "int": "int32", "i64": "int64", "float": "float32", "double": "float64"}
 SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
@@ -91,9 +93,20 @@ def threads() -> int:
 @functools.cache
 def host_library(real: str) -> ctypes.CDLL | None:
     """The kernels compiled for the CPU with `real` float or double; None if they were not built."""
-    for path in sorted(Path(__file__).resolve().parent.glob(f"_host_{real}*.so")):
-        return ctypes.CDLL(str(path))
-    return None
+    path = Path(__file__).resolve().parent / f"_host_{real}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not path.is_file():
+        return None
+    library = ctypes.CDLL(str(path))
+    library.sources_hash.restype = ctypes.c_char_p
+    if library.sources_hash().decode() != sources_hash():
+        raise RuntimeError(f"{path.name} was compiled from other sources than those in {folder()}: install minigrad again")
+    return library
+
+
+def sources_hash() -> str:
+    """Of everything in kernels/ that the CPU library is compiled from; setup.py computes the same at the build."""
+    texts = [path.read_bytes() for path in sorted(folder().iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
 
 
 def ready(array: Array) -> bool:
@@ -174,7 +187,7 @@ def check(name: str, args: tuple, real: str) -> None:
                 raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
         elif not backend.is_array(value):
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {type(value).__name__}")
-        elif value.dtype.name != dtype:
+        elif value.dtype != np.dtype(dtype):
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {value.dtype}")
         elif not value.flags.c_contiguous:
             raise TypeError(f"{where}: the array is not contiguous")
@@ -184,13 +197,13 @@ def check(name: str, args: tuple, real: str) -> None:
             raise TypeError(f"{where}: the array is read-only")
 
 
-def launch(name: str, blocks: int, *args: Any, block: int = THREADS, shared: int = 0) -> None:
+def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     """Run a kernel.
 
     Args:
         name: of the kernel. blocks: how many of them, as its header says; 0 does nothing.
         args: arrays (C-contiguous) and numbers, in the order of the C signature.
-        block: threads a block, on a GPU. shared: elements of `real` of shared memory.
+        shared: elements of `real` of shared memory.
     """
     real = next(real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f")
     check(name, args, real)
@@ -208,12 +221,16 @@ def launch(name: str, blocks: int, *args: Any, block: int = THREADS, shared: int
     # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
     values = [a if p.pointer else np.dtype(kind).type(a) for (p, _, kind), a in zip(rows, args)]
     device = next(backend.device_of(a) for a in args if backend.is_array(a))
-    gpu_function(name, real, device)((blocks,), (block,), tuple(values), shared_mem=shared_bytes)
+    function = gpu_function(name, real, device)
+    if shared_bytes > 48 << 10:  # more than a kernel has without asking
+        function.max_dynamic_shared_size_bytes = shared_bytes
+    function((blocks,), (THREADS,), tuple(values), shared_mem=shared_bytes)
 
 
 def state() -> str:
     """A sentence on which kernels will run."""
-    if mode() == "none":
-        return "none, MINIGRAD_KERNELS=none: array forms only"
+    if mode() != "auto":
+        where = {"none": "none: array forms only", "cpu": "the CPU's only", "gpu": "the GPU's only"}[mode()]
+        return f"{where} (MINIGRAD_KERNELS={mode()})"
     cpu = "compiled" if host_library("float") and host_library("double") else "not built (no C++ compiler at installation): array forms"
     return f"CPU {cpu}; GPU through CuPy, compiled at first use" if backend.gpu_count() else f"CPU {cpu}; no GPU"

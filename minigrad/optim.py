@@ -116,10 +116,10 @@ class SGD:
                     continue
                 if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
                     raise ValueError(f"SGD: the gradient of {p.name} is {p.grad.dtype} {p.grad.shape}, the parameter {p.dtype} {p.shape}")
-                if p not in self.velocity:
-                    self.velocity[p] = np.zeros_like(p.data, order="C")
                 p.data = kernels.contiguous(p.data)  # updated in place, through a flat view
                 with backend.on_device(p.device):
+                    if p not in self.velocity:
+                        self.velocity[p] = np.zeros_like(p.data)
                     v, g = self.velocity[p], kernels.contiguous(p.grad)
                     sgd_update(p.data, v, g, self.rate(group), self.momentum, group["weight_decay"], self.form)
                     if group["max_filter_rms"] is not None and p.ndim == 4:

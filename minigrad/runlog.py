@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second", "seconds")
@@ -22,9 +23,12 @@ def start(folder: Path, step: int) -> None:
     """Start the files with their headers; rows up to `step` stay, later ones (of a run that is resumed from there) go."""
     for name, header in FILES.items():
         column = header.index("step")
-        rows = [row for row in read(folder / name) if int(row[column]) <= step]
-        with open(folder / name, "w", newline="") as file:
+        whole = [row for row in read(folder / name) if len(row) == len(header) and row[column].isdigit()]  # a crash may tear a line
+        rows = [row for row in whole if int(row[column]) <= step]
+        temporary = folder / f"{name}.tmp"
+        with open(temporary, "w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
+        os.replace(temporary, folder / name)
 
 
 def append(folder: Path, name: str, rows: list[list]) -> None:

@@ -108,6 +108,7 @@ class Trainer:
     step: int = 0
     seconds: float = 0.0
     last_error: float | None = None
+    saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
@@ -121,7 +122,7 @@ class Trainer:
             rate = self.optimizer.lr * self.optimizer.factor
             cause = "try a lower --lr" if np.isfinite(x).all() else "the pictures of this batch hold values that are not finite"
             raise TrainingError(
-                f"the loss became {value} at step {self.step + 1}, rate {rate:g}: {cause}. The last checkpoint is untouched"
+                f"the loss became {value} at step {self.step + 1}, rate {rate:g}: {cause}. A checkpoint written before is untouched"
             )
         self.optimizer.step()
         return value, top_k(logits.numpy(), t, 1)
@@ -148,13 +149,9 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
         runlog.start(self.folder, self.step)
-        saved = time.monotonic()
         with self.stopping_on_signals():
             while self.epoch < epochs:
                 self.run_epoch(epochs)
-                if self.epoch < epochs and time.monotonic() - saved > self.save_every:
-                    self.save()
-                    saved = time.monotonic()
         self.save()
 
     @contextmanager
@@ -173,6 +170,7 @@ class Trainer:
                 signal.signal(number, handler)
 
     def run_epoch(self, epochs: int) -> None:
+        self.stop_if_asked()
         self.model.train()
         self.schedule.step(self.epoch, self.last_error if self.batch == 0 else None)
         self.before_epoch(self.epoch)
@@ -181,12 +179,14 @@ class Trainer:
         batches = self.train.batches(self.epoch, self.batch)
         bar = tqdm(batches, f"epoch {self.epoch + 1}/{epochs}", len(self.train), initial=self.batch, leave=False, disable=None)
         for x, t, _ in bar:
-            if self.stopping:
+            self.stop_if_asked()
+            if time.monotonic() - self.saved_at > self.save_every:
                 self.save()
-                raise Stopped(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
             if len(t) == 0:
                 self.batch += 1
                 continue
+            if self.batch:  # within an epoch only time moves on: a rate may drop in its middle
+                self.schedule.step(self.epoch + self.batch / len(self.train))
             loss, top1 = self.learn(x, t)
             self.batch += 1
             self.step += 1
@@ -213,8 +213,15 @@ class Trainer:
         row += [f"{result.top(1):.4f}", f"{result.top(5):.4f}", f"{speed:.1f}", f"{self.seconds:.1f}"]
         runlog.append(self.folder, "metrics.csv", [row])
 
+    def stop_if_asked(self) -> None:
+        """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or between two of its steps."""
+        if self.stopping:
+            self.save()
+            raise Stopped(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
+
     def save(self) -> None:
         """Write the checkpoint."""
+        self.saved_at = time.monotonic()
         names = {p: name for name, p in self.model.named_parameters()}
         tensors = {f"model.{name}": backend.to_numpy(p.data) for p, name in names.items()}
         tensors |= {f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()}  # type: ignore[index]

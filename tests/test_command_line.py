@@ -89,6 +89,27 @@ def test_resume_goes_on(trained):
     assert [row[0] for row in runlog.read(place / "run" / "metrics.csv")] == ["1", "2", "3"]
 
 
+def test_resume_refuses_what_cannot_change(trained):
+    place, _ = trained
+    out = run("train", "--resume", "run", "--preset", "paper", cwd=place, code=2)
+    assert "the run run was started with tiny, which cannot change" in out
+
+
+def test_resume_on_other_pictures_is_refused(place, tmp_path):
+    synthetic.draw_set(tmp_path / "set", train=3, val=1)
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "r"]
+    run(*args, cwd=tmp_path)
+    (tmp_path / "set" / "train" / "dots" / "0000.JPEG").unlink()
+    out = run("train", "--resume", "r", "--epochs", 2, cwd=tmp_path, code=2)
+    assert "it can only go on with the same" in out
+
+
+def test_evaluate_takes_what_the_run_held_out(place):
+    args = ["train", "--data", "set/train", "--preset", "tiny", "--epochs", 1, "--holdout", 0.25, "--output", "held"]
+    run(*args, cwd=place)
+    assert "10 pictures of set/train" in run("evaluate", "held", cwd=place)
+
+
 def test_same_seed_same_bytes_at_any_worker_count(place):
     for name, workers, cache in (("w0", 0, "off"), ("w3", 3, "c")):
         args = ["train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--batch-size", 8]
@@ -158,6 +179,8 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
         ("not a picture that can be read", ["predict", "run", "words.txt"]),
         ("No such file", ["predict", "run", "cat.jpg"]),
         ("unknown device 'cuda'", ["predict", "run", "set/val/dots/0000.JPEG", "--device", "cuda"]),
+        ("CuPy is not installed", ["train", "--data", "set", "--preset", "tiny", "--device", "gpu", "--output", "z"]),
+        ("--epochs must be at least 1, not 0", ["train", "--data", "set", "--preset", "tiny", "--epochs", "0", "--output", "z"]),
         ("batch size must be at least 1", ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"]),
     ],
 )

@@ -335,3 +335,23 @@ def test_the_kernel_and_the_array_form_prepare_alike(tree, monkeypatch):
         monkeypatch.setenv("MINIGRAD_KERNELS", mode)
         batches.append(next(data.Loader(pictures, prep, 12, True, 1, 0).batches())[0])
     np.testing.assert_allclose(batches[0], batches[1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_systems_trouble_is_not_the_pictures(tree, tmp_path, monkeypatch):
+    """Too many open files: no picture is remembered as broken for that."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(24, "Too many open files")
+
+    images = data.open_folder(tree)
+    monkeypatch.setattr(Image, "open", refuse)
+    said = []
+    assert data.open_pictures(images, tmp_path / "cache", say=said.append).decoded is None
+    assert "Too many open files" in said[-1]
+    monkeypatch.undo()
+    assert not data.open_pictures(images, tmp_path / "cache", say=quiet).broken
+
+
+def test_a_long_list_of_classes(tree):
+    with pytest.raises(data.DataError, match="has no class folder"):
+        data.open_sets(tree, ",".join(f"n{i:08}" for i in range(40)))

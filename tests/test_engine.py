@@ -209,3 +209,8 @@ def test_wrong_number_of_gradients_is_named():
 
     with pytest.raises(RuntimeError, match="Bad.backward returned 1 gradients for 2 inputs"):
         Bad()(leaf(2), leaf(2)).backward(np.ones(2))
+
+
+def test_another_machines_byte_order_is_refused():
+    with pytest.raises(TypeError, match="byte order, not >f8"):
+        mg.Tensor(np.arange(3.0).astype(">f8"))

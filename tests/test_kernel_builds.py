@@ -104,3 +104,11 @@ def test_the_sanitizers_see_a_planted_overrun(tmp_path):
     result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
     assert result.returncode != 0
     assert "AddressSanitizer" in result.stdout + result.stderr
+
+
+def test_a_library_of_other_sources_is_refused(monkeypatch):
+    if kernels.host_library("float") is None:
+        pytest.skip("the CPU kernels are not built")
+    monkeypatch.setattr(kernels, "sources_hash", lambda: "another")
+    with pytest.raises(RuntimeError, match="compiled from other sources.*install minigrad again"):
+        kernels.host_library.__wrapped__("float")

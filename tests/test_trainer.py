@@ -135,3 +135,42 @@ def test_top_k():
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
+
+
+def test_stopped_between_epochs_the_schedule_moves_once(pictures, tmp_path):
+    """A signal during validation: the resumed run must not count the same validation error twice."""
+
+    def plateau(opt):
+        return optim.PlateauSchedule(opt, patience=1)
+
+    whole = trainer(pictures, tmp_path / "whole", schedule=plateau)
+    whole.fit(4)
+    broken = trainer(pictures, tmp_path / "broken", schedule=plateau)
+    broken.say = lambda line: setattr(broken, "stopping", broken.epoch == 2)  # said at the end of an epoch
+    with pytest.raises(Stopped):
+        broken.fit(4)
+    again = trainer(pictures, tmp_path / "broken", schedule=plateau)
+    again.resume()
+    assert (again.epoch, again.batch) == (2, 0)
+    again.fit(4)
+    assert again.schedule.state() == whole.schedule.state()
+    assert_identical(state(again), state(whole))
+
+
+def test_a_rate_drops_in_the_middle_of_an_epoch(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run", schedule=lambda opt: optim.StepSchedule(opt, (0.5,)))
+    learn, factors = t.learn, []
+    t.learn = lambda x, labels: factors.append(t.optimizer.factor) or learn(x, labels)
+    t.fit(1)
+    assert factors == [1.0, 1.0, 0.1, 0.1]
+
+
+def test_a_torn_line_does_not_keep_a_run_from_going_on(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.fit(1)
+    with open(tmp_path / "run" / "steps.csv", "a") as file:
+        file.write("5,1.2")
+    again = trainer(pictures, tmp_path / "run")
+    again.resume()
+    again.fit(2)
+    assert [row[0] for row in runlog.read(tmp_path / "run" / "steps.csv")] == [str(i) for i in range(1, 9)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def open_sets(
         raise DataError(f"there is no folder {root}: give one that holds train/CLASS/PICTURE.JPEG and val/CLASS/PICTURE.JPEG")
     chosen: int | list[str] | None = None
     if classes is not None:
-        words = Path(classes).read_text().split() if Path(classes).is_file() else classes.split(",")
+        words = Path(classes).read_text().split() if os.path.isfile(classes) else classes.split(",")
         chosen = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
     has_train = (root / "train").is_dir()
     train = open_folder(root / "train" if has_train else root, chosen, images_per_class, seed)

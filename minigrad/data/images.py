@@ -42,6 +42,12 @@ def read_image(path: str | Path, size: int = SIZE) -> np.ndarray:
         raise ImageError(f"{path}: not a picture that can be read (is it empty, or another type of file?)") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: refused, its size is absurd for a photograph ({error})") from error
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno is not None:  # the system's trouble, not the file's: too many open files, no permission, a bad disk
+            raise
+        raise ImageError(f"{path}: damaged or cut off ({error})") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
         raise ImageError(f"{path}: damaged or cut off ({type(error).__name__}: {error})") from error
     W, H = upright.size

@@ -84,10 +84,10 @@ class Windows:
                 yield padded[:, kh : kh + self.SH * (self.OH - 1) + 1 : self.SH, kw : kw + self.SW * (self.OW - 1) + 1 : self.SW]
 
 
-def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool, image: str = "(N, H, W, C)") -> Windows:
+def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool) -> Windows:
     """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError in a sentence."""
     if x.ndim != 4:
-        raise ValueError(f"{function}: x must have four axes {image}, channels last, but has shape {x.shape}")
+        raise ValueError(f"{function}: x must have four axes (N, H, W, C), channels last, but has shape {x.shape}")
     KH, KW = pair(kernel_size, "kernel_size", function, least=1)
     SH, SW = pair(stride, "stride", function, least=1)
     PH, PW = pair(padding, "padding", function, least=0)

@@ -52,17 +52,17 @@ class LRN(Function):
         for i in range(0, len(flat[0]), step):
             yield tuple(a[i : i + step] for a in flat)
 
-    def launch(self, name, *arrays: Array) -> None:
+    def launch(self, name: str, rows: int, *arrays: Array) -> None:
         C = arrays[0].shape[-1] // self.groups
         constants = C, self.before, self.after, self.k, self.alpha, self.beta
         blocks = arrays[0].size // max(C, 1)
-        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=2 * C)
+        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * C)
 
     def forward(self, x):
         self.save(x)
         y = np.empty_like(x, order="C")
         if kernels.ready(x):
-            self.launch("lrn_forward", x, y)
+            self.launch("lrn_forward", 1, x, y)
             return y
         for x_, y_ in self.rows(x, y):
             s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
@@ -73,7 +73,7 @@ class LRN(Function):
         (x,) = self.saved
         gx = np.empty_like(x, order="C")
         if kernels.ready(x):
-            self.launch("lrn_backward", x, gy, gx)
+            self.launch("lrn_backward", 2, x, gy, gx)
             return gx
         for x_, gy_, gx_ in self.rows(x, gy, gx):
             s = self.k + self.alpha * window_sum(x_ * x_, self.before, self.after)
