@@ -179,7 +179,7 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
         ("not a picture that can be read", ["predict", "run", "words.txt"]),
         ("No such file", ["predict", "run", "cat.jpg"]),
         ("unknown device 'cuda'", ["predict", "run", "set/val/dots/0000.JPEG", "--device", "cuda"]),
-        ("CuPy is not installed", ["train", "--data", "set", "--preset", "tiny", "--device", "gpu", "--output", "z"]),
+        ("CuPy", ["train", "--data", "set", "--preset", "tiny", "--device", "gpu:99", "--output", "z"]),
         ("--epochs must be at least 1, not 0", ["train", "--data", "set", "--preset", "tiny", "--epochs", "0", "--output", "z"]),
         ("batch size must be at least 1", ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"]),
     ],
