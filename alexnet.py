@@ -567,7 +567,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     print(f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}", flush=True)
     trainer.fit(preset.epochs)
 
-    result = evaluate(model, validation, args.device)
+    result = trainer.result or evaluate(model, validation, args.device)  # none, if a finished run was taken up
     for reason in (training.skipped | validation.skipped).values():
         print(f"skipped {reason}")
     print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")

@@ -108,6 +108,7 @@ class Trainer:
     step: int = 0
     seconds: float = 0.0
     last_error: float | None = None
+    result: Evaluation | None = None  # of the validation pictures, after the last epoch trained here
     saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
@@ -197,7 +198,7 @@ class Trainer:
             counts.append(len(t))
             bar.set_postfix(loss=f"{loss:.3f}", top1=f"{100 * np.average(tops, weights=counts):.0f}%")
         seconds = time.perf_counter() - began
-        result = evaluate(self.model, self.val, self.device)
+        result = self.result = evaluate(self.model, self.val, self.device)
         self.seconds += time.perf_counter() - began
         self.last_error = 1 - result.top(1)
         rate = self.optimizer.lr * self.optimizer.factor
