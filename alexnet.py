@@ -37,9 +37,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import minigrad  # noqa: F401  (before NumPy: see there)
-
-# isort: split
 import numpy as np
 
 from minigrad import backend, checkpoint, data, look, nn, optim, random

@@ -19,9 +19,6 @@ import sys
 import time
 from dataclasses import replace
 
-import minigrad  # noqa: F401  (before NumPy: see there)
-
-# isort: split
 import numpy as np
 
 NETWORKS = ("paper", "nolrn", "torchvision")

@@ -17,11 +17,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import alexnet
-
-# isort: split
 import numpy as np
 
+import alexnet
 from minigrad import data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set

@@ -2,7 +2,7 @@
 //
 // A launch runs the blocks of a kernel on a pool of threads. Blocks are handed out in small portions to whichever thread is free, so
 // a thread that the system has put aside delays no more than its portion; idle threads sleep. Each block writes only what
-// it owns, so the result has the same bits whatever the number of threads.
+// it owns, so the result has the same bits whatever the number of threads. The BLAS runs its jobs on the same pool (run_blas_jobs).
 #define HOST
 #ifndef SOURCES
 #define SOURCES ""
@@ -26,11 +26,11 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
+#include <cstdio>
+#include <cstdlib>
 #include <pthread.h>
-#include <sched.h>
 #include <system_error>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -49,6 +49,7 @@ struct Launch {
   void **args;
   i64 blocks, portion, shared_bytes;
   std::atomic<i64> next{0};
+  int seats = 0;  // helpers that may still join
 
 #ifdef HOST_BLOCK
   // Threads of a block start one after the other, in an order that turns from block to block: whoever does not wait at a barrier
@@ -88,22 +89,21 @@ struct Launch {
 #endif
 };
 
+// Threads that sleep until there is work.
 struct Pool {
-  std::mutex caller, mutex;
+  std::mutex caller, mutex;  // held by whoever runs a launch; guards what follows
   std::condition_variable wake, done;
   Launch *launch = nullptr;
   u64 number = 0;  // of the launch
-  int working = 0, helpers = 0, callers_cpu = -1;
-  std::vector<pthread_t> handles;
-  int owner = getpid();
+  int working = 0, helpers = 0;
 
   void help() {
-    u64 seen = 0;
     std::unique_lock<std::mutex> lock(mutex);
-    for (;;) {
-      wake.wait(lock, [&] { return launch && number != seen; });
+    for (u64 seen = 0;;) {
+      wake.wait(lock, [&] { return launch && launch->seats && number != seen; });
       seen = number;
       Launch *mine = launch;
+      --mine->seats;
       ++working;
       lock.unlock();
       mine->work();
@@ -112,40 +112,20 @@ struct Pool {
     }
   }
 
-  // A helper that wakes on the caller's processor would only take turns with it, while the BLAS's own threads, which spin for a while
-  // after each product, keep the other processors from looking idle. So helpers keep off the caller's.
-  void keep_off_the_callers_processor() {
-#ifdef __linux__
-    int cpu = sched_getcpu();
-    if (cpu < 0 || cpu == callers_cpu) return;
-    callers_cpu = cpu;
-    cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-    CPU_CLR(cpu, &allowed);
-    if (CPU_COUNT(&allowed) == 0) return;
-    for (pthread_t helper : handles) pthread_setaffinity_np(helper, sizeof allowed, &allowed);
-#endif
+  // Helpers there are, after asking the system for more where there are not `wanted`. Called, like run, by whoever holds `caller`.
+  int hire(int wanted) {
+    try {
+      for (; helpers < wanted; ++helpers) std::thread([this] { help(); }).detach();
+    } catch (const std::system_error &) {  // the system gives no more threads: those there are will do
+    }
+    return helpers;
   }
 
   void run(Launch &l, int threads) {
-    std::unique_lock<std::mutex> turn(caller, std::try_to_lock);
-#ifdef HOST_BLOCK
-    return l.work();
-#endif
-    if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
+    int seats = least(threads - 1, hire(threads - 1));
     {
       std::lock_guard<std::mutex> lock(mutex);
-      try {
-        for (; helpers < threads - 1; ++helpers) {
-          std::thread helper([this] { help(); });
-          handles.push_back(helper.native_handle());
-          helper.detach();
-          callers_cpu = -1;
-        }
-      } catch (const std::system_error &) {
-        threads = 1;  // the system gives no more threads: those there are will do
-      }
-      keep_off_the_callers_processor();
+      l.seats = seats;
       launch = &l;
       ++number;
     }
@@ -157,7 +137,11 @@ struct Pool {
   }
 };
 
-Pool *pool = new Pool;  // never destroyed: its threads outlive main
+Pool *pool;  // never destroyed: its threads outlive main
+const int ready = [] {
+  pool = new Pool;
+  return pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });  // after a fork the threads are gone
+}();
 
 template <class... A, std::size_t... I>
 inline void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
@@ -168,9 +152,13 @@ template <auto kernel, class... A> void body_of(void **args, void (*)(A...)) {
 }
 
 void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int threads) {
-  if (pool->owner != getpid()) pool = new Pool;  // after a fork the threads are gone
   Launch l{body, args, blocks, 1, shared_bytes};
   l.portion = blocks / (i64(16) * threads) > 1 ? blocks / (i64(16) * threads) : 1;
+  std::unique_lock<std::mutex> turn(pool->caller, std::try_to_lock);
+#ifdef HOST_BLOCK
+  return l.work();
+#endif
+  if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
   pool->run(l, threads);
 }
 
@@ -178,6 +166,31 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 
 // Tells minigrad/kernels.py whether this library and the sources beside it belong together.
 extern "C" const char *sources_hash() { return SOURCES; }
+
+// OpenBLAS, once told to (minigrad/kernels.py), calls this in place of its own threads, which would poll for a while after each product
+// and keep the kernels' threads from the processors. Its jobs wait for each other, so each gets a thread of its own.
+struct BlasJobs {
+  void (*job)(int number, void *data, int extra);
+  char *data;
+  std::size_t size;
+  int extra;
+};
+
+extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std::size_t size, void *data, int extra) {
+  BlasJobs jobs{job, static_cast<char *>(data), size, extra};
+  void *args[] = {&jobs};
+  auto body = [](void **a) {
+    BlasJobs &j = *static_cast<BlasJobs *>(a[0]);
+    j.job(blockIdx.x, j.data + blockIdx.x * j.size, j.extra);
+  };
+  Launch l{body, args, count, 1, 0};
+  std::lock_guard<std::mutex> turn(pool->caller);
+  if (pool->hire(count - 1) < count - 1) {
+    std::fprintf(stderr, "minigrad: the system grants no %d threads for the BLAS; set OPENBLAS_NUM_THREADS lower\n", count);
+    std::exit(1);
+  }
+  pool->run(l, count);
+}
 
 // Launched like cuLaunchKernel: args[i] points to the i-th argument.
 #define HOST_KERNEL(name)                                                                                  \

@@ -3,86 +3,76 @@
 //     s[c] = k + alpha * sum of x[j]^2, j = c - before .. c + after, within the row      y[c] = x[c] s[c]^-beta
 //     gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of t[j], j = c - after .. c + before,   t[j] = gy[j] x[j] s[j]^(-beta-1)
 //
-//     block = the C channels of one group of one pixel; threads stride over the channels. Window sums first, into shared memory, then
-//     the powers: so the costly loop runs over whole rows, borders and all.
+//     block = the C channels of one group of one pixel; threads stride over the channels
+//     the row's squares in shared memory, zeros at both ends, so that every window is a whole one:   [0 0 | q0 q1 q2 ... | 0 0]
 //
-// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from cache).
+// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from shared memory).
 #include "prelude.cuh"
 
-// sum of a[j]^2 (square) or a[j] over c - before <= j <= c + after, clipped to 0 .. C - 1. Fresh sums: a running sum drifts.
-template <bool square> __device__ inline real clipped_sum(const real *a, int c, int C, int before, int after) {
+// Zeros in the `front` places before and the `back` places after the C places of a row in shared memory. Returns where the C begin.
+__device__ inline real *clear_ends(real *row, int C, int front, int back) {
+  for (int i = threadIdx.x; i < front; i += blockDim.x) row[i] = 0;
+  for (int i = threadIdx.x; i < back; i += blockDim.x) row[front + C + i] = 0;
+  return row + front;
+}
+
+// Sum of the n numbers from a on. Fresh for every window: a running sum drifts. `paper`: n is 5, written out, so that loops over it vectorise.
+template <bool paper> __device__ inline real window(const real *a, int n) {
+  if (paper) return a[0] + a[1] + a[2] + a[3] + a[4];
   real total = 0;
-  for (int j = most(0, c - before); j <= least(C - 1, c + after); ++j) total += square ? a[j] * a[j] : a[j];
+  for (int j = 0; j < n; ++j) total += a[j];
   return total;
 }
 
-// The same where the whole window is inside. Five terms, the paper's n, are written out, so that the loop over c vectorises.
-template <bool square, bool five> __device__ inline real whole_sum(const real *a, int c, int before, int after) {
-  if (five) {
-    real p = a[c - 2], q = a[c - 1], r = a[c], s = a[c + 1], t = a[c + 2];
-    return square ? p * p + q * q + r * r + s * s + t * t : p + q + r + s + t;
-  }
-  real total = 0;
-  for (int j = c - before; j <= c + after; ++j) total += square ? a[j] * a[j] : a[j];
-  return total;
-}
-
-// sums[c] = window sum around c for every channel: the clipped windows at both ends, the whole ones between.
-template <bool square> __device__ inline void window_sums(const real *a, real *sums, int C, int before, int after) {
-  int lo = least(before, C), hi = most(lo, C - after);
-  for (int c = threadIdx.x; c < lo; c += blockDim.x) sums[c] = clipped_sum<square>(a, c, C, before, after);
-  if (before == 2 && after == 2) {
-    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) sums[c] = whole_sum<square, true>(a, c, before, after);
-  } else {
-    for (int c = lo + threadIdx.x; c < hi; c += blockDim.x) sums[c] = whole_sum<square, false>(a, c, before, after);
-  }
-  for (int c = hi + threadIdx.x; c < C; c += blockDim.x) sums[c] = clipped_sum<square>(a, c, C, before, after);
-  __syncthreads();
-}
-
-// s^-beta. The paper's 0.75 needs two square roots and a division; an infinite s gives 0.
-template <bool three_quarters> __device__ inline real power(real s, real beta) {
-  if (!three_quarters) return pow(s, -beta);
+// s^-beta. `paper`: beta is 0.75, which needs two square roots and a division; an infinite s gives 0.
+template <bool paper> __device__ inline real power(real s, real beta) {
+  if (!paper) return pow(s, -beta);
   real root = sqrt(s);
   return 1 / (root * sqrt(root));
 }
 
-template <bool three_quarters>
-__device__ inline void forward(const real *__restrict__ x, real *__restrict__ y, const real *__restrict__ sums, int C, real k,
-                               real alpha, real beta) {
-  for (int c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[c] * power<three_quarters>(k + alpha * sums[c], beta);
+template <bool paper>
+__device__ inline void forward(const real *__restrict__ x, real *__restrict__ y, real *__restrict__ squares, int C, int before,
+                               int after, real k, real alpha, real beta) {
+  real *centre = clear_ends(squares, C, before, after);
+  for (int c = threadIdx.x; c < C; c += blockDim.x) centre[c] = x[c] * x[c];
+  __syncthreads();
+  int n = before + 1 + after;
+  for (int c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[c] * power<paper>(k + alpha * window<paper>(squares + c, n), beta);
 }
 
 extern "C" __global__ void lrn_forward(const real *__restrict__ x, real *__restrict__ y, int C, int before, int after, real k,
                                        real alpha, real beta) {
-  SHARED(real, sums);
+  SHARED(real, squares);
   i64 row = (i64)blockIdx.x * C;
-  window_sums<true>(x + row, sums, C, before, after);
-  if (beta == (real)0.75) forward<true>(x + row, y + row, sums, C, k, alpha, beta);
-  else forward<false>(x + row, y + row, sums, C, k, alpha, beta);
+  if (before == 2 && after == 2 && beta == (real)0.75) forward<true>(x + row, y + row, squares, C, before, after, k, alpha, beta);
+  else forward<false>(x + row, y + row, squares, C, before, after, k, alpha, beta);
 }
 
-// gx = gy s^-beta, and t in place of the sums.
-template <bool three_quarters>
-__device__ inline void direct_term(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx,
-                                   real *__restrict__ sums, int C, real k, real alpha, real beta) {
+template <bool paper>
+__device__ inline void backward(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx,
+                                real *__restrict__ squares, real *__restrict__ t, int C, int before, int after, real k, real alpha,
+                                real beta) {
+  clear_ends(squares, C, before, after);
+  real *__restrict__ t_centre = clear_ends(t, C, after, before);  // the transpose: windows the other way round
+  for (int c = threadIdx.x; c < C; c += blockDim.x) squares[before + c] = x[c] * x[c];
+  __syncthreads();
+  int n = before + 1 + after;
   for (int c = threadIdx.x; c < C; c += blockDim.x) {
-    real s = k + alpha * sums[c], scaled = gy[c] * power<three_quarters>(s, beta);
+    real s = k + alpha * window<paper>(squares + c, n), scaled = gy[c] * power<paper>(s, beta);
     gx[c] = scaled;
-    sums[c] = scaled * x[c] / s;
+    t_centre[c] = scaled * x[c] / s;
   }
   __syncthreads();
+  real factor = 2 * alpha * beta;
+  for (int c = threadIdx.x; c < C; c += blockDim.x) gx[c] -= factor * x[c] * window<paper>(t + c, n);
 }
 
 extern "C" __global__ void lrn_backward(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx, int C,
                                         int before, int after, real k, real alpha, real beta) {
-  SHARED(real, t);
-  real *sums = t + C;
+  SHARED(real, squares);
+  real *t = squares + C + before + after;
   i64 row = (i64)blockIdx.x * C;
-  window_sums<true>(x + row, t, C, before, after);
-  if (beta == (real)0.75) direct_term<true>(x + row, gy + row, gx + row, t, C, k, alpha, beta);
-  else direct_term<false>(x + row, gy + row, gx + row, t, C, k, alpha, beta);
-  window_sums<false>(t, sums, C, after, before);
-  real factor = 2 * alpha * beta;
-  for (int c = threadIdx.x; c < C; c += blockDim.x) gx[row + c] -= factor * x[row + c] * sums[c];
+  if (before == 2 && after == 2 && beta == (real)0.75) backward<true>(x + row, gy + row, gx + row, squares, t, C, before, after, k, alpha, beta);
+  else backward<false>(x + row, gy + row, gx + row, squares, t, C, before, after, k, alpha, beta);
 }

@@ -56,7 +56,7 @@ class LRN(Function):
         C = arrays[0].shape[-1] // self.groups
         constants = C, self.before, self.after, self.k, self.alpha, self.beta
         blocks = arrays[0].size // max(C, 1)
-        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * C)
+        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * (C + self.before + self.after))
 
     def forward(self, x):
         self.save(x)
