@@ -38,13 +38,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
+import minigrad
 from minigrad import backend, checkpoint, data, look, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
+from minigrad.evaluation import Evaluation, ensemble, evaluate, write_by_class, write_predictions
 from minigrad.gradcheck import check_grads
-from minigrad.trainer import CHECKPOINT, Evaluation, Stopped, Trainer, TrainingError, duration, evaluate
+from minigrad.health import LossWatch
+from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration
 
 
 @dataclass(frozen=True)
@@ -451,8 +455,10 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
     return data.Preparation(size, mean, scale, colour, preset.shrink)
 
 
-DEFAULTS = {"preset": "paper", "recipe": "auto", "device": "cpu", "workers": 2, "seed": 0}
-MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache")  # when a run is resumed
+DEFAULTS = {
+    "preset": "paper", "recipe": "auto", "schedule": "auto", "device": "cpu", "workers": 2, "seed": 0, "keep": 2, "most_skipped": 0.1
+}  # fmt: skip
+MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped")  # when a run is resumed
 
 
 def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
@@ -475,6 +481,8 @@ def with_choices(preset: Preset, args: argparse.Namespace) -> Preset:
         chosen["conv1_rates"] = tuple((epoch * times, rate) for epoch, rate in preset.conv1_rates)
         if preset.lr_drops is not None:
             chosen["lr_drops"] = tuple(epoch * times for epoch in preset.lr_drops)
+    if args.schedule == "plateau":
+        chosen["lr_drops"] = None
     return replace(preset, **chosen)
 
 
@@ -497,12 +505,43 @@ def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndar
         given = getattr(args, key, None)
         if key in MAY_CHANGE:
             setattr(args, key, value if given is None else given)
-        elif key not in ("resume", "output"):
+        elif key not in ("resume", "output", "config"):
             if given is not None and given != value:
                 raise ValueError(f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change")
             setattr(args, key, value)
     args.output = args.resume
     return settings, kept
+
+
+def read_config(args: argparse.Namespace) -> None:
+    """Fill in, from the settings.json that --config names, every argument that was not given."""
+    path = Path(args.config)
+    try:
+        kept = json.loads((path / "settings.json" if path.is_dir() else path).read_text())["arguments"]
+        for key, value in kept.items():
+            if key not in ("resume", "output", "config", "command") and getattr(args, key, None) is None:
+                setattr(args, key, value)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})") from error
+
+
+def take_over(model: AlexNet, run: str) -> None:
+    """--finetune: every parameter of a run that has the same name and shape here; says what was left."""
+    path = Path(run)
+    tensors, _ = checkpoint.load(path / CHECKPOINT if path.is_dir() else path, prefix="model.")
+    own, left = dict(model.named_parameters()), []
+    for name, p in own.items():
+        array = tensors.get(f"model.{name}")
+        if array is not None and array.shape == p.shape:
+            p.data[...] = backend.to_device(array.astype(p.dtype), p.device)
+        else:
+            there = "absent" if array is None else "x".join(map(str, array.shape))
+            left.append(f"{name} (here {'x'.join(map(str, p.shape))}, there {there})")
+    taken = len(own) - len(left)
+    left += [f"{name} (not in this network)" for n in tensors if (name := n.removeprefix("model.")) not in own]
+    if not taken:
+        raise ValueError(f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}")
+    print(f"from {run}: {taken} parameters taken; left: {', '.join(left) or 'none'}")
 
 
 def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
@@ -512,10 +551,15 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     kept: dict[str, np.ndarray] = {}
     if args.resume:
         settings, kept = take_up(args)
+    elif args.config:
+        read_config(args)
+    if not args.data:
+        raise ValueError("training needs --data, a folder, an archive or a name (or --resume RUN, or --config RUN/settings.json)")
     for key, value in DEFAULTS.items():
         setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
     backend.to_device(np.zeros(1, np.float32), args.device)  # a device that is not there is better told now than later
-    sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed)
+    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
+    sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache)
     if args.resume:
         name, preset = settings["recipe"], with_choices(preset_from_json(settings["network"]), args)
         if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
@@ -528,26 +572,29 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     folder = make_run_folder(args)
     announce(sets, name, preset)
 
-    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
     pictures = [data.open_pictures(s, cache, args.workers, what=w) for s, w in zip(sets, ("training pictures", "validation pictures"))]
     if args.resume:
         prep = data.Preparation.from_arrays(kept, preset.input_size)
     else:
         prep = preparation(preset, data.statistics(pictures[0], seed=args.seed))
     training, validation = (
-        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers) for p, shuffled in zip(pictures, (True, False))
+        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers, args.most_skipped)
+        for p, shuffled in zip(pictures, (True, False))
     )
     model = AlexNet(preset, len(sets[0].classes), args.seed)
     model.to(args.device)
-    if preset.standardize and not args.resume:
+    if args.finetune and not args.resume:
+        take_over(model, args.finetune)
+    elif preset.standardize and not args.resume:
         some = random.Stream(args.seed, "standardize").permutation(len(sets[0]))[:128]
-        model.standardize(Tensor(training.prepare(some, None)[0]).to(args.device))
+        model.standardize(Tensor(training.prepare(some)[0]).to(args.device))
     optimizer = model.make_optimizer()
     schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
     settings = {
         "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
         "pictures": len(sets[0]),
+        "versions": {"minigrad": minigrad.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings, indent=1))
 
@@ -556,8 +603,9 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
             training.preparation = replace(prep, colour=None)
 
     trainer = Trainer(
-        model, optimizer, schedule, training, validation, folder, settings, prep.arrays(), args.device, before_epoch=colour_off
-    )
+        model, optimizer, schedule, training, validation, folder, settings, prep.arrays(), args.device, keep=args.keep,
+        before_epoch=colour_off, watch=LossWatch(len(sets[0].classes)),
+    )  # fmt: skip
     if args.resume:
         trainer.resume()
         print(f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}")
@@ -565,8 +613,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     trainer.fit(preset.epochs)
 
     result = trainer.result or evaluate(model, validation, args.device)  # none, if a finished run was taken up
-    for reason in (training.skipped | validation.skipped).values():
-        print(f"skipped {reason}")
+    say_skipped(training.skipped | validation.skipped, folder)
     print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
     files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
     print(f"pictures: {', '.join(map(str, files))}\nall of it took {duration(time.perf_counter() - began)}")
@@ -631,31 +678,68 @@ def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, 
     return model, data.Preparation.from_arrays(tensors, preset.input_size), settings
 
 
-def evaluate_run(args: argparse.Namespace) -> None:
-    """Accuracy of a run on the validation pictures of a folder."""
-    model, prep, settings = load_run(args.run, args.device)
-    if args.data:
-        root = Path(args.data)
-        images = data.open_folder(root / "val" if (root / "val").is_dir() else root, settings["classes"])
-    else:  # what the run itself held out
-        a = settings["arguments"]
-        images = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"])[1]
-    loader = data.Loader(data.Pictures(images), prep, args.batch_size, False, workers=args.workers)
-    result = evaluate(model, loader, args.device)
-    print(f"{len(result.labels):,} pictures of {images.root}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}")
-    for reason in loader.skipped.values():
+def say_skipped(skipped: dict[str, str], folder: Path | None = None) -> None:
+    """Name pictures that could not be read; many of them by the file that lists them."""
+    for reason in list(skipped.values())[:20]:
         print(f"skipped {reason}")
+    if len(skipped) > 20:
+        print(f"... and {len(skipped) - 20} more" + (f", listed in {folder / 'skipped.csv'}" if folder else ""))
+
+
+def evaluate_run(args: argparse.Namespace) -> None:
+    """Accuracy of a run, or of several averaged, on the validation pictures of a folder."""
+    results: list[Evaluation] = []
+    classes: list[str] = []
+    cache = default_cache_folder()
+    for run in args.runs:
+        model, prep, settings = load_run(run, args.device)
+        if results and settings["classes"] != classes:
+            raise ValueError(f"{run} tells other classes apart than {args.runs[0]}: they cannot be averaged")
+        classes, names, a = settings["classes"], settings["names"], settings["arguments"]
+        if not results:
+            if args.data:
+                images = data.open_validation(args.data, classes, cache)
+            else:  # what the first run itself held out
+                images = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"], cache)[1]
+        loader = data.Loader(data.Pictures(images), prep, args.batch_size, False, workers=args.workers, ten_views=args.views == "ten")
+        results.append(evaluate(model, loader, args.device, f"evaluating {run}"))
+        loader.close()
+        if len(args.runs) > 1:
+            print(sentence(run, results[-1]))
+    result = ensemble(results)
+    averaged = f", {len(results)} runs averaged" if len(results) > 1 else ""
+    views = "ten views" if args.views == "ten" else "centre view"
+    print(sentence(f"{len(result.labels):,} pictures of {images.root}, {views}{averaged}", result))
+    say_skipped(loader.skipped)
+    if args.by_class:
+        write_by_class(Path(args.by_class), result, classes, names)
+    if args.predictions:
+        write_predictions(Path(args.predictions), result, [images.where(int(i)) for i in result.indices], classes)
+    if args.confusion:
+        look.draw_confusion(result.confusion(), names, Path(args.confusion))
+    for path in filter(None, (args.by_class, args.predictions, args.confusion)):
+        print(f"written: {path}")
+
+
+def sentence(what: str, result: Evaluation) -> str:
+    return f"{what}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}"
 
 
 def predict(args: argparse.Namespace) -> None:
     """The most probable classes of single pictures."""
     model, prep, settings = load_run(args.run, args.device)
     for file in args.pictures:
-        x = prep.centre(data.read_image(file))
+        x = prep.centre(data.read_image(file)[None])
         with no_grad():
             p = F.softmax(model(Tensor(x).to(args.device))).numpy()[0]
         best = np.argsort(-p, kind="stable")[: min(5, len(p))]
         print(f"{file}: " + ", ".join(f"{settings['names'][k].split(',')[0]} {p[k]:.1%}" for k in best))
+
+
+DATA_HELP = (
+    "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a tenth is then held out); a folder with "
+    "ImageNet's own tars, or with MNIST's or CIFAR-10's files; or a name to download once: " + ", ".join(data.DOWNLOADS)
+)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -670,16 +754,21 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--holdout", type=float, metavar="SHARE", help="validate on this share of train/ instead of val/ (for tuning)")
     add("--preset", help=f"the network: {', '.join(PRESETS)} (default paper)")
     how = "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: small below 100,000 (default)"
+    add("--schedule", choices=("auto", "plateau"), help="plateau: divide the rate by 10 when validation stops improving, three times")
     add("--recipe", choices=("auto", "preset", "small"), help=how)
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--batch-size", type=int, metavar="N", help="default: the recipe's")
     add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
     add("--device", help="cpu, gpu or gpu:N (default cpu)")
-    add("--workers", type=int, metavar="N", help="threads that read and prepare pictures; changes no result (default 2)")
+    add("--workers", type=int, metavar="N", help="processes that read pictures; changes no result (default 2)")
+    add("--most-skipped", type=float, metavar="SHARE", help="of unreadable pictures that a run bears (default 0.1)")
+    add("--keep", type=int, metavar="K", help="checkpoints of the last K epochs stay, beside the newest and the best (default 2)")
     add("--seed", type=int, help="of everything random (default 0)")
     add("--cache", metavar="DIR|off", help=f"where decoded pictures are kept, or off (default {default_cache_folder()})")
     add("--output", metavar="DIR", help="run folder (default runs/TIME-PRESET)")
     add("--resume", metavar="RUN", help="go on with the run in this folder")
+    add("--config", metavar="FILE", help="repeat a run: take what is not given here from its settings.json")
+    add("--finetune", metavar="RUN", help="begin with the weights of a run or checkpoint, as far as they fit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -689,17 +778,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     sub.add_argument("preset", nargs="?", default="paper", help=f"one of {', '.join(PRESETS)}, or all")
     sub.add_argument("--classes", type=int, default=1000)
     sub = commands.add_parser("train", help="train on a folder of pictures")
-    sub.add_argument(
-        "--data", metavar="DIR", help="holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, or CLASS/*.JPEG (a tenth is then held out)"
-    )
+    sub.add_argument("--data", metavar="WHERE", help=DATA_HELP)
     add_training_arguments(sub)
     for name, text in (("evaluate", "accuracy of a run on validation pictures"), ("predict", "classes of single pictures")):
         sub = commands.add_parser(name, help=text)
-        sub.add_argument("run", help="run folder, or a checkpoint file")
         if name == "predict":
+            sub.add_argument("run", help="run folder, or a checkpoint file")
             sub.add_argument("pictures", nargs="+", help="picture files")
         else:
-            sub.add_argument("--data", metavar="DIR", help="default: the folder that the run was trained on")
+            sub.add_argument("runs", nargs="+", metavar="run", help="run folder, or a checkpoint file; several are averaged")
+            sub.add_argument("--data", metavar="WHERE", help="default: what the run held out")
+            sub.add_argument("--views", choices=("centre", "ten"), default="centre", help="ten: the paper's corners, centre and mirrors")
+            sub.add_argument("--by-class", metavar="FILE.csv", help="write a line a class")
+            sub.add_argument("--predictions", metavar="FILE.csv", help="write a line a picture")
+            sub.add_argument("--confusion", metavar="FILE.png", help="draw which class is taken for which")
             sub.add_argument("--batch-size", type=int, default=64)
             sub.add_argument("--workers", type=int, default=2)
         sub.add_argument("--device", default="cpu")
@@ -714,8 +806,8 @@ def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         for preset in PRESETS if args.preset == "all" else [args.preset]:
             print(summary(preset, args.classes))
     elif args.command == "train":
-        if not args.data and not args.resume:
-            parser.error("train needs --data DIR (or --resume RUN)")
+        if not args.data and not args.resume and not args.config:
+            parser.error("train needs --data WHERE (or --resume RUN, or --config FILE)")
         train(args)
     elif args.command == "evaluate":
         evaluate_run(args)

@@ -10,6 +10,7 @@ PyTorch must agree on the loss of the same weights and pictures. A step is forwa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -188,7 +190,7 @@ class Process:
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--worker", name, "--network", args.network, "--batch", str(args.batch)]
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
-        self.name, self.times = name, {"step": [], "infer": []}
+        self.name, self.times = name, {"step": [], "infer": [], "busy": []}
         self.peak = 0.0
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self.answer()
@@ -205,9 +207,22 @@ class Process:
         return self.answer()
 
     def block(self, kind: str, count: int, warm: bool) -> None:
-        times, self.peak = self.ask(f"{kind} {count}")
+        with one_core_busy() if kind == "busy" else contextlib.nullcontext():
+            times, self.peak = self.ask(f"{'step' if kind == 'busy' else kind} {count}")
         if not warm:
             self.times[kind] += times
+
+
+@contextlib.contextmanager
+def one_core_busy() -> Iterator[None]:
+    """Another process computes all the while."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10_000))"])
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        other.kill()
+        other.wait()
 
 
 def main() -> int:
@@ -218,6 +233,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3, help="in a block")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--busy", action="store_true", help="also: steps while another process keeps one core busy")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -235,6 +251,8 @@ def main() -> int:
         for c in contenders.values():
             c.block("step", 2 if block == 0 else args.steps, warm=block == 0)
             c.block("infer", 1 if block == 0 else args.steps, warm=block == 0)
+            if args.busy:
+                c.block("busy", args.steps, warm=block == 0)
     report(args, contenders, losses)
     for c in contenders.values():
         c.process.kill()
@@ -264,7 +282,9 @@ def report(args: argparse.Namespace, contenders: dict[str, Process], losses: dic
             f"{name:14}{step:8.3f}{spread:>15}{args.batch / step:10.1f}{ours['step'] / step:9.2f}{step / floor:8.2f}{infer:9.3f}"
             f"{ours['infer'] / infer:9.2f}{c.peak:9.2f}"
         )
-        result["rows"][name] = {"step": c.times["step"], "infer": c.times["infer"], "peak": c.peak}
+        if c.times["busy"]:
+            print(f"{'':14}{np.median(c.times['busy']):8.3f} s with one core busy: {np.median(c.times['busy']) / step:.2f} times as long")
+        result["rows"][name] = c.times | {"peak": c.peak}
     if args.json:
         with open(args.json, "w") as file:
             json.dump(result, file, indent=1)

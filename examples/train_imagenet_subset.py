@@ -29,7 +29,7 @@ SYNTHETIC_EPOCHS = 6
 
 def small_pictures(images: data.ImageSet) -> np.ndarray:
     """Every picture at 32 x 32: (N, 32, 32, 3), 0 .. 1."""
-    return np.stack([data.read_image(path, 32) for path in images.paths]).astype(np.float32) / 255
+    return np.stack([data.read_image(images.source.read(item), 32) for item in images.items]).astype(np.float32) / 255
 
 
 def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, float]:
@@ -60,7 +60,7 @@ def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, 
 
 
 def run(args: argparse.Namespace) -> None:
-    synthetic = args.data is None and args.resume is None
+    synthetic = args.data is None and args.resume is None and args.config is None
     if synthetic:
         root = Path("data/synthetic")
         print(f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}")
@@ -80,9 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder of pictures, as above; without it a synthetic set is drawn into data/synthetic"
-    )
+    parser.add_argument("--data", metavar="WHERE", help=f"{alexnet.DATA_HELP}. Without it a synthetic set is drawn into data/synthetic")
     alexnet.add_training_arguments(parser)
     args = parser.parse_args()
     return alexnet.run_command(lambda: run(args))

@@ -95,6 +95,12 @@ def synchronize(device: str) -> None:
             cupy().cuda.get_current_stream().synchronize()
 
 
+def release_memory() -> None:
+    """Hand back to the GPU what CuPy keeps for later; nothing to do on a CPU."""
+    if gpu_count():
+        cupy().get_default_memory_pool().free_all_blocks()
+
+
 def gpu_name(index: int) -> str:
     """What the driver calls a GPU."""
     name = cupy().cuda.runtime.getDeviceProperties(index)["name"]

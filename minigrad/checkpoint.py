@@ -1,13 +1,15 @@
 """Checkpoints: arrays and a description in one safetensors file, written so that the last good one is never lost.
 
-The file is written under another name, synced to disk and renamed: a checkpoint that exists is whole. No pickle: opening one runs no
-code.
+The file is written under another name, synced to disk and renamed: a checkpoint that exists is whole. Each array and the description
+carry a SHA-256 checksum, so a file that was changed afterwards is refused. No pickle: opening one runs no code.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,18 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-FORMAT = "minigrad 1"
+FORMAT = "minigrad 2"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or does not fit; the message names the file and the reason."""
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of dtype, shape and bytes."""
+    h = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    h.update(array.reshape(-1).view(np.uint8).data)
+    return h.hexdigest()
 
 
 def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
@@ -28,14 +37,38 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
-        save_file(tensors, temporary, {"format": FORMAT, "description": json.dumps(description)})
+        text = json.dumps(description | {"checksums": {name: digest(array) for name, array in tensors.items()}})
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        save_file(tensors, temporary, {"format": FORMAT, "description": text, "checksum": checksum})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path} ({error}); the checkpoint before it, if any, is untouched") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder's entries to disk, so that a rename outlives a power cut."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def link(path: Path, name: Path) -> None:
+    """Keep the checkpoint at `path` under another name too: a hard link where the disk has them, else a copy."""
+    temporary = name.with_suffix(f".{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
 
 
 def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -50,7 +83,20 @@ def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str
                 raise CheckpointError(
                     f"{path} is not a checkpoint of this program (format {metadata.get('format')!r}, expected {FORMAT!r})"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
-            return tensors, json.loads(metadata["description"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            text = metadata["description"]
+            if hashlib.sha256(text.encode()).hexdigest() != metadata["checksum"]:
+                raise CheckpointError(f"{path} is damaged: its description is not the one that was written")
+            description = json.loads(text)
+            checksums = description.pop("checksums")
+            present = set(file.keys())
+            if present != set(checksums):
+                raise CheckpointError(f"{path} is damaged: {min(present ^ set(checksums))} is missing, or was not written by this program")
+            tensors = {name: file.get_tensor(name) for name in sorted(present) if name.startswith(prefix)}
+            for name, array in tensors.items():
+                if digest(array) != checksums[name]:
+                    raise CheckpointError(f"{path} is damaged: the values of {name} are not those that were written")
+            return tensors, description
+    except CheckpointError:
+        raise
+    except Exception as error:  # the reader raises many types for damaged files
         raise CheckpointError(f"{path} is damaged or cut off ({error})") from error

@@ -1,14 +1,22 @@
-"""The figures of a run as CSV files in its folder: metrics.csv, a line an epoch, and steps.csv, a line a step."""
+"""The figures of a run as CSV files in its folder, and for TensorBoard where that is installed.
+
+metrics.csv: a line an epoch; steps.csv: a line a step; health.csv: every few hundred steps, a line for each parameter and each ReLU.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
-METRICS = ("epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second", "seconds")
+METRICS = (
+    "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second", "seconds",
+    "reading_images_per_second", "waiting",
+)  # fmt: skip
 STEPS = ("step", "epoch", "loss", "top1")
-FILES = {"metrics.csv": METRICS, "steps.csv": STEPS}
+HEALTH = ("step", "layer", "mean_w", "mean_dw", "ratio", "dead")
+FILES = {"metrics.csv": METRICS, "steps.csv": STEPS, "health.csv": HEALTH}
 
 
 def read(path: Path) -> list[list[str]]:
@@ -29,6 +37,21 @@ def start(folder: Path, step: int) -> None:
         with open(temporary, "w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
         os.replace(temporary, folder / name)
+
+
+def write_skipped(folder: Path, skipped: dict[str, str]) -> None:
+    """skipped.csv: the pictures that could not be read, and why."""
+    with open(folder / "skipped.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("picture", "reason"), *sorted(skipped.items())])
+
+
+def tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's event files into the folder, if tensorboardX is installed; else None."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))
 
 
 def append(folder: Path, name: str, rows: list[list]) -> None:

@@ -1,7 +1,8 @@
-"""The training loop, evaluation, and the run folder that they leave behind.
+"""The training loop, and the run folder that it leaves behind.
 
-A run folder holds settings.json (what was run), metrics.csv (a line an epoch), steps.csv (a line a step), checkpoint.safetensors
-(weights, velocity, preparation, and where the run stood) and pictures.
+A run folder holds settings.json (what was run), metrics.csv (a line an epoch), steps.csv (a line a step), health.csv, skipped.csv
+(pictures that could not be read), checkpoint.safetensors (weights, velocity, preparation, and where the run stood), the checkpoints
+of the last epochs and of the best one, and pictures.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, checkpoint, nn, optim, random, runlog
+from minigrad import backend, checkpoint, health, nn, optim, random, runlog
 from minigrad import functions as F
 from minigrad.data import Loader
-from minigrad.engine import no_grad
+from minigrad.evaluation import Evaluation, evaluate, top_k
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 
 
 class TrainingError(RuntimeError):
@@ -33,50 +34,6 @@ class TrainingError(RuntimeError):
 
 class Stopped(Exception):
     """Training was asked to stop, and has saved; the message says how to go on."""
-
-
-@dataclass
-class Evaluation:
-    """What a model makes of a set of pictures."""
-
-    probabilities: np.ndarray  # (N, classes)
-    labels: np.ndarray  # (N,)
-    indices: np.ndarray  # (N,), of the pictures
-    loss: float
-
-    def top(self, k: int) -> float:
-        """Share of pictures whose class is among the k most probable (all classes, if there are fewer)."""
-        return top_k(self.probabilities, self.labels, k)
-
-
-def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose label is among the k highest scores; ties and NaN count against the label."""
-    own = scores[np.arange(len(labels)), labels][:, None]
-    higher = (~(scores < own)).sum(axis=1) - 1  # itself is not lower than itself
-    return float((higher < k).mean()) if len(labels) else math.nan
-
-
-def evaluate(model: nn.Module, loader: Loader, device: str = "cpu", what: str = "evaluating") -> Evaluation:
-    """Run a model, in test mode, over every picture of a loader."""
-    training = model.training
-    model.eval()
-    rows, labels, indices, total = [], [], [], 0.0
-    try:
-        with no_grad():
-            for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
-                if len(t) == 0:
-                    continue
-                logits = model(backend.to_device(x, device))
-                total += F.softmax_cross_entropy(logits, backend.to_device(t, device), "sum").item()
-                rows.append(F.softmax(logits).numpy())
-                labels.append(t)
-                indices.append(i)
-    finally:
-        model.train(training)
-    if not rows:
-        raise TrainingError("there is not one readable picture to evaluate")
-    count = sum(map(len, labels))
-    return Evaluation(np.concatenate(rows), np.concatenate(labels), np.concatenate(indices), total / count)
 
 
 @dataclass
@@ -89,6 +46,8 @@ class Trainer:
         settings: kept in every checkpoint, to rebuild the run from.
         extra: further arrays for the checkpoint, by name.
         say: prints a line.
+        keep: checkpoints of so many last epochs stay beside the newest and the best.
+        health_every: steps between two readings in health.csv; 0 for none.
     """
 
     model: nn.Module
@@ -102,6 +61,8 @@ class Trainer:
     device: str = "cpu"
     say: Callable[[str], None] = print
     save_every: float = 120.0  # seconds between checkpoints, at the least; the end of a run always saves
+    keep: int = 2
+    health_every: int = 200
     before_epoch: Callable[[int], None] = lambda epoch: None
     epoch: int = 0
     batch: int = 0  # batches done in this epoch
@@ -109,23 +70,66 @@ class Trainer:
     seconds: float = 0.0
     last_error: float | None = None
     result: Evaluation | None = None  # of the validation pictures, after the last epoch trained here
+    best_error: float = math.inf
+    watch: health.LossWatch | None = None
+    board: Any = None  # TensorBoard's writer
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of this epoch: pictures, loss, top-1 (times pictures)
+    unwritable: str = ""  # the last failure to write, said once
     saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
         """One step on one batch: (loss, top-1)."""
-        logits = self.model(backend.to_device(x, self.device))
+        try:
+            return self.try_to_learn(x, t)
+        except Exception as error:
+            if not health.out_of_memory(error):
+                raise
+            layer = health.culprit(self.model, error.__traceback__)
+        self.optimizer.zero_grad()
+        raise TrainingError(f"out of memory in {layer}, with a batch of {len(t)}: {self.what_fits(x, t)}. Checkpoints are untouched")
+
+    def what_fits(self, x: np.ndarray, t: np.ndarray) -> str:
+        """The largest half, quarter, ... of a batch that a step has room for."""
+        n = len(t) // 2
+        while n:
+            backend.release_memory()
+            try:
+                self.gradients(x[:n], t[:n])
+                return f"{n} fit; try --batch-size {n}"
+            except Exception as error:
+                if not health.out_of_memory(error):
+                    raise
+            finally:
+                self.optimizer.zero_grad()
+            n //= 2
+        return "not even one picture fits"
+
+    def gradients(self, x: np.ndarray, t: np.ndarray) -> None:
+        """Forward and backward, as in a step, with no effect on the random streams."""
+        with random.rewound():
+            F.softmax_cross_entropy(self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)).backward()
+        backend.synchronize(self.device)
+
+    def try_to_learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
+        x_device = backend.to_device(x, self.device)
+        logits = self.model(x_device)
         loss = F.softmax_cross_entropy(logits, backend.to_device(t, self.device))
         self.optimizer.zero_grad()
         loss.backward()
         value = loss.item()
+        rate = self.optimizer.lr * self.optimizer.factor
         if not math.isfinite(value):
-            rate = self.optimizer.lr * self.optimizer.factor
-            cause = "try a lower --lr" if np.isfinite(x).all() else "the pictures of this batch hold values that are not finite"
-            raise TrainingError(
-                f"the loss became {value} at step {self.step + 1}, rate {rate:g}: {cause}. A checkpoint written before is untouched"
-            )
+            cause = health.first_not_finite(self.model, x_device) or "every layer's output is finite: the loss itself overflowed"
+            advice = "" if "pictures" in cause else f"; try a lower rate than {rate:g} (--lr)"
+            raise TrainingError(f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are untouched")
+        reading = self.health_every and (self.step + 1) % self.health_every == 0
+        before = {name: p.data.copy() for name, p in self.model.named_parameters()} if reading else {}
         self.optimizer.step()
+        if reading:
+            self.write("health.csv", health.readings(self.model, before, x_device, self.step + 1))
+        if self.watch is not None and (sentence := self.watch.note(value, rate, self.step + 1)):
+            self.say(sentence)
         return value, top_k(logits.numpy(), t, 1)
 
     def seconds_ahead(self, epochs: int) -> float:
@@ -133,16 +137,14 @@ class Trainer:
         batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
         if batches <= 0:
             return 0.0
-        x, t, _ = self.train.prepare(np.arange(min(self.train.batch_size, len(self.train.pictures))), None)
+        x, t, _ = self.train.prepare(np.arange(min(self.train.batch_size, len(self.train.pictures))))
         if len(t) == 0:
             return math.nan
         elapsed = 0.0
         for _ in range(2):
-            with random.rewound():
-                began = time.perf_counter()
-                F.softmax_cross_entropy(self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)).backward()
-                backend.synchronize(self.device)
-                elapsed = time.perf_counter() - began
+            began = time.perf_counter()
+            self.gradients(x, t)
+            elapsed = time.perf_counter() - began
             self.optimizer.zero_grad()
         forward_only = 0.4 * elapsed * len(self.val) * self.val.batch_size / self.train.batch_size * (epochs - self.epoch)
         return 1.1 * elapsed * batches + forward_only
@@ -150,10 +152,17 @@ class Trainer:
     def fit(self, epochs: int) -> None:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
         runlog.start(self.folder, self.step)
-        with self.stopping_on_signals():
-            while self.epoch < epochs:
-                self.run_epoch(epochs)
-        self.save()
+        self.board = runlog.tensorboard(self.folder)
+        try:
+            with self.stopping_on_signals():
+                while self.epoch < epochs:
+                    self.run_epoch(epochs)
+            self.save()
+        finally:
+            self.train.close()
+            self.val.close()
+            if self.board is not None:
+                self.board.close()
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -175,14 +184,14 @@ class Trainer:
         self.model.train()
         self.schedule.step(self.epoch, self.last_error if self.batch == 0 else None)
         self.before_epoch(self.epoch)
-        losses, tops, counts = [], [], []
-        began = time.perf_counter()
+        began, waited, images, read = time.perf_counter(), self.train.waiting, self.train.images, self.train.reading
         batches = self.train.batches(self.epoch, self.batch)
         bar = tqdm(batches, f"epoch {self.epoch + 1}/{epochs}", len(self.train), initial=self.batch, leave=False, disable=None)
+        sums = self.epoch_sums
         for x, t, _ in bar:
             self.stop_if_asked()
             if time.monotonic() - self.saved_at > self.save_every:
-                self.save()
+                self.save(essential=False)
             if len(t) == 0:
                 self.batch += 1
                 continue
@@ -192,27 +201,77 @@ class Trainer:
             self.batch += 1
             self.step += 1
             when = self.epoch + self.batch / len(self.train)
-            runlog.append(self.folder, "steps.csv", [[self.step, f"{when:.5g}", f"{loss:.6g}", f"{top1:.4f}"]])
-            losses.append(loss)
-            tops.append(top1)
-            counts.append(len(t))
-            bar.set_postfix(loss=f"{loss:.3f}", top1=f"{100 * np.average(tops, weights=counts):.0f}%")
+            self.write("steps.csv", [[self.step, f"{when:.5g}", f"{loss:.6g}", f"{top1:.4f}"]])
+            for k, value in enumerate((1, loss, top1)):
+                sums[k] += value * len(t)
+            bar.set_postfix(loss=f"{loss:.3f}", top1=f"{100 * sums[2] / sums[0]:.0f}%")
         seconds = time.perf_counter() - began
+        waited = (self.train.waiting - waited) / seconds
+        here, read = self.train.images - images, self.train.reading - read  # pictures of this epoch, read in this process's life
+        reading = here / read * max(self.train.workers, 1) if read else math.nan
         result = self.result = evaluate(self.model, self.val, self.device)
         self.seconds += time.perf_counter() - began
         self.last_error = 1 - result.top(1)
         rate = self.optimizer.lr * self.optimizer.factor
-        self.epoch, self.batch = self.epoch + 1, 0
-        train_loss, train_top1 = (np.average(v, weights=counts) if counts else math.nan for v in (losses, tops))
-        speed = sum(counts) / seconds
+        self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        train_loss, train_top1 = (v / sums[0] if sums[0] else math.nan for v in sums[1:])
+        speed = here / seconds
         left = self.seconds / self.epoch * (epochs - self.epoch)
         self.say(
             f"epoch {self.epoch:3}/{epochs}  lr {rate:<8.3g} train loss {train_loss:.3f}, top-1 {train_top1:6.1%}   held out: loss "
-            f"{result.loss:.3f}, top-1 {result.top(1):6.1%}, top-5 {result.top(5):6.1%}   {speed:.1f} images/s, {duration(left)} left"
+            f"{result.loss:.3f}, top-1 {result.top(1):6.1%}, top-5 {result.top(5):6.1%}   {speed:.1f} images/s (reading alone "
+            f"{reading:.0f}; waited for {waited:.1%} of the time), {duration(left)} left"
         )
         row = [self.epoch, self.step, f"{rate:g}", f"{train_loss:.6g}", f"{train_top1:.4f}", f"{result.loss:.6g}"]
-        row += [f"{result.top(1):.4f}", f"{result.top(5):.4f}", f"{speed:.1f}", f"{self.seconds:.1f}"]
-        runlog.append(self.folder, "metrics.csv", [row])
+        row += [f"{result.top(1):.4f}", f"{result.top(5):.4f}", f"{speed:.1f}", f"{self.seconds:.1f}", f"{reading:.1f}", f"{waited:.4f}"]
+        self.write("metrics.csv", [row])
+        skipped = self.train.skipped | self.val.skipped
+        if skipped:
+            self.careful(lambda: runlog.write_skipped(self.folder, skipped))
+        self.keep_epoch()
+
+    def write(self, file: str, rows: list[list]) -> None:
+        """Add rows to a CSV file, and their numbers to TensorBoard's."""
+        self.careful(lambda: runlog.append(self.folder, file, rows))
+        if self.board is not None:
+            for row in rows:
+                named = dict(zip(runlog.FILES[file], row))
+                layer = f"/{named.pop('layer')}" if "layer" in named else ""
+                for name, value in named.items():
+                    if name not in ("step", "epoch") and value != "":
+                        self.board.add_scalar(f"{file.removesuffix('.csv')}/{name}{layer}", float(value), self.step)
+
+    def careful(self, action: Callable[[], None]) -> bool:
+        """Do something that writes; a full disk is said once, and the run goes on. Returns whether it was written."""
+        try:
+            action()
+        except (OSError, checkpoint.CheckpointError) as error:
+            if str(error) != self.unwritable:
+                self.unwritable = str(error)
+                self.say(
+                    f"could not write into {self.folder} at step {self.step} ({error}); the run goes on, what was saved before is untouched"
+                )
+            return False
+        self.unwritable = ""
+        return True
+
+    def keep_epoch(self) -> None:
+        """After an epoch: its checkpoint, the best one's, and no more than `keep` of the others."""
+        if not self.save(essential=False):
+            return
+        assert self.last_error is not None
+        names = [f"epoch-{self.epoch:04}.safetensors"] if self.keep else []
+        if self.last_error < self.best_error:
+            self.best_error = self.last_error
+            names.append(BEST)
+
+        def link() -> None:
+            for name in names:
+                checkpoint.link(self.folder / CHECKPOINT, self.folder / name)
+            for old in sorted(self.folder.glob("epoch-*.safetensors"))[: -self.keep or None]:
+                old.unlink()
+
+        self.careful(link)
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or between two of its steps."""
@@ -220,19 +279,30 @@ class Trainer:
             self.save()
             raise Stopped(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
 
-    def save(self) -> None:
-        """Write the checkpoint."""
+    def save(self, essential: bool = True) -> bool:
+        """Write the checkpoint. Where that fails and is not essential, the run goes on and tries again later. Returns whether it did."""
         self.saved_at = time.monotonic()
         names = {p: name for name, p in self.model.named_parameters()}
+        for p, name in names.items():
+            if not health.finite(p.data):
+                raise TrainingError(
+                    f"after step {self.step} the parameter {name} holds values that are not finite: nothing is saved, the checkpoint "
+                    f"before is untouched; try a lower rate than {self.optimizer.lr * self.optimizer.factor:g} (--lr)"
+                )
         tensors = {f"model.{name}": backend.to_numpy(p.data) for p, name in names.items()}
         tensors |= {f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()}  # type: ignore[index]
         place: dict[str, Any] = {
             "epoch": self.epoch, "batch": self.batch, "step": self.step, "seconds": self.seconds, "last_error": self.last_error,
+            "best_error": self.best_error, "epoch_sums": self.epoch_sums,
             "streams": {name: stream.counter for name, stream in self.model.streams().items()},
         }  # fmt: skip
         if isinstance(self.schedule, optim.PlateauSchedule):
             place["plateau"] = self.schedule.state()
-        checkpoint.save(self.folder / CHECKPOINT, tensors | self.extra, {"settings": self.settings, "place": place})
+        path, description = self.folder / CHECKPOINT, {"settings": self.settings, "place": place}
+        if essential:
+            checkpoint.save(path, tensors | self.extra, description)
+            return True
+        return self.careful(lambda: checkpoint.save(path, tensors | self.extra, description))
 
     def resume(self) -> None:
         """Take weights, velocity and place from the run folder's checkpoint."""
@@ -246,7 +316,7 @@ class Trainer:
             stream.counter = place["streams"][name]
         if isinstance(self.schedule, optim.PlateauSchedule):
             self.schedule.load_state(place["plateau"])
-        for key in ("epoch", "batch", "step", "seconds", "last_error"):
+        for key in ("epoch", "batch", "step", "seconds", "last_error", "best_error", "epoch_sums"):
             setattr(self, key, place[key])
 
 

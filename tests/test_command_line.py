@@ -55,7 +55,8 @@ def trained(place):
 def test_train_leaves_a_run_folder(trained):
     place, out = trained
     names = {p.name for p in (place / "run").iterdir()}
-    assert names == {"settings.json", "metrics.csv", "steps.csv", "checkpoint.safetensors", "curves.png", "filters.png", "predictions.png"}
+    kept = {"checkpoint.safetensors", "best.safetensors", "epoch-0001.safetensors", "epoch-0002.safetensors"}
+    assert names == kept | {"settings.json", "metrics.csv", "steps.csv", "health.csv", "curves.png", "filters.png", "predictions.png"}
     assert "recipe 'small': 2 epochs, batch 8" in out
     assert "the training will take about" in out
     assert "held-out pictures, last epoch" in out
@@ -167,7 +168,7 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
 @pytest.mark.parametrize(
     ("words", "args"),
     [
-        ("there is no folder nowhere", ["train", "--data", "nowhere", "--preset", "tiny"]),
+        ("there is no folder or archive nowhere", ["train", "--data", "nowhere", "--preset", "tiny"]),
         ("unknown preset 'alex'", ["train", "--data", "set", "--preset", "alex"]),
         ("unknown preset 'alex'", ["summary", "alex"]),
         ("has one class", ["train", "--data", "set", "--preset", "tiny", "--classes", "1"]),

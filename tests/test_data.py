@@ -113,7 +113,7 @@ def test_absurd_size_is_refused(tmp_path, monkeypatch):
 def test_class_index_is_sorted_folder_name(tree):
     images = data.open_folder(tree)
     assert images.classes == ["a_class", "b_class"]
-    assert [p.parent.name for p in images.paths] == ["a_class"] * 6 + ["b_class"] * 6
+    assert [Path(item).parent.name for item in images.items] == ["a_class"] * 6 + ["b_class"] * 6
     np.testing.assert_array_equal(images.labels, [0] * 6 + [1] * 6)
 
 
@@ -122,14 +122,14 @@ def test_subsets(tree):
     assert data.open_folder(tree, classes=["b_class"]).classes == ["b_class"]
     some = data.open_folder(tree, images_per_class=4, seed=1)
     assert len(some) == 8
-    assert some.paths == data.open_folder(tree, images_per_class=4, seed=1).paths
-    assert some.paths != data.open_folder(tree, images_per_class=4, seed=2).paths
+    assert some.items == data.open_folder(tree, images_per_class=4, seed=1).items
+    assert some.items != data.open_folder(tree, images_per_class=4, seed=2).items
 
 
 def test_hold_out(tree):
     rest, held = data.open_folder(tree).split(1 / 3, seed=0)
     assert (len(rest), len(held)) == (8, 4)
-    assert not set(rest.paths) & set(held.paths)
+    assert not set(rest.items) & set(held.items)
     np.testing.assert_array_equal(np.bincount(held.labels), [2, 2])
 
 
@@ -185,14 +185,14 @@ def test_cache_is_off_when_it_does_not_fit(tree, tmp_path, monkeypatch):
     said = []
     pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=said.append)
     assert "more than 10 GB or a fifth of the" in said[0]
-    assert pictures.decoded is None
+    assert pictures.cache is None
     assert pictures.read(0).shape == (256, 256, 3)
 
 
 def test_unwritable_cache_folder_is_no_disaster(tree, tmp_path):
     (tmp_path / "file").write_text("")
     said = []
-    assert data.open_pictures(data.open_folder(tree), tmp_path / "file", say=said.append).decoded is None
+    assert data.open_pictures(data.open_folder(tree), tmp_path / "file", say=said.append).cache is None
     assert "not cached" in said[0]
 
 
@@ -308,15 +308,15 @@ def test_synthetic_set(tmp_path):
     synthetic.draw_set(root, train=2, val=1, seed=5)
     train, val = data.open_folder(root / "train"), data.open_folder(root / "val")
     assert (len(train), len(val), train.classes) == (20, 10, list(synthetic.CLASSES))
-    before = {p: p.read_bytes() for p in train.paths}
+    before = {p: p.read_bytes() for p in map(Path, map(train.where, range(20)))}
     marker = json.loads((root / "synthetic.json").read_text())
     assert "synthetic" in marker["what"]
     synthetic.draw_set(root, train=2, val=1, seed=5)  # nothing to do
     (root / "synthetic.json").write_text(json.dumps(marker | {"complete": False}))
-    Path(train.paths[3]).write_bytes(b"")
+    Path(train.where(3)).write_bytes(b"")
     synthetic.draw_set(root, train=2, val=1, seed=5, workers=1)  # was broken off: drawn again, the same
-    assert {p: p.read_bytes() for p in train.paths} == before
-    one, other = (data.read_image(p).astype(int) for p in (train.paths[0], val.paths[0]))
+    assert {p: p.read_bytes() for p in map(Path, map(train.where, range(20)))} == before
+    one, other = (data.read_image(p).astype(int) for p in (train.where(0), val.where(0)))
     assert abs(one - other).mean() > 5, "training and validation pictures come from other seeds"
 
 
@@ -346,7 +346,7 @@ def test_the_systems_trouble_is_not_the_pictures(tree, tmp_path, monkeypatch):
     images = data.open_folder(tree)
     monkeypatch.setattr(Image, "open", refuse)
     said = []
-    assert data.open_pictures(images, tmp_path / "cache", say=said.append).decoded is None
+    assert data.open_pictures(images, tmp_path / "cache", workers=0, say=said.append).cache is None
     assert "Too many open files" in said[-1]
     monkeypatch.undo()
     assert not data.open_pictures(images, tmp_path / "cache", say=quiet).broken

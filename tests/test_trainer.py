@@ -9,7 +9,8 @@ import pytest
 import alexnet
 from minigrad import checkpoint, data, optim, runlog
 from minigrad.data import synthetic
-from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration, evaluate, top_k
+from minigrad.evaluation import evaluate, top_k
+from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration
 
 TINY = replace(alexnet.small_subset(alexnet.shrunken("paper")), lrn_alpha=1e-4, lr=0.01, batch_size=8, epochs=3)
 
@@ -57,7 +58,7 @@ def test_run_folder(pictures, tmp_path):
 def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
     preset = replace(TINY, dropout=0.0, lr=0.02, convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs))
     t = trainer(pictures, tmp_path / "run", preset)
-    x, labels, _ = t.train.prepare(np.arange(0, 30, 3), None)
+    x, labels, _ = t.train.prepare(np.arange(0, 30, 3))
     first = t.learn(x, labels)[0]
     for _ in range(60):
         last = t.learn(x, labels)[0]
@@ -102,7 +103,7 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.save()
     before = checkpoint.load(tmp_path / "run" / CHECKPOINT)[0]
-    x, labels, _ = t.train.prepare(np.arange(4), None)
+    x, labels, _ = t.train.prepare(np.arange(4))
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(TrainingError, match="the loss became nan at step 1.*pictures of this batch hold values that are not finite"):
         t.learn(x, labels)

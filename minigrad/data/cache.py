@@ -1,8 +1,8 @@
 """Decoded pictures: kept on disk where they fit, so that every epoch but the first finds them ready.
 
 The cache is one file of bytes, N x 256 x 256 x 3, mapped into memory, and a small JSON file beside it with the pictures that could
-not be read. Its name is a hash of the files' paths, sizes and times, so a changed folder gets a new cache. It is written under
-another name and renamed when complete: a cache that exists is whole.
+not be read and a checksum of a sample of the others. Its name is a hash of what the files are called, their sizes and times, so changed
+pictures get a new cache. It is written under another name and renamed when complete: a cache that exists is whole.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,13 @@ from tqdm import tqdm
 
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
+from minigrad.data.sources import Files
+from minigrad.data.workers import PICTURE, Workers, read_batch
 
 PICTURE_BYTES = SIZE * SIZE * 3
 LARGEST_CACHE = 10 * 2**30
+BUILD_BATCH = 32
+SAMPLE = 64  # pictures that the checksum of a cache looks at
 
 
 @dataclass
@@ -32,16 +37,30 @@ class Pictures:
     """The pictures of an ImageSet as arrays: pictures.read(i) -> uint8 (256, 256, 3), or ImageError."""
 
     images: ImageSet
-    decoded: np.ndarray | None = None  # (N, 256, 256, 3), mapped from disk; None: decode each time
+    cache: Path | None = None  # file of decoded pictures; None: decode each time
     broken: dict[int, str] | None = None  # reasons, by index, for pictures that the cache could not decode
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def where(self, i: int) -> str:
+        return self.images.where(i)
+
+    @cached_property
+    def decoded(self) -> np.ndarray:
+        """(N, 256, 256, 3), mapped from the cache."""
+        assert self.cache is not None
+        return np.memmap(self.cache, np.uint8, "r", shape=(len(self), *PICTURE)) if len(self) else np.empty((0, *PICTURE), np.uint8)
+
     def read(self, i: int) -> np.ndarray:
+        if self.cache is None:
+            return read_image(self.images.source.read(self.images.items[i]), path=self.where(i))
         if self.broken and i in self.broken:
             raise ImageError(self.broken[i])
-        return read_image(self.images.paths[i]) if self.decoded is None else self.decoded[i]
+        return self.decoded[i]
+
+    def __getstate__(self) -> dict:
+        return {"images": self.images, "cache": self.cache, "broken": self.broken}  # not the mapping
 
 
 def default_cache_folder() -> Path:
@@ -52,10 +71,19 @@ def default_cache_folder() -> Path:
 def cache_key(images: ImageSet) -> str:
     """A hash of everything that the decoded bytes depend on."""
     h = hashlib.sha256(f"{SIZE} Pillow {PIL.__version__}".encode())
-    for path in images.paths:
-        stat = path.stat()
-        h.update(f"\n{path.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}".encode())
+    files = isinstance(images.source, Files)
+    h.update(b"" if files else images.source.stamp("").encode())
+    for i, item in enumerate(images.items):
+        h.update(f"\n{images.where(i)}\t{images.source.stamp(item) if files else ''}".encode())
     return h.hexdigest()[:24]
+
+
+def checksum(decoded: np.ndarray) -> int:
+    """Of SAMPLE pictures, spread evenly: tells a file that is not the one that was written, without reading all of it."""
+    value = 0
+    for i in np.unique(np.linspace(0, len(decoded) - 1, SAMPLE).astype(int)) if len(decoded) else ():
+        value = zlib.crc32(decoded[i].tobytes(), value)
+    return value
 
 
 def open_pictures(
@@ -71,11 +99,10 @@ def open_pictures(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{cache_key(images)}.rgb"
-        broken_path = path.with_suffix(".json")
-        if path.is_file() and path.stat().st_size == size and broken_path.is_file():
-            broken = {int(i): reason for i, reason in json.loads(broken_path.read_text()).items()}
+        found = existing(images, path)
+        if found is not None:
             say(f"{len(images):,} {what}: decoded before, {size / 1e9:.2f} GB in {path}")
-            return Pictures(images, map_cache(path, len(images)), broken)
+            return found
         free = shutil.disk_usage(folder).free
         if size > min(LARGEST_CACHE, free // 5):
             say(
@@ -84,36 +111,50 @@ def open_pictures(
             )
             return Pictures(images)
         say(f"{len(images):,} {what}: decoding once into {size / 1e9:.2f} GB in {folder}")
-        broken = build(images, path, broken_path, workers, what)
+        return build(images, path, workers, say, what)
     except OSError as error:
         say(f"{len(images):,} {what}: not cached ({error}); they are decoded anew each epoch")
         return Pictures(images)
-    return Pictures(images, map_cache(path, len(images)), broken)
 
 
-def map_cache(path: Path, count: int) -> np.ndarray:
-    return np.memmap(path, np.uint8, "r", shape=(count, SIZE, SIZE, 3)) if count else np.empty((0, SIZE, SIZE, 3), np.uint8)
-
-
-def build(images: ImageSet, path: Path, broken_path: Path, workers: int, what: str) -> dict[int, str]:
-    """Decode everything into `path`; returns the reasons for those that could not be."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    broken: dict[int, str] = {}
+def existing(images: ImageSet, path: Path) -> Pictures | None:
+    """The cache at `path`, if it is whole and holds what was written."""
     try:
-        decoded = np.memmap(temporary, np.uint8, "w+", shape=(len(images), SIZE, SIZE, 3))
+        record = json.loads(path.with_suffix(".json").read_text())
+        pictures = Pictures(images, path, {int(i): str(reason) for i, reason in record["broken"].items()})
+        if path.stat().st_size == len(images) * PICTURE_BYTES and checksum(pictures.decoded) == record["checksum"]:
+            return pictures
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # none yet, or not whole: it is made anew
+    return None
 
-        def decode(i: int) -> None:
-            try:
-                decoded[i] = read_image(images.paths[i])
-            except ImageError as error:
-                broken[i] = str(error)
 
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for _ in tqdm(pool.map(decode, range(len(images))), f"decoding {what}", len(images), leave=False, disable=None):
-                pass
+def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str) -> Pictures:
+    """Decode everything into `path`."""
+    for old in path.parent.glob(f"{path.stem}.*.tmp"):  # of a run that was killed
+        old.unlink(missing_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    source = Pictures(images)
+    broken: dict[int, str] = {}
+    pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
+    processes = Workers(source, BUILD_BATCH, workers, say) if workers and pieces else None
+    room = np.empty((BUILD_BATCH, *PICTURE), np.uint8)
+    batches = processes.batches(pieces) if processes else (read_batch(source, piece, room) for piece in pieces)
+    try:
+        decoded = np.memmap(temporary, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
+        if hasattr(os, "posix_fallocate"):
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(
+                    file.fileno(), 0, max(len(images), 1) * PICTURE_BYTES
+                )  # a full disk is an error now, not a bus error later
+        for batch in tqdm(batches, f"decoding {what}", len(pieces), leave=False, disable=None):
+            decoded[batch.indices] = batch.pictures
+            broken |= batch.skipped
         decoded.flush()
-        broken_path.write_text(json.dumps(broken))
+        path.with_suffix(".json").write_text(json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])}))
         os.replace(temporary, path)
     finally:
+        if processes:
+            processes.close()
         temporary.unlink(missing_ok=True)
-    return broken
+    return Pictures(images, path, broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -26,16 +27,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: str | Path, size: int = SIZE) -> np.ndarray:
+def read_image(file: str | Path | bytes | np.ndarray, size: int = SIZE, path: str | Path | None = None) -> np.ndarray:
     """Decode, turn as EXIF says, scale the shorter side to `size` and keep the central square.
 
+    Args:
+        file: a path, the bytes of a picture file, or pixels, (H, W) or (H, W, 3) uint8.
+        path: what messages call it, where `file` is no path.
     Returns: uint8 (size, size, 3). Raises ImageError for a file that is no picture, is cut off, or is absurdly large.
     """
+    if isinstance(file, np.ndarray):
+        return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), size)
+    path = file if path is None and not isinstance(file, bytes) else path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
                 image.draft(None, (size, size))  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
@@ -50,9 +57,13 @@ def read_image(path: str | Path, size: int = SIZE) -> np.ndarray:
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
         raise ImageError(f"{path}: damaged or cut off ({type(error).__name__}: {error})") from error
-    W, H = upright.size
+    return square(upright, size)
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """The central square of a picture, scaled to (size, size, 3)."""
+    W, H = image.size
     side = min(W, H)
     left, top = (W - side) / 2, (H - side) / 2
     # Cropping first and scaling once gives the same centre and never makes an enormous intermediate image.
-    square = upright.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    return np.asarray(square)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))

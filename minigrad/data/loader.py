@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
 from minigrad import random
 from minigrad.data.cache import Pictures
-from minigrad.data.images import SIZE, ImageError
+from minigrad.data.images import SIZE
 from minigrad.data.preparation import Preparation
+from minigrad.data.sources import DataError
+from minigrad.data.workers import PICTURE, Batch, Workers, read_batch
 
 
 class Loader:
@@ -20,69 +21,103 @@ class Loader:
     Args:
         pictures: what to read; preparation: how to prepare it; batch_size: pictures in a batch (the last may have fewer).
         training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in order.
-        seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are threads (Pillow and
-            NumPy release the interpreter); 0 prepares batches in the caller.
+        seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are processes that read and
+            decode (workers.py); 0 reads in the caller.
+        most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
+        ten_views: in testing, x is (10, n, size, size, 3): the paper's ten views of each picture, instead of its centre.
 
-    `skipped` collects pictures that could not be read, path -> reason; their batch is smaller by as many.
+    `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as many. `images`, `reading` and
+    `waiting` count pictures delivered, seconds of work that reading them took, and seconds that the caller waited.
     """
 
     def __init__(
-        self, pictures: Pictures, preparation: Preparation, batch_size: int, training: bool, seed: int = 0, workers: int = 2
-    ) -> None:
+        self, pictures: Pictures, preparation: Preparation, batch_size: int, training: bool, seed: int = 0, workers: int = 2,
+        most_skipped: float = 1.0, ten_views: bool = False, say: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
+        self.processes: Workers | None = None
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, not {batch_size}")
+        if workers < 0:
+            raise ValueError(f"workers must be 0 or more, not {workers}")
         self.pictures, self.preparation, self.batch_size = pictures, preparation, batch_size
-        self.training, self.seed, self.workers = training, seed, workers
+        self.training, self.seed, self.workers, self.most_skipped, self.say = training, seed, workers, most_skipped, say
+        self.ten_views = ten_views and not training
         self.skipped: dict[str, str] = {}
+        self.images, self.reading, self.waiting = 0, 0.0, 0.0
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return -(-len(self.pictures) // self.batch_size)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(x, labels, indices) for the batches of an epoch, from number `start` on.
+    def capacity(self) -> float:
+        """Pictures a second that reading alone delivers with these workers, from the work done so far."""
+        return self.images / self.reading * max(self.workers, 1) if self.reading else float("nan")
 
-        x: (n, size, size, 3) float32; labels: (n,) int64; indices: (n,) of the pictures.
-        """
-        n = len(self.pictures)
-        order, draws = np.arange(n), None
+    def close(self) -> None:
+        """End the worker processes; they come back when batches are asked for."""
+        if self.processes is not None:
+            self.processes.close()
+            self.processes = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(x, labels, picture numbers) of each batch of an epoch, from batch `start` on."""
+        n, draws = len(self.pictures), None
+        order = np.arange(n)
         if self.training:
             order = random.Stream(self.seed, f"shuffle {epoch}").permutation(n)
             rng = random.Stream(self.seed, f"augment {epoch}")
             margin = SIZE - self.preparation.size + 1
             draws = rng.integers(margin, (n, 2)), rng.integers(2, n), rng.normal((n, 3)).astype(np.float32)
         pieces = [order[i : i + self.batch_size] for i in range(start * self.batch_size, n, self.batch_size)]
-        if self.workers == 0:
-            yield from (self.prepare(piece, draws) for piece in pieces)
-            return
-        with ThreadPoolExecutor(self.workers) as pool:
-            queue: deque[Future] = deque()
-            try:
-                for piece in pieces:
-                    queue.append(pool.submit(self.prepare, piece, draws))
-                    if len(queue) > self.workers:
-                        yield queue.popleft().result()
-                while queue:
-                    yield queue.popleft().result()
-            finally:
-                for future in queue:
-                    future.cancel()
+        reader = self.read(pieces)
+        try:
+            while True:
+                began = time.perf_counter()
+                batch = next(reader, None)
+                if batch is None:
+                    return
+                prepared = self.prepared(batch, draws)
+                self.waiting += time.perf_counter() - began
+                yield prepared
+        finally:
+            reader.close()
 
-    def prepare(self, indices: np.ndarray, draws: tuple | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One batch: read, crop, mirror, subtract, colour."""
-        size = self.preparation.size
-        x = np.empty((len(indices), size, size, 3), np.float32)
-        good: list[int] = []
-        for i in map(int, indices):
-            try:
-                p = self.pictures.read(i)
-            except ImageError as error:
-                self.skipped[str(self.pictures.images.paths[i])] = str(error)
-                continue
-            if draws is None:
-                x[len(good)] = self.preparation.centre(p)[0]
-            else:
-                (top, left), mirror, noise = draws[0][i], draws[1][i], draws[2][i]
-                self.preparation.into(x[len(good)], p, top, left, bool(mirror), noise)
-            good.append(i)
-        return x[: len(good)], self.pictures.images.labels[good], np.array(good, np.int64)
+    def read(self, pieces: list[np.ndarray]) -> Generator[Batch]:
+        """The pictures of each piece, by the workers or here."""
+        if self.workers == 0 or len(pieces) == 0:
+            room = np.empty((self.batch_size, *PICTURE), np.uint8)
+            yield from (read_batch(self.pictures, piece, room) for piece in pieces)
+            return
+        if self.processes is None:
+            self.processes = Workers(self.pictures, self.batch_size, self.workers, self.say)
+        yield from self.processes.batches(pieces)
+
+    def prepare(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The test views of some pictures, as one batch."""
+        return self.prepared(read_batch(self.pictures, indices, np.empty((len(indices), *PICTURE), np.uint8)), None)
+
+    def prepared(self, batch: Batch, draws: tuple | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Crop, mirror, subtract, colour."""
+        self.images += len(batch.indices)
+        self.reading += batch.seconds
+        for broken, reason in batch.skipped.items():
+            self.skipped[self.pictures.where(broken)] = reason
+        if len(self.skipped) > self.most_skipped * len(self.pictures):
+            some = "; ".join(list(self.skipped.values())[:3])
+            raise DataError(
+                f"{len(self.skipped)} of {len(self.pictures)} pictures cannot be read, more than the share of {self.most_skipped:g} that "
+                f"--most-skipped allows: {some}"
+            )
+        i, n = batch.indices, len(batch.indices)
+        if self.ten_views:
+            x = np.stack(list(self.preparation.views(batch.pictures)))
+        elif draws is None:
+            x = self.preparation.centre(batch.pictures)
+        else:
+            crops = np.concatenate([draws[0][i], draws[1][i][:, None]], axis=1).astype(np.int32)  # top, left, mirror
+            x = np.empty((n, self.preparation.size, self.preparation.size, 3), np.float32)
+            self.preparation.into(x, batch.pictures, crops, draws[2][i])
+        return x, self.pictures.images.labels[i], i

@@ -12,6 +12,7 @@ that would be some thousand grey levels, and the 2012 code takes its square root
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,26 +80,43 @@ class Preparation:
         # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
         self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
 
-    def into(self, out: np.ndarray, p: np.ndarray, top: int, left: int, mirror: bool, noise: np.ndarray | None) -> None:
-        """Write the prepared picture p into out (size, size, 3) float32."""
-        shift, scale = np.zeros(3, np.float32), self.scale
+    def into(self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None) -> None:
+        """Write prepared pictures into out (n, size, size, 3) float32.
+
+        crops: (n, 3) int32, top, left, mirror; noise: (n, 3), the paper's a.
+        """
+        if pictures.ndim != 4 or pictures.shape[0] < len(out) or crops.shape != (len(out), 3):
+            raise ValueError(f"pictures must be (n, 256, 256, 3) and crops (n, 3), not {pictures.shape} and {crops.shape}")
+        shift, scale = np.zeros((len(out), 3), np.float32), self.scale
         if self.colour is not None and noise is not None:
-            shift[:] = self.colour @ noise
+            shift[:] = noise @ self.colour.T
             scale /= self.shrink
         if kernels.ready(out):
-            draws = np.array([top, left, mirror], np.int32)
-            kernels.launch("prepare_images", self.size, p, draws, self.mean, shift, out, len(p), self.size, scale)
+            blocks = len(out) * self.size
+            kernels.launch("prepare_images", blocks, pictures, crops, self.mean, shift, out, pictures.shape[1], self.size, scale)
             return
-        crop = p[top : top + self.size, left : left + self.size]
-        np.subtract(crop[:, ::-1] if mirror else crop, self.mean, out=out)
-        out += shift
+        for i, (top, left, mirror) in enumerate(crops):
+            crop = pictures[i, top : top + self.size, left : left + self.size]
+            np.subtract(crop[:, ::-1] if mirror else crop, self.mean, out=out[i])
+        out += shift[:, None, None]
         out *= np.float32(scale)
 
-    def centre(self, p: np.ndarray) -> np.ndarray:
-        """The test view of one picture: (1, size, size, 3)."""
-        out = np.empty((1, self.size, self.size, 3), np.float32)
-        margin = (p.shape[0] - self.size) // 2
-        self.into(out[0], p, margin, margin, False, None)
+    def centre(self, pictures: np.ndarray) -> np.ndarray:
+        """The test view of pictures (n, 256, 256, 3): (n, size, size, 3)."""
+        margin = (pictures.shape[1] - self.size) // 2
+        return self.crop(pictures, margin, margin, False)
+
+    def views(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
+        """The paper's ten test views (section 4.1): four corners and the centre, each also mirrored; each (n, size, size, 3)."""
+        far = pictures.shape[1] - self.size
+        for top, left in ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2)):
+            for mirror in (False, True):
+                yield self.crop(pictures, top, left, mirror)
+
+    def crop(self, pictures: np.ndarray, top: int, left: int, mirror: bool) -> np.ndarray:
+        """One crop of every picture, without colour noise."""
+        out = np.empty((len(pictures), self.size, self.size, 3), np.float32)
+        self.into(out, pictures, np.tile(np.array([top, left, mirror], np.int32), (len(pictures), 1)), None)
         return out
 
     def arrays(self) -> dict[str, np.ndarray]:

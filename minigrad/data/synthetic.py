@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from minigrad import random
-from minigrad.data.folder import DataError
 from minigrad.data.images import SIZE
+from minigrad.data.sources import DataError
 
 VERSION = 1
 SHAPES = ("crosses", "moons", "rings", "stars", "triangles")

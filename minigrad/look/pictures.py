@@ -81,6 +81,22 @@ def draw_predictions(
     return _save(figure, path)
 
 
+def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path:
+    """Counts (right class, most probable class) as shares of each row."""
+    C = len(counts)
+    side = min(14.0, 3 + 0.35 * C)
+    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="most probable class", ylabel="right class")
+    if C <= 40:
+        axes.set_xticks(range(C), [short(n) for n in names], rotation=90, fontsize=7)
+        axes.set_yticks(range(C), [short(n) for n in names], fontsize=7)
+        for r, c in np.argwhere(counts > 0):
+            axes.text(c, r, f"{counts[r, c]:d}", ha="center", va="center", fontsize=6, color="white" if shares[r, c] > 0.6 else "black")
+    return _save(figure, path)
+
+
 def short(name: str) -> str:
     """The first of several comma-separated names, at most 22 characters."""
     first = name.split(",")[0]

@@ -1,0 +1,308 @@
+"""Where the bytes of a picture lie: in a folder of files, in a tar or zip archive read in place, or in the files of MNIST and CIFAR-10.
+
+A source knows its items by name and reads one at a time; nothing is unpacked. Archives come from strangers: a member that could reach
+outside (an absolute path, `..`, a link) or whose size is absurd is refused by name, and damage of any kind ends in a DataError.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
+LARGEST_DECOMPRESSED = 2 * 2**30  # bytes of one compressed file of labels or pixels
+
+
+class DataError(ValueError):
+    """Data that cannot be used as asked; the message says what is wrong and what would be right."""
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Picture files below a folder; an item is a path relative to it."""
+
+    root: Path
+
+    def read(self, item: str) -> bytes:
+        return (self.root / item).read_bytes()
+
+    def where(self, item: str) -> str:
+        return str(self.root / item)
+
+    def stamp(self, item: str) -> str:
+        """Changes when the item does."""
+        stat = os.stat(self.root / item)
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+    def tree(self, part: str = "") -> dict[str, list[str]]:
+        """{class folder: its pictures, at any depth, sorted}; hidden folders are left out."""
+        return {entry: sorted(self.below(os.path.join(part, entry))) for entry in sorted(self.folders(part))}
+
+    def folders(self, part: str = "") -> list[str]:
+        with os.scandir(self.root / part) as entries:
+            return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+
+    def below(self, folder: str) -> Iterator[str]:
+        with os.scandir(self.root / folder) as entries:
+            for e in entries:
+                if e.is_dir(follow_symlinks=False):
+                    yield from self.below(os.path.join(folder, e.name))
+                elif is_picture(e.name) and e.is_file():
+                    yield os.path.join(folder, e.name)
+
+
+class Archive:
+    """What tar and zip share: members, found once and remembered in an index file, and the tree of their names."""
+
+    def __init__(self, path: str | Path, index_folder: Path | None = None) -> None:
+        self.path, self.index_folder = Path(path), index_folder
+
+    def read(self, item: str) -> bytes:
+        raise NotImplementedError
+
+    def scan(self) -> Iterator[tuple[str, int, int]]:
+        """(name, offset, size) of every picture."""
+        raise NotImplementedError
+
+    def where(self, item: str) -> str:
+        return f"{self.path}: {item}"
+
+    def stamp(self, item: str = "") -> str:
+        stat = self.path.stat()
+        return f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+    @cached_property
+    def members(self) -> dict[str, tuple[int, int]]:
+        """{name: (offset, size)}, from the index if there is one that fits this very file."""
+        if not self.path.is_file():
+            raise DataError(f"there is no file {self.path}")
+        index = None
+        if self.index_folder is not None:
+            index = self.index_folder / f"{hashlib.sha256(self.stamp().encode()).hexdigest()[:24]}.index.json"
+            try:
+                return {name: (offset, size) for name, offset, size in json.loads(index.read_text())}
+            except (OSError, ValueError, TypeError):  # none yet, or not whole: it is made anew
+                pass
+        try:
+            found = {}
+            for name, offset, size in self.scan():
+                if name in found:
+                    raise DataError(f"{self.path} holds two members called {name!r}")
+                found[name] = (offset, size)
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # the readers of archives raise many types for damage
+            raise DataError(f"{self.path} is damaged, cut off or no archive ({type(error).__name__}: {error})") from error
+        if index is not None:
+            write_atomically(index, json.dumps([[name, *place] for name, place in found.items()]))
+        return found
+
+    def tree(self, part: str = "") -> dict[str, list[str]]:
+        """{class folder: its pictures} below `part`; one common outermost folder is looked through."""
+        parts = tuple(p for p in part.split("/") if p)
+        tree: dict[str, list[str]] = {}
+        for name in self.members:
+            inside = PurePosixPath(name).parts[len(self.top) :]
+            if inside[: len(parts)] == parts and len(inside) > len(parts) + 1:
+                tree.setdefault(inside[len(parts)], []).append(name)
+        return {c: sorted(tree[c]) for c in sorted(tree)}
+
+    @cached_property
+    def top(self) -> tuple[str, ...]:
+        """The folder that holds everything, if the archive has one around what matters."""
+        outer = {PurePosixPath(n).parts[0] for n in self.members}
+        deep = any(len(PurePosixPath(n).parts) > 3 for n in self.members)
+        return tuple(outer) if len(outer) == 1 and deep and outer.isdisjoint({"train", "val", "test"}) else ()
+
+    def folders(self) -> list[str]:
+        return sorted({PurePosixPath(n).parts[len(self.top)] for n in self.members})
+
+    def checked(self, name: str, size: int, link: bool = False) -> str:
+        """The name, if it stays inside and its size is possible."""
+        path = PurePosixPath(name)
+        reason = (
+            "is a link" if link
+            else "has an absolute path" if path.is_absolute() or name[1:3] == ":\\" or name.startswith("\\")
+            else "reaches outside by '..'" if ".." in path.parts or "..\\" in name
+            else f"claims {size:,} bytes, which no picture has" if not 0 <= size <= LARGEST_MEMBER
+            else ""
+        )  # fmt: skip
+        if reason or "\0" in name:
+            raise DataError(f"{self.path}: refused, its member {name!r} {reason or 'has a name that is none'}")
+        return str(path)
+
+    def __getstate__(self) -> dict:
+        return {"path": self.path, "index_folder": self.index_folder, **({"members": self.members} if "members" in self.__dict__ else {})}
+
+
+class Tar(Archive):
+    """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, are looked into: n01440764.tar becomes a folder n01440764."""
+
+    def scan(self) -> Iterator[tuple[str, int, int]]:
+        with open(self.path, "rb") as file:
+            yield from self.scan_stream(file, 0, os.fstat(file.fileno()).st_size, "")
+
+    def scan_stream(self, file: BinaryIO, start: int, size: int, prefix: str) -> Iterator[tuple[str, int, int]]:
+        with tarfile.open(fileobj=Window(file, start, size), mode="r:") as tar:
+            for m in tar:
+                name = prefix + m.name
+                nested = not prefix and m.isfile() and name.endswith(".tar")
+                if not m.isdir() and (not nested or m.size > size):
+                    self.checked(name, m.size, m.issym() or m.islnk() or not m.isfile())
+                if m.isfile() and m.offset_data + m.size > size:
+                    raise DataError(f"{self.path} is cut off: {name} should end at byte {start + m.offset_data + m.size:,}")
+                if nested:
+                    self.checked(name, 0)
+                    yield from self.scan_stream(file, start + m.offset_data, m.size, name.removesuffix(".tar") + "/")
+                elif m.isfile() and is_picture(name):
+                    yield str(PurePosixPath(name)), start + m.offset_data, m.size
+
+    def read(self, item: str) -> bytes:
+        offset, size = self.members[item]
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+
+class Window(io.RawIOBase):
+    """A part of a file, as a file of its own to read."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.at = file, start, size, 0
+
+    def readinto(self, buffer) -> int:
+        self.file.seek(self.start + self.at)
+        data = self.file.read(max(0, min(len(buffer), self.size - self.at)))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+
+class Zip(Archive):
+    """A zip archive; its members are decompressed one at a time."""
+
+    def scan(self) -> Iterator[tuple[str, int, int]]:
+        for info in self.opened().infolist():
+            if not info.is_dir():
+                name = self.checked(info.filename, info.file_size, (info.external_attr >> 28) == 0xA)
+                if info.file_size > 1000 * max(info.compress_size, 1):
+                    raise DataError(f"{self.path}: refused, its member {name!r} would grow {info.file_size // info.compress_size}-fold")
+                if is_picture(name):
+                    yield info.filename, info.header_offset, info.file_size
+
+    def opened(self) -> zipfile.ZipFile:
+        """The open archive, one for each process: a file's position is shared by those that inherit it."""
+        if self.__dict__.get("process") != os.getpid():
+            self.process, self.zip = os.getpid(), zipfile.ZipFile(self.path)
+        return self.zip
+
+    def read(self, item: str) -> bytes:
+        try:
+            with self.opened().open(item) as member:
+                return member.read(LARGEST_MEMBER)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            return error_bytes(error)
+
+
+def error_bytes(error: Exception) -> bytes:
+    """Bytes that are no picture and say why: a member that is damaged is skipped like a damaged file."""
+    return f"damaged in the archive: {error}".encode()
+
+
+class Pixels:
+    """Pictures that lie uncompressed in memory or in binary files: item i is `pixels[i]`, (H, W) or (H, W, 3) uint8."""
+
+    def __init__(self, files: list[Path], kind: str) -> None:
+        self.files, self.kind = files, kind
+
+    def read(self, item: str) -> np.ndarray:
+        return self.pixels[int(item)]
+
+    def where(self, item: str) -> str:
+        return f"{self.files[0].parent}: {self.kind} picture {item}"
+
+    def stamp(self, item: str) -> str:
+        return " ".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in self.files)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        if self.kind == "IDX":
+            return read_idx(self.files[0])
+        rows = np.concatenate([read_cifar(f)[1] for f in self.files])
+        return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+    def __getstate__(self) -> dict:
+        return {"files": self.files, "kind": self.kind}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The uint8 array of an IDX file (yann.lecun.com/exdb/mnist: two zero bytes, type, rank, big-endian sizes, the data), plain or gzip."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != 8 or not 1 <= head[3] <= 3:
+                raise DataError(f"{path} is no IDX file of bytes: it begins with {head.hex(' ')}, not with 00 00 08 and a rank of 1 to 3")
+            sizes = file.read(4 * head[3])
+            if len(sizes) < 4 * head[3]:
+                raise DataError(f"{path} is cut off within its sizes")
+            shape = struct.unpack(f">{head[3]}I", sizes)
+            count = int(np.prod([int(s) for s in shape], dtype=object))
+            if count > LARGEST_DECOMPRESSED:
+                raise DataError(f"{path} claims the shape {shape}, {count:,} bytes: refused")
+            data = file.read(count + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is damaged or cut off ({error})") from error
+    if len(data) != count:
+        raise DataError(f"{path} has {'more' if len(data) > count else 'fewer'} bytes than its shape {shape} says")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(labels (N,), pixels (N, 3072): red, green, blue planes of 32 x 32) of a CIFAR-10 binary batch (cs.toronto.edu/~kriz/cifar.html)."""
+    data = np.fromfile(path, np.uint8)
+    if len(data) == 0 or len(data) % 3073:
+        raise DataError(f"{path} is no whole CIFAR-10 batch: {len(data):,} bytes are not a multiple of 3,073")
+    rows = data.reshape(-1, 3073)
+    if rows[:, 0].max() > 9:
+        raise DataError(f"{path}: label {rows[:, 0].max()}; CIFAR-10 has 0 to 9")
+    return rows[:, 0].astype(np.int64), rows[:, 1:]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file that is not essential: whole or not at all; a folder that takes no files is no misfortune."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

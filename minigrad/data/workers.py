@@ -1,0 +1,210 @@
+"""Processes that decode pictures into shared memory.
+
+Batch k goes to worker k mod W, and batches come back in order: no queue, no lock. A worker is a Python that runs main() below, told what
+to read through its standard input; it writes uint8 pictures into its places of one shared block of memory, and answers on its
+standard output which of them could be read. The block is a file without a name, so nothing is left behind however a run ends; a worker
+whose parent is gone finds its input closed and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Protocol
+
+import numpy as np
+
+from minigrad.data.images import SIZE, ImageError
+from minigrad.data.sources import DataError
+
+AHEAD = 2  # batches a worker is given before its first is asked for
+PICTURE = (SIZE, SIZE, 3)
+
+
+class Readable(Protocol):
+    """What workers read from; it travels to them by pickle."""
+
+    def read(self, i: int) -> np.ndarray: ...
+
+    def where(self, i: int) -> str: ...
+
+
+@dataclass
+class Batch:
+    """Pictures (n, 256, 256, 3) uint8, valid until the next batch is asked for; which they are; and what could not be read, and why."""
+
+    pictures: np.ndarray
+    indices: np.ndarray  # (n,) int64
+    skipped: dict[int, str]
+    seconds: float  # that reading took
+
+
+def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray) -> Batch:
+    """Read pictures into the first places of `out`."""
+    began = time.perf_counter()
+    good: list[int] = []
+    skipped: dict[int, str] = {}
+    for i in map(int, indices):
+        try:
+            out[len(good)] = source.read(i)
+        except ImageError as error:
+            skipped[i] = str(error)
+        else:
+            good.append(i)
+    return Batch(out[: len(good)], np.array(good, np.int64), skipped, time.perf_counter() - began)
+
+
+@dataclass
+class Worker:
+    process: subprocess.Popen
+    tasks: deque = field(default_factory=deque)  # (place in memory, indices), sent and not yet answered
+
+    def send(self, task: tuple[int, np.ndarray]) -> None:
+        self.tasks.append(task)
+        with contextlib.suppress(BrokenPipeError):  # dead: noticed when its answer is awaited
+            write(self.process.stdin, task)
+
+    def dismiss(self) -> int:
+        """End the process; returns how it ended."""
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):  # what was not yet sent to a dead process
+                pipe.close()
+        return self.process.wait()
+
+
+class Workers:
+    """`count` processes that read batches of at most `size` pictures of `source`. Use as a context, or call close()."""
+
+    def __init__(self, source: Readable, size: int, count: int, say: Callable[[str], None] = print) -> None:
+        self.source, self.size, self.count, self.say = source, size, count, say
+        self.block = memory(count * AHEAD * size * int(np.prod(PICTURE)))
+        self.view = np.frombuffer(self.block[1], np.uint8).reshape(count * AHEAD, size, *PICTURE)
+        self.workers = [self.hire() for _ in range(count)]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hire(self) -> Worker:
+        descriptor = self.block[0].fileno()
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MINIGRAD_KERNELS": "none"}
+        path = os.pathsep.join(p for p in sys.path if p)
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from minigrad.data.workers import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            pass_fds=(descriptor,), env=environment | {"PYTHONPATH": path},
+        )  # fmt: skip
+        with contextlib.suppress(BrokenPipeError):
+            write(process.stdin, (descriptor, self.view.shape, self.source))
+        return Worker(process)
+
+    def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """Read each piece (indices of at most `size` pictures), in order. One such iteration at a time."""
+        self.drain()
+        for k in range(min(len(pieces), self.count * AHEAD)):
+            self.workers[k % self.count].send((k % (self.count * AHEAD), pieces[k]))
+        for k in range(len(pieces)):
+            yield self.answer(k % self.count)
+            later = k + self.count * AHEAD  # into the place that has just been given back
+            if later < len(pieces):
+                self.workers[k % self.count].send((k % (self.count * AHEAD), pieces[later]))
+
+    def drain(self) -> None:
+        """Let workers finish what an iteration that was broken off had asked for."""
+        for k in range(self.count):
+            while self.workers[k].tasks:
+                self.answer(k)
+
+    def answer(self, k: int) -> Batch:
+        """The next batch of worker k. A worker that died is replaced, and reads again; a batch that kills three is given up."""
+        for _ in range(3):
+            worker = self.workers[k]
+            place, indices = worker.tasks[0]
+            try:
+                good, skipped, seconds = read(worker.process.stdout)
+            except (EOFError, pickle.UnpicklingError, OSError):
+                how = worker.dismiss()
+                first, last = self.source.where(int(indices[0])), self.source.where(int(indices[-1]))
+                cause = f"signal {-how}" if how < 0 else f"exit code {how}"
+                self.say(f"a worker died ({cause}) while reading {len(indices)} pictures from {first} to {last}; another takes its place")
+                tasks = worker.tasks
+                worker = self.workers[k] = self.hire()
+                for task in tasks:
+                    worker.send(task)
+                continue
+            worker.tasks.popleft()
+            if isinstance(skipped, BaseException):  # the system's trouble, or a mistake: not to be passed over
+                raise skipped
+            return Batch(self.view[place, : len(good)], good, skipped, seconds)
+        raise DataError(
+            f"three workers in turn died while reading {len(indices)} pictures from {first} to {last}: one of these files kills them"
+        )
+
+    def close(self) -> None:
+        """End the processes and give the memory back."""
+        for worker in self.workers:
+            worker.process.kill()
+        while self.workers:
+            self.workers.pop().dismiss()
+        self.block[0].close()
+
+
+def memory(size: int) -> tuple[IO[bytes], mmap.mmap]:
+    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on disk; and its bytes."""
+    for folder in ("/dev/shm", None):
+        try:
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)  # reserved now: no bus error later
+                else:
+                    file.truncate(size)
+                return file, mmap.mmap(file.fileno(), size)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            refused = error
+    raise DataError(f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0")
+
+
+def write(pipe: IO[bytes] | None, value: object) -> None:
+    assert pipe is not None
+    pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def read(pipe: IO[bytes] | None) -> tuple:
+    assert pipe is not None
+    return pickle.load(pipe)
+
+
+def main() -> None:
+    """A worker's life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    answers, sys.stdout = sys.stdout.buffer, sys.stderr
+    try:
+        descriptor, shape, source = read(sys.stdin.buffer)
+        view = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+        while True:
+            place, indices = read(sys.stdin.buffer)
+            try:
+                batch = read_batch(source, indices, view[place])
+                write(answers, (batch.indices, batch.skipped, batch.seconds))
+            except Exception as error:
+                write(answers, (None, error, 0.0))
+    except (EOFError, BrokenPipeError):  # the parent is done, or gone
+        os._exit(0)

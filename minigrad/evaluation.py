@@ -1,0 +1,115 @@
+"""What a model makes of a set of pictures: probabilities, top-k accuracy, the classes one by one, and the table of predictions."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from minigrad import backend, nn
+from minigrad import functions as F
+from minigrad.data import DataError, Loader
+from minigrad.engine import no_grad
+
+
+@dataclass
+class Evaluation:
+    """Class probabilities for a set of pictures; averages of several views or models are over their softmax outputs."""
+
+    probabilities: np.ndarray  # (N, classes)
+    labels: np.ndarray  # (N,)
+    indices: np.ndarray  # (N,), of the pictures
+    loss: float  # mean of -log probability of the right class, in nats
+
+    def top(self, k: int) -> float:
+        """Share of pictures whose class is among the k most probable (all classes, if there are fewer)."""
+        return top_k(self.probabilities, self.labels, k)
+
+    def by_class(self) -> np.ndarray:
+        """(classes, 3): pictures, top-1 and top-5 share of each class; NaN where it has no picture."""
+        rows = []
+        for c in range(self.probabilities.shape[1]):
+            own = self.labels == c
+            rows.append([own.sum(), *(top_k(self.probabilities[own], self.labels[own], k) for k in (1, 5))])
+        return np.array(rows, float)
+
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) counts: row, the right class; column, the most probable one."""
+        C = self.probabilities.shape[1]
+        return np.bincount(self.labels * C + self.probabilities.argmax(axis=1), minlength=C * C).reshape(C, C)
+
+
+def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of rows whose label is among the k highest scores; ties and NaN count against the label."""
+    own = scores[np.arange(len(labels)), labels][:, None]
+    higher = (~(scores < own)).sum(axis=1) - 1  # itself is not lower than itself
+    return float((higher < k).mean()) if len(labels) else math.nan
+
+
+def evaluate(model: nn.Module, loader: Loader, device: str = "cpu", what: str = "evaluating") -> Evaluation:
+    """Run a model, in test mode, over every picture of a loader.
+
+    Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the predictions made by the network's
+    softmax layer on the ten patches" (Krizhevsky et al. 2012, section 4.1).
+    """
+    training = model.training
+    model.eval()
+    rows, labels, indices = [], [], []
+    try:
+        with no_grad():
+            for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
+                if len(t) == 0:
+                    continue
+                views = [F.softmax(model(backend.to_device(view, device))).numpy() for view in (x if loader.ten_views else [x])]
+                rows.append(np.mean(views, axis=0))
+                labels.append(t)
+                indices.append(i)
+    finally:
+        model.train(training)
+    if not rows:
+        raise DataError("there is not one readable picture to evaluate")
+    return scored(np.concatenate(rows), np.concatenate(labels), np.concatenate(indices))
+
+
+def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Evaluation:
+    """The Evaluation of these probabilities. One that is 0 counts as the smallest number above it."""
+    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return Evaluation(probabilities, labels, indices, float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()))
+
+
+def ensemble(results: Sequence[Evaluation]) -> Evaluation:
+    """Several models on the same pictures: their softmax outputs averaged (section 6.1 averages five and seven networks)."""
+    first = results[0]
+    for other in results[1:]:
+        same = first.probabilities.shape == other.probabilities.shape and np.array_equal(first.indices, other.indices)
+        if not same or not np.array_equal(first.labels, other.labels):
+            raise ValueError("an ensemble needs results for the same pictures and classes")
+    return scored(np.mean([r.probabilities for r in results], axis=0), first.labels, first.indices)
+
+
+def write_by_class(path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]) -> None:
+    """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most often taken for."""
+    confusion = result.confusion()
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["class", "name", "pictures", "top1", "top5", "most_often_taken_for"])
+        for c, (count, top1, top5) in enumerate(result.by_class()):
+            others = np.where(np.arange(len(classes)) == c, 0, confusion[c])
+            out.writerow(
+                [classes[c], names[c], int(count), f"{top1:.4f}", f"{top5:.4f}", classes[int(others.argmax())] if others.any() else ""]
+            )
+
+
+def write_predictions(path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]) -> None:
+    """A CSV line a picture: what it is called, its class, and the five most probable classes with their probabilities."""
+    best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :5]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        out.writerow(["picture", "class", *(f"{what}{i}" for i in range(1, best.shape[1] + 1) for what in ("guess", "probability"))])
+        for name, label, order, p in zip(where, result.labels, best, result.probabilities):
+            out.writerow([name, classes[label], *(v for k in order for v in (classes[k], f"{p[k]:.6f}"))])

@@ -1,0 +1,129 @@
+"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes nowhere, numbers that are none."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+
+from minigrad import nn, random
+from minigrad.backend import Array
+from minigrad.engine import Function, Tensor, no_grad
+
+
+def outputs(model: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]]:
+    """(name, module, output) of every module without sub-modules, as a forward pass on x reaches them. Changes nothing."""
+    leaves = [(name, m) for name, m in model.modules() if not any(True for _ in m.children())]
+    seen: list[tuple[str, nn.Module, Array]] = []
+
+    def watched(name: str, module: nn.Module):
+        def forward(x):
+            y = type(module).forward(module, x)
+            seen.append((name, module, y.data))
+            return y
+
+        return forward
+
+    try:
+        for name, module in leaves:
+            module.forward = watched(name, module)  # type: ignore[method-assign]
+        with no_grad(), random.rewound():
+            model(Tensor(x))
+    finally:
+        for _, module in leaves:
+            module.__dict__.pop("forward", None)
+    yield from seen
+
+
+def first_not_finite(model: nn.Module, x: Array) -> str:
+    """Where numbers that are not finite come from: the batch, a parameter, or the first layer whose output has some; "" if nowhere."""
+    if not finite(x):
+        return "the pictures of this batch hold values that are not finite"
+    for name, p in model.named_parameters():
+        if not finite(p.data):
+            return f"the parameter {name} holds values that are not finite"
+    for name, _, y in outputs(model, x):
+        if not finite(y):
+            return f"they appear first in the output of {name}"
+    return ""
+
+
+def finite(array: Array) -> bool:
+    """Are all numbers finite? (The sum is, unless one is not, or all together overflow: only then are they looked at one by one.)"""
+    return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+
+
+def readings(model: nn.Module, before: dict[str, Array], x: Array, step: int) -> list[list]:
+    """Rows of health.csv.
+
+    For each parameter, mean |w|, mean |dw| of the step just made, and their ratio, which Krizhevsky kept near 1/1000 to 1/500; for each
+    ReLU, the share of its maps (or units) that are 0 everywhere, for every picture of the batch.
+    """
+    rows = []
+    for name, p in model.named_parameters():
+        w, dw = float(abs(p.data).mean()), float(abs(p.data - before[name]).mean())
+        rows.append([step, name, f"{w:.6g}", f"{dw:.6g}", f"{dw / w if w else math.nan:.4g}", ""])
+    for name, module, y in outputs(model, x):
+        if isinstance(module, nn.ReLU):
+            alive = (y > 0).reshape(-1, y.shape[-1]).any(axis=0)
+            rows.append([step, name, "", "", "", f"{1 - float(alive.mean()):.4f}"])
+    return rows
+
+
+@dataclass
+class LossWatch:
+    """Says, once each, that a loss stays where guessing leaves it, or that it runs away.
+
+    classes: C; a network that knows nothing has the loss ln C. window: steps that are averaged.
+    """
+
+    classes: int
+    window: int = 300
+    recent: deque = field(default_factory=deque)
+    said: set = field(default_factory=set)
+
+    def note(self, loss: float, rate: float, step: int) -> str:
+        """Take note of a step's loss; returns a sentence, or ""."""
+        self.recent.append(loss)
+        if len(self.recent) > self.window:
+            self.recent.popleft()
+        guess = math.log(self.classes)
+        late = float(np.mean(list(self.recent)[-max(1, self.window // 6) :]))
+        if len(self.recent) >= self.window // 6 and late > 1.5 * guess + 1 and late > 1.2 * self.recent[0] and "away" not in self.said:
+            self.said.add("away")
+            return (
+                f"step {step}: the loss runs away; it averages {late:.2f} now, where guessing gives {guess:.2f} (ln {self.classes}). The "
+                f"learning rate {rate:g} is the likely cause: go back to a checkpoint and try --lr {rate / 10:g}"
+            )
+        if len(self.recent) == self.window and abs(np.mean(self.recent) - guess) < 0.02 * guess and "stuck" not in self.said:
+            self.said.add("stuck")
+            return (
+                f"step {step}: the loss has stayed at {np.mean(self.recent):.3f} for {self.window} steps; guessing gives {guess:.3f} "
+                f"(ln {self.classes}): the network does not learn yet. Likely causes: initial weights so small that nothing reaches the "
+                "last layer (on small sets use --recipe small, docs/small-subsets.md), a rate that is too low or too high "
+                f"(it is {rate:g}), or labels that do not belong to the pictures"
+            )
+        return ""
+
+
+def culprit(model: nn.Module, traceback: TracebackType | None) -> str:
+    """The layer in which an error arose, from its traceback."""
+    names = {id(module): name for name, module in model.modules()}
+    found = ""
+    while traceback is not None:
+        who = traceback.tb_frame.f_locals.get("self")
+        if isinstance(who, nn.Module) and names.get(id(who)):
+            found = names[id(who)]
+        elif isinstance(who, Function) and traceback.tb_frame.f_code.co_name == "backward":
+            found = f"the backward pass of a {type(who).__name__}"
+        traceback = traceback.tb_next
+    return found or "no layer"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is this NumPy's or CuPy's word for too little memory?"""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

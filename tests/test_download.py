@@ -1,0 +1,211 @@
+"""Data sets by name, from a server on this machine: whole, broken off, wrong, hostile, absent."""
+
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+
+import pytest
+from PIL import Image
+
+from minigrad import data
+from minigrad.data import download
+from minigrad.data.download import Download
+from minigrad.data.sources import DataError
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `files`, with ranges if `ranges`; the first `breaks` answers end halfway."""
+
+    def do_GET(self):
+        server = self.server
+        server.asked.append((self.path, self.headers.get("Range")))
+        if self.path[1:] not in server.files:
+            self.send_error(404)
+            return
+        content, start = server.files[self.path[1:]], 0
+        wanted = self.headers.get("Range")
+        if wanted and server.ranges:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+        rest = content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(rest)))
+        self.end_headers()
+        if server.breaks > 0:
+            server.breaks -= 1
+            rest = rest[: len(rest) // 2]
+        self.wfile.write(rest)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
+        s.files, s.asked, s.ranges, s.breaks = {}, [], True, 0
+        threading.Thread(target=s.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(download, "PAUSE", 0.0)
+        s.address = f"http://127.0.0.1:{s.server_address[1]}/"
+        yield s
+        s.shutdown()
+
+
+def tgz(members) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                tar.addfile(info)
+            else:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(out, "PNG")
+    return out.getvalue()
+
+
+GOOD = {f"small/{part}/{c}/0.png": picture() for part in ("train", "val") for c in ("ant", "bee")}
+
+
+@pytest.fixture
+def offer(server, monkeypatch):
+    """offer(content, md5): the set 'small' of one archive, on the server."""
+
+    def offered(content, md5=None):
+        server.files["small.tgz"] = content
+        entry = Download(server.address, {"small.tgz": md5 or hashlib.md5(content).hexdigest()}, "small")
+        monkeypatch.setitem(download.NAMES, "small", entry)
+
+    return offered
+
+
+def test_by_name_once(server, offer, tmp_path):
+    offer(tgz(GOOD))
+    train, val = data.open_sets("small", cache=tmp_path)
+    assert (train.classes, len(train), len(val)) == (["ant", "bee"], 2, 2)
+    data.Pictures(train).read(0)
+    data.open_sets("small", cache=tmp_path)
+    assert server.asked == [("/small.tgz", None)]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_breaks_off_goes_on(server, offer, tmp_path, ranges):
+    offer(tgz(GOOD))
+    server.ranges, server.breaks = ranges, 2
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+    assert len(server.asked) == 3
+    half = len(server.files["small.tgz"]) // 2
+    assert server.asked[1][1] == f"bytes={half}-"
+
+
+def test_what_was_loaded_is_kept_for_the_next_run(server, offer, tmp_path, monkeypatch):
+    offer(tgz(GOOD))
+    server.breaks = 100
+    monkeypatch.setattr(download, "TRIES", 2)
+    with pytest.raises(DataError, match=r"bytes are kept, and the next run goes on from there.*put small\.tgz \(MD5"):
+        data.open_sets("small", cache=tmp_path)
+    server.breaks = 0
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+    assert server.asked[-1][1] is not None
+
+
+def test_a_whole_part_file_of_a_killed_run(server, offer, tmp_path):
+    offer(tgz(GOOD))
+    folder = tmp_path / "downloads" / "small"
+    folder.mkdir(parents=True)
+    (folder / "small.tgz.part").write_bytes(server.files["small.tgz"])
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+
+
+def test_a_wrong_checksum_is_thrown_away(server, offer, tmp_path):
+    offer(tgz(GOOD), "0" * 32)
+    with pytest.raises(DataError, match="not 0000"):
+        data.open_sets("small", cache=tmp_path)
+    assert [p.name for p in (tmp_path / "downloads" / "small").iterdir()] == []
+
+
+def test_a_file_put_there_by_hand(server, offer, tmp_path):
+    offer(tgz(GOOD))
+    folder = tmp_path / "downloads" / "small"
+    folder.mkdir(parents=True)
+    (folder / "small.tgz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"small\.tgz has not the checksum"):
+        data.open_sets("small", cache=tmp_path)
+    (folder / "small.tgz").write_bytes(server.files["small.tgz"])
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("small/../../evil.png", b"x", "reaches outside"),
+        ("/tmp/evil.png", b"x", "reaches outside"),
+        ("small/train/link.png", "/etc/passwd", "is no plain file"),
+    ],
+)
+def test_hostile_members(offer, tmp_path, name, content, words):
+    offer(tgz(GOOD | {name: content}))
+    with pytest.raises(DataError, match=words) as error:
+        data.open_sets("small", cache=tmp_path)
+    assert name in str(error.value)
+    assert {p.name for p in (tmp_path / "downloads" / "small").iterdir()} == {"small.tgz"}
+
+
+def test_damage_inside_and_a_missing_folder(offer, tmp_path):
+    offer(tgz(GOOD)[:-40])
+    with pytest.raises(DataError, match="damaged or cut off"):
+        data.open_sets("small", cache=tmp_path)
+    offer(tgz({"other/train/ant/0.png": picture()}))
+    (tmp_path / "downloads" / "small" / "small.tgz").unlink()
+    with pytest.raises(DataError, match="holds no folder small"):
+        data.open_sets("small", cache=tmp_path)
+
+
+def test_not_there_and_no_server(server, offer, tmp_path, monkeypatch):
+    offer(tgz(GOOD))
+    server.files.clear()
+    with pytest.raises(DataError, match=r"404.*put small\.tgz \(MD5 .*\) into"):
+        data.open_sets("small", cache=tmp_path)
+    assert len(server.asked) == 1, "what is not there is not asked for again"
+    monkeypatch.setitem(download.NAMES, "small", Download("http://127.0.0.1:1/", {"small.tgz": "0" * 32}, "small"))
+    with pytest.raises(DataError, match="could not download"):
+        data.open_sets("small", cache=tmp_path)
+    with pytest.raises(DataError, match="--cache off"):
+        data.open_sets("small", cache=None)
+
+
+def test_several_files_without_an_archive(server, monkeypatch, tmp_path):
+    files = {"a.bin": b"12", "b.bin": b"345"}
+    server.files |= files
+    monkeypatch.setitem(download.NAMES, "pair", Download(server.address, {n: hashlib.md5(c).hexdigest() for n, c in files.items()}))
+    folder = download.fetch("pair", tmp_path)
+    assert {n: (folder / n).read_bytes() for n in files} == files
+
+
+def test_a_folder_of_that_name_goes_first(server, offer, tmp_path, monkeypatch):
+    offer(tgz(GOOD))
+    monkeypatch.chdir(tmp_path)
+    for name, content in GOOD.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+    assert server.asked == []
+
+
+def test_the_table_names_what_the_sources_publish():
+    for entry in download.NAMES.values():
+        assert entry.address.startswith("https://")
+        assert all(len(md5) == 32 and int(md5, 16) for md5 in entry.files.values())

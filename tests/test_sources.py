@@ -1,0 +1,334 @@
+"""Archives read in place, ImageNet as downloaded, IDX and CIFAR-10 files: right pictures, right labels; hostile ones refused."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from minigrad import data
+from minigrad.data import layouts
+from minigrad.data.sources import DataError, Tar, Zip, read_cifar, read_idx
+
+scipy_io = pytest.importorskip("scipy.io")
+
+
+def png(*colour) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def make_tar(path, members, compression=""):
+    """members: {name: bytes, or (type,) for a member without content}."""
+    with tarfile.open(path, f"w:{compression}") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = content[0], "/etc/passwd"
+                tar.addfile(info)
+    return path
+
+
+def make_zip(path, members, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def colours(images):
+    return [tuple(int(v) for v in data.Pictures(images).read(i)[128, 128]) for i in range(len(images))]
+
+
+MEMBERS = {f"{part}/{c}/{i}.png": png(50 * i, 9, b) for part, b in (("train", 200), ("val", 90)) for c in ("cat", "ant") for i in range(3)}
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "deflated zip", "with an outer folder", "test for val"])
+def test_archives_are_read_in_place(tmp_path, kind):
+    members = MEMBERS
+    if kind == "with an outer folder":
+        members = {f"set/{n}": c for n, c in members.items()}
+    if kind == "test for val":
+        members = {n.replace("val/", "test/"): c for n, c in members.items()}
+    path = (
+        make_zip(tmp_path / "a.zip", members, zipfile.ZIP_DEFLATED if "deflated" in kind else zipfile.ZIP_STORED)
+        if "zip" in kind
+        else make_tar(tmp_path / "a.tar", members | {"README": b"no picture"})
+    )
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # without an index, making one, by the index
+        train, val = data.open_sets(path, cache=cache)
+        assert (train.classes, len(train), len(val)) == (["ant", "cat"], 6, 6)
+        assert colours(train) == [(50 * i, 9, 200) for _ in range(2) for i in range(3)]
+        assert colours(val) == [(50 * i, 9, 90) for _ in range(2) for i in range(3)]
+        assert str(path) in train.where(0)
+        assert "ant/0.png" in train.where(0)
+    assert len(list((tmp_path / "cache").glob("*.index.json"))) == 1
+
+
+def test_archives_through_workers_and_cache(tmp_path):
+    train, _ = data.open_sets(make_zip(tmp_path / "a.zip", MEMBERS), cache=tmp_path)
+    pickle.loads(pickle.dumps(train)).source.read(train.items[0])
+    cached = data.open_pictures(train, tmp_path / "c", 2, lambda s: None)
+    assert cached.cache is not None
+    for i in range(len(train)):
+        np.testing.assert_array_equal(cached.read(i), data.Pictures(train).read(i))
+
+
+def test_a_changed_archive_gets_a_new_index(tmp_path):
+    path = make_tar(tmp_path / "a.tar", MEMBERS)
+    data.open_sets(path, cache=tmp_path)
+    make_tar(path, {n: c for n, c in MEMBERS.items() if "2.png" not in n})
+    os.utime(path, ns=(1, 1))
+    assert len(data.open_sets(path, cache=tmp_path)[0]) == 4
+
+
+def test_a_torn_index_is_made_anew(tmp_path):
+    path = make_tar(tmp_path / "a.tar", MEMBERS)
+    for text in ("", "[[1]]", '{"a": 1', "[3]"):
+        data.open_sets(path, cache=tmp_path)
+        index = next(tmp_path.glob("*.index.json"))
+        index.write_text(text)
+        assert len(data.open_sets(path, cache=tmp_path)[0]) == 6
+
+
+HOSTILE = {
+    "reaches outside": ("train/a/../../../x.png", b"x"),
+    "has an absolute path": ("/train/a/x.png", b"x"),
+    "is a link": ("train/a/x.png", (tarfile.SYMTYPE,)),
+}
+
+
+@pytest.mark.parametrize(("words", "member"), HOSTILE.items())
+def test_hostile_members_are_refused_by_name(tmp_path, words, member):
+    name, content = member
+    with pytest.raises(DataError, match=words) as error:
+        data.open_sets(make_tar(tmp_path / "a.tar", MEMBERS | {name: content}))
+    assert name in str(error.value)
+    if isinstance(content, bytes):
+        with pytest.raises(DataError, match=words):
+            data.open_sets(make_zip(tmp_path / "a.zip", MEMBERS | {name: content}))
+
+
+def test_other_hostile_members(tmp_path):
+    for kind in (tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+        with pytest.raises(DataError, match="is a link"):
+            data.open_sets(make_tar(tmp_path / "a.tar", {"train/a/x.png": (kind,)}))
+    with pytest.raises(DataError, match="would grow"):
+        data.open_sets(make_zip(tmp_path / "a.zip", {"train/a/x.png": bytes(20 << 20)}, zipfile.ZIP_DEFLATED))
+    info = zipfile.ZipInfo("train/a/x.png")
+    info.external_attr = 0xA1FF << 16
+    make_zip(tmp_path / "l.zip", {})
+    with zipfile.ZipFile(tmp_path / "l.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DataError, match="is a link"):
+        data.open_sets(tmp_path / "l.zip")
+
+
+def test_absurd_sizes_are_refused(tmp_path):
+    info = tarfile.TarInfo("train/a/x.png")
+    info.size = 1 << 40
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DataError, match=r"x\.png' claims 1,099,511,627,776 bytes"):
+        data.open_sets(tmp_path / "a.tar")
+
+
+def test_a_tar_that_is_cut_off(tmp_path):
+    whole = make_tar(tmp_path / "a.tar", {f"train/{c}/{i}.png": os.urandom(5000) for c in "ab" for i in range(4)}).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:19000])
+    with pytest.raises(DataError, match="cut off"):
+        data.open_sets(tmp_path / "cut.tar")
+
+
+def test_a_damaged_member_is_skipped_like_a_damaged_file(tmp_path):
+    path = make_zip(tmp_path / "a.zip", MEMBERS)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"train/ant/1.png") + 30
+    raw[at : at + 20] = bytes(20)
+    path.write_bytes(raw)
+    pictures = data.Pictures(data.open_sets(path)[0])
+    with pytest.raises(data.ImageError, match=r"train/ant/1\.png"):
+        pictures.read(1)
+    pictures.read(0)
+
+
+def meta(path, wnids, parents=("n99999999",)):
+    """A devkit's meta.mat: numbered in another order than the sorted wnids, and some inner nodes at the end."""
+    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("gloss", object), ("num_children", object)]
+    rows = [(i + 1, w, f"words of {w}", "", 0) for i, w in enumerate(wnids)] + [
+        (len(wnids) + 1 + i, w, "above", "", 2) for i, w in enumerate(parents)
+    ]
+    scipy_io.savemat(path, {"synsets": np.array(rows, kinds)})
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """The official files in small. The devkit numbers n03, n01, n02 as 1, 2, 3."""
+    wnids = ["n00000003", "n00000001", "n00000002"]
+    inner = {}
+    for k, wnid in enumerate(wnids, start=1):
+        inner[f"{wnid}.tar"] = make_tar(tmp_path / "inner.tar", {f"{wnid}_{i}.JPEG": png(10 * k, i, 0) for i in range(2)}).read_bytes()
+    (tmp_path / "inner.tar").unlink()
+    make_tar(tmp_path / layouts.TRAIN_TAR, inner)
+    truth = [2, 3, 1, 1, 2]
+    make_tar(tmp_path / layouts.VAL_TAR, {f"ILSVRC2012_val_{i:08}.JPEG": png(10 * k, 99, i) for i, k in reversed([*enumerate(truth, 1)])})
+    meta(tmp_path / "meta.mat", wnids)
+    prefix = f"{layouts.DEVKIT}/data"
+    make_tar(
+        tmp_path / f"{layouts.DEVKIT}.tar.gz",
+        {f"{prefix}/meta.mat": (tmp_path / "meta.mat").read_bytes(), f"{prefix}/{layouts.TRUTH}": "\n".join(map(str, truth)).encode()},
+        "gz",
+    )
+    (tmp_path / "meta.mat").unlink()
+    return tmp_path
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_imagenet_as_downloaded(imagenet, cache):
+    """Class index is the place of the wnid in sorted order, not the devkit's number."""
+    for _ in range(1 + cache):
+        train, val = data.open_sets(imagenet, cache=imagenet / "cache" if cache else None)
+        assert train.classes == val.classes == ["n00000001", "n00000002", "n00000003"]
+        assert train.names[0] == "words of n00000001"
+        assert colours(train) == [(20, 0, 0), (20, 1, 0), (30, 0, 0), (30, 1, 0), (10, 0, 0), (10, 1, 0)]
+        # Validation pictures 1 .. 5 have the devkit's classes 2, 3, 1, 1, 2.
+        assert colours(val) == [(20, 99, 1), (20, 99, 5), (30, 99, 2), (10, 99, 3), (10, 99, 4)]
+        np.testing.assert_array_equal(val.labels, [0, 0, 1, 2, 2])
+    some, some_val = data.open_sets(imagenet, classes="2", images_per_class=1)
+    assert (len(some), len(some_val)) == (2, 3)
+
+
+def test_imagenet_that_is_not_whole(imagenet):
+    make_tar(imagenet / layouts.VAL_TAR, {"ILSVRC2012_val_00000001.JPEG": png(1, 2, 3)})
+    with pytest.raises(DataError, match="holds 1 pictures, but .* has 5 lines"):
+        data.open_sets(imagenet)
+    (imagenet / f"{layouts.DEVKIT}.tar.gz").unlink()
+    with pytest.raises(DataError, match=r"lacks meta\.mat: put ILSVRC2012_devkit_t12\.tar\.gz"):
+        data.open_sets(imagenet)
+    (imagenet / "meta.mat").write_bytes(b"no such thing")
+    with pytest.raises(DataError, match="is not the devkit's list"):
+        data.open_sets(imagenet)
+
+
+def idx(array) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_mnist_files(tmp_path, gz):
+    for name, labels in (("train", [1, 0, 1, 3]), ("t10k", [3, 1, 0])):
+        pixels = np.stack([np.full((28, 28), 20 * i + 5) for i in range(len(labels))])
+        for what, array in (("images-idx3", pixels), ("labels-idx1", np.array(labels))):
+            raw = idx(array)
+            (tmp_path / f"{name}-{what}-ubyte{gz}").write_bytes(gzip.compress(raw) if gz else raw)
+    train, val = data.open_sets(tmp_path)
+    assert train.classes == ["0", "1", "3"]
+    assert colours(train) == [(25,) * 3, (5,) * 3, (45,) * 3, (65,) * 3]
+    np.testing.assert_array_equal(train.labels, [0, 1, 1, 2])
+    assert colours(val) == [(45,) * 3, (25,) * 3, (5,) * 3]
+    pictures = data.open_pictures(train, tmp_path / "cache", 1, lambda s: None)
+    assert tuple(pictures.read(0)[3, 3]) == (25,) * 3
+
+
+def test_cifar_files(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (20, 3072)).astype(np.uint8), np.arange(20) % 10
+    rows = np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1)
+    (tmp_path / "data_batch_1.bin").write_bytes(rows[:10].tobytes())
+    (tmp_path / "data_batch_2.bin").write_bytes(rows[10:].tobytes())
+    (tmp_path / "test_batch.bin").write_bytes(rows[:10].tobytes())
+    (tmp_path / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n")
+    train, val = data.open_sets(tmp_path)
+    assert (len(train), len(val), train.classes[3]) == (20, 10, "cat")
+    raw = train.source.read(train.items[1])  # the second airplane: row 10; planes of red, green, blue, row by row
+    assert raw.shape == (32, 32, 3)
+    assert raw[2, 5].tolist() == [int(pixels[10, plane * 1024 + 2 * 32 + 5]) for plane in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train-images-idx3-ubyte", b"\x89PNG", "is no IDX file"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03\0\0\0\1", "cut off within its sizes"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12, "refused"),
+        ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2)))[:-1], "fewer bytes"),
+        ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2))) + b"x", "more bytes"),
+        ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2))), "not train-labels"),
+        ("data_batch_1.bin", b"123", "no whole CIFAR-10 batch"),
+        ("data_batch_1.bin", b"\x0b" + bytes(3072), "label 11"),
+        ("a.zip", b"PK\3\4 and then nothing", "damaged, cut off or no archive"),
+        ("a.tar", b"not a tar" * 200, "damaged, cut off or no archive"),
+        ("a.rar", b"Rar!", "neither a folder nor"),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_file_gets_a_sentence(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    if words != "not train-labels":
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(4)))
+    with pytest.raises(DataError, match=words):
+        data.open_sets(tmp_path / name if name.startswith("a.") else tmp_path)
+
+
+def fuzzed(raw: bytes):
+    """Raw bytes with some replaced, or cut off."""
+    edits = st.lists(st.tuples(st.integers(0, len(raw) - 1), st.integers(0, 255)), max_size=12)
+    return st.tuples(edits, st.integers(0, len(raw))).map(lambda e: apply(raw, *e))
+
+
+def apply(raw: bytes, edits, length) -> bytes:
+    changed = bytearray(raw)
+    for at, value in edits:
+        changed[at] = value
+    return bytes(changed[: length or len(changed)])
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_archive_readers_bear_any_bytes(kind, tmp_path_factory):
+    """Either an archive is read, or a DataError says what is wrong: never another error."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    members = {f"train/{c}/{i}.png": png(i, 0, 0)[:60] for c in "ab" for i in range(2)}
+    good = (make_tar if kind == "tar" else make_zip)(folder / "good", members).read_bytes()
+
+    @settings(max_examples=300)
+    @given(st.one_of(fuzzed(good), st.binary(max_size=600)))
+    def check(raw):
+        path = folder / f"x.{kind}"
+        path.write_bytes(raw)
+        archive = (Tar if kind == "tar" else Zip)(path)
+        try:
+            names = list(archive.members)
+        except DataError:
+            return
+        for name in names:
+            assert isinstance(archive.read(name), bytes)
+
+    check()
+
+
+def test_idx_and_cifar_readers_bear_any_bytes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    good = idx(np.arange(24).reshape(2, 3, 4))
+
+    @settings(max_examples=300)
+    @given(st.one_of(fuzzed(good), fuzzed(gzip.compress(good, mtime=0)), st.binary(max_size=100)), st.sampled_from(["", ".gz"]))
+    def check(raw, gz):
+        path = folder / f"x{gz}"
+        path.write_bytes(raw)
+        for reader in (read_idx, read_cifar):
+            try:
+                reader(path)
+            except DataError:
+                continue
+
+    check()

@@ -1,0 +1,149 @@
+"""Worker processes: the same pictures as in the caller, replaced when they die, gone when the parent is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad.data import workers
+from minigrad.data.images import ImageError
+from minigrad.data.sources import DataError
+from minigrad.data.workers import Workers
+
+
+@dataclass
+class Numbers:
+    """Picture i is full of i; some are broken, one kills whoever reads it, once or always, or raises what is no fault of a picture."""
+
+    broken: tuple[int, ...] = ()
+    deadly: int = -1
+    marker: str = ""  # killed before, if this file is there
+    trouble: int = -1
+
+    def where(self, i):
+        return f"number {i}"
+
+    def read(self, i):
+        if i in self.broken:
+            raise ImageError(f"number {i} is broken")
+        if i == self.trouble:
+            raise OSError(24, "Too many open files")
+        if i == self.deadly and not (self.marker and Path(self.marker).exists()):
+            if self.marker:
+                Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.full((256, 256, 3), i % 256, np.uint8)
+
+
+PIECES = [np.arange(3 * i, 3 * i + 3) for i in range(9)]
+
+
+def read_all(source, count, pieces=PIECES, said=None):
+    with Workers(source, 3, count, (said if said is not None else []).append) as pool:
+        return [(b.indices.tolist(), b.pictures[:, 5, 5, 1].tolist(), b.skipped) for b in pool.batches(pieces)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_in_order_with_the_broken_named(count):
+    batches = read_all(Numbers(broken=(4,)), count)
+    assert [b[0] for b in batches] == [[3, 5] if i == 1 else p.tolist() for i, p in enumerate(PIECES)]
+    assert all(indices == values for indices, values, _ in batches)
+    assert [b[2] for b in batches if b[2]] == [{4: "number 4 is broken"}]
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
+    said = []
+    batches = read_all(Numbers(deadly=13, marker=str(tmp_path / "killed")), 2, said=said)
+    assert [b[0] for b in batches] == [p.tolist() for p in PIECES]
+    assert said == ["a worker died (signal 9) while reading 3 pictures from number 12 to number 14; another takes its place"]
+
+
+def test_pictures_that_kill_every_worker_end_the_run_by_name():
+    said = []
+    with pytest.raises(DataError, match="three workers in turn died while reading 3 pictures from number 12 to number 14"):
+        read_all(Numbers(deadly=13), 2, said=said)
+    assert len(said) == 3
+
+
+def test_a_worker_killed_from_outside():
+    said = []
+    with Workers(Numbers(), 3, 2, said.append) as pool:
+        for k, batch in enumerate(pool.batches(PIECES)):
+            assert batch.indices.tolist() == PIECES[k].tolist()
+            if k == 3:
+                for worker in pool.workers:
+                    worker.process.kill()
+    assert 1 <= len(said) <= 2
+
+
+def test_the_systems_trouble_comes_through():
+    with pytest.raises(OSError, match="Too many open files"):
+        read_all(Numbers(trouble=7), 2)
+
+
+def test_an_iteration_broken_off_leaves_the_workers_fit():
+    with Workers(Numbers(), 3, 2) as pool:
+        first = pool.batches(PIECES)
+        next(first)
+        first.close()
+        assert [b.indices.tolist() for b in pool.batches(PIECES[4:])] == [p.tolist() for p in PIECES[4:]]
+
+
+def test_nobody_is_left_after_closing():
+    pool = Workers(Numbers(), 3, 2)
+    processes = [w.process for w in pool.workers]
+    next(pool.batches(PIECES))
+    pool.close()
+    assert all(p.poll() is not None for p in processes)
+
+
+def test_workers_end_when_the_parent_is_killed():
+    code = (
+        "import os, time\nfrom minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers, PIECES\n"
+        "pool = Workers(Numbers(), 3, 2)\nnext(pool.batches(PIECES))\n"
+        "print(*[w.process.pid for w in pool.workers], flush=True)\ntime.sleep(60)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(children) == 2
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in children)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_shared_memory_that_is_too_small(monkeypatch):
+    """/dev/shm of a container: the disk serves; where nothing does, a sentence."""
+    reserve, refused = os.posix_fallocate, []
+
+    def small(descriptor, offset, size):
+        if not refused:
+            refused.append(size)
+            raise OSError(28, "No space left on device")
+        return reserve(descriptor, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", small)
+    assert [b[0] for b in read_all(Numbers(), 1)] == [p.tolist() for p in PIECES]
+    assert refused
+
+    def none(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", none)
+    with pytest.raises(DataError, match="use --workers 0"):
+        workers.memory(1000)
