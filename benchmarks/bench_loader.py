@@ -94,7 +94,11 @@ def main() -> int:
         loader = data.Loader(pictures, preparation, args.batch, True, 0, args.workers)
         return lambda number: ((x, i) for x, _, i in loader.batches(number))
 
-    contenders = {"minigrad, files": ours(data.Pictures(images)), "PyTorch, files": torch_epochs([images.where(i) for i in range(len(images))], mean, args.batch, args.workers)}  # fmt: skip
+    files = [images.where(i) for i in range(len(images))]
+    contenders = {
+        "minigrad, files": ours(data.Pictures(images)),
+        "PyTorch, files": torch_epochs(files, mean, args.batch, args.workers),
+    }
     with tempfile.TemporaryDirectory() as folder:
         contenders["minigrad, cache"] = ours(data.open_pictures(images, Path(folder), args.workers))
         for batches in zip(*(epoch(0) for epoch in contenders.values()), strict=True):
@@ -107,15 +111,12 @@ def main() -> int:
                 count = sum(len(i) for _, i in epoch(number))
                 if number:
                     times[name].append(time.perf_counter() - began)
-        print(
-            f"{count} pictures ({len(set(images.items))} different files), batch {args.batch}, {args.workers} workers, crops equal to the bit"
-        )
+        print(f"{count} pictures ({len(set(files))} files), batch {args.batch}, {args.workers} workers, crops equal to the bit")
         reference = np.median(times["PyTorch, files"])
         for name, seconds in times.items():
-            s = np.array(seconds)
-            print(
-                f"{name:16}{count / np.median(s):9.0f} images/s ({count / s.max():.0f} - {count / s.min():.0f}){reference / np.median(s):8.2f} of PyTorch"
-            )
+            rate = count / np.array(seconds)
+            share = reference / np.median(seconds)
+            print(f"{name:16}{np.median(rate):9.0f} images/s ({rate.min():.0f} - {rate.max():.0f}){share:8.2f} of PyTorch")
     return 0
 
 
