@@ -456,9 +456,10 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
 
 
 DEFAULTS = {
-    "preset": "paper", "recipe": "auto", "schedule": "auto", "device": "cpu", "workers": 2, "seed": 0, "keep": 2, "most_skipped": 0.1
+    "preset": "paper", "recipe": "auto", "schedule": "auto", "device": "cpu", "workers": 2, "seed": 0, "keep": 2, "most_skipped": 0.1,
+    "save_every": 120.0,
 }  # fmt: skip
-MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped")  # when a run is resumed
+MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped", "save_every")  # when a run is resumed
 
 
 def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
@@ -499,11 +500,18 @@ def preset_from_json(record: dict[str, Any]) -> Preset:
 
 def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
-    kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
+    try:
+        kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
+    except checkpoint.CheckpointError as error:
+        others = ", ".join(p.name for p in sorted(Path(args.resume).glob("*.safetensors")) if p.name != CHECKPOINT)
+        hint = f". Beside it are {others}: copy one over it to go on from there" if others else ""
+        raise checkpoint.CheckpointError(f"{error}{hint}") from error
     settings = description["settings"]
     for key, value in settings["arguments"].items():
         given = getattr(args, key, None)
         if key in MAY_CHANGE:
+            if given is not None and given != value:
+                print(f"--{key.replace('_', '-')} {given}, in place of {value} so far")
             setattr(args, key, value if given is None else given)
         elif key not in ("resume", "output", "config"):
             if given is not None and given != value:
@@ -604,7 +612,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
 
     trainer = Trainer(
         model, optimizer, schedule, training, validation, folder, settings, prep.arrays(), args.device, keep=args.keep,
-        before_epoch=colour_off, watch=LossWatch(len(sets[0].classes)),
+        save_every=args.save_every, before_epoch=colour_off, watch=LossWatch(len(sets[0].classes)),
     )  # fmt: skip
     if args.resume:
         trainer.resume()
@@ -766,6 +774,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="of everything random (default 0)")
     add("--cache", metavar="DIR|off", help=f"where decoded pictures are kept, or off (default {default_cache_folder()})")
     add("--output", metavar="DIR", help="run folder (default runs/TIME-PRESET)")
+    add("--save-every", type=float, metavar="SECONDS", help="between checkpoints within an epoch (default 120)")
     add("--resume", metavar="RUN", help="go on with the run in this folder")
     add("--config", metavar="FILE", help="repeat a run: take what is not given here from its settings.json")
     add("--finetune", metavar="RUN", help="begin with the weights of a run or checkpoint, as far as they fit")

@@ -31,7 +31,7 @@ def outputs(model: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]
     try:
         for name, module in leaves:
             module.forward = watched(name, module)  # type: ignore[method-assign]
-        with no_grad(), random.rewound():
+        with no_grad(), random.rewound(), np.errstate(all="ignore"):
             model(Tensor(x))
     finally:
         for _, module in leaves:
@@ -54,7 +54,8 @@ def first_not_finite(model: nn.Module, x: Array) -> str:
 
 def finite(array: Array) -> bool:
     """Are all numbers finite? (The sum is, unless one is not, or all together overflow: only then are they looked at one by one.)"""
-    return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def readings(model: nn.Module, before: dict[str, Array], x: Array, step: int) -> list[list]:
@@ -118,7 +119,7 @@ def culprit(model: nn.Module, traceback: TracebackType | None) -> str:
         who = traceback.tb_frame.f_locals.get("self")
         if isinstance(who, nn.Module) and names.get(id(who)):
             found = names[id(who)]
-        elif isinstance(who, Function) and traceback.tb_frame.f_code.co_name == "backward":
+        elif isinstance(who, Function) and traceback.tb_frame.f_code.co_name == "gradients":
             found = f"the backward pass of a {type(who).__name__}"
         traceback = traceback.tb_next
     return found or "no layer"

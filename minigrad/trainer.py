@@ -74,7 +74,8 @@ class Trainer:
     watch: health.LossWatch | None = None
     board: Any = None  # TensorBoard's writer
     epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of this epoch: pictures, loss, top-1 (times pictures)
-    unwritable: str = ""  # the last failure to write, said once
+    unwritable: set[str] = field(default_factory=set)  # failures to write, each said once
+    saved: tuple[int, int, int] = (-1, -1, -1)  # epoch, batch and step of the checkpoint last written here
     saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
@@ -155,9 +156,12 @@ class Trainer:
         self.board = runlog.tensorboard(self.folder)
         try:
             with self.stopping_on_signals():
+                if not (self.folder / CHECKPOINT).exists():
+                    self.save()  # so that there is one to go on from, whenever the run ends; and a disk that takes none is known now
                 while self.epoch < epochs:
                     self.run_epoch(epochs)
-            self.save()
+            if self.saved != (self.epoch, self.batch, self.step):
+                self.save()
         finally:
             self.train.close()
             self.val.close()
@@ -246,24 +250,21 @@ class Trainer:
         try:
             action()
         except (OSError, checkpoint.CheckpointError) as error:
-            if str(error) != self.unwritable:
-                self.unwritable = str(error)
-                self.say(
-                    f"could not write into {self.folder} at step {self.step} ({error}); the run goes on, what was saved before is untouched"
-                )
+            if str(error) not in self.unwritable:
+                self.unwritable.add(str(error))
+                self.say(f"at step {self.step}: {error}. The run goes on, and tries again")
             return False
-        self.unwritable = ""
         return True
 
     def keep_epoch(self) -> None:
         """After an epoch: its checkpoint, the best one's, and no more than `keep` of the others."""
-        if not self.save(essential=False):
-            return
         assert self.last_error is not None
         names = [f"epoch-{self.epoch:04}.safetensors"] if self.keep else []
         if self.last_error < self.best_error:
             self.best_error = self.last_error
             names.append(BEST)
+        if not self.save(essential=False):
+            return
 
         def link() -> None:
             for name in names:
@@ -299,10 +300,15 @@ class Trainer:
         if isinstance(self.schedule, optim.PlateauSchedule):
             place["plateau"] = self.schedule.state()
         path, description = self.folder / CHECKPOINT, {"settings": self.settings, "place": place}
-        if essential:
+
+        def write() -> None:
             checkpoint.save(path, tensors | self.extra, description)
+            self.saved = self.epoch, self.batch, self.step
+
+        if essential:
+            write()
             return True
-        return self.careful(lambda: checkpoint.save(path, tensors | self.extra, description))
+        return self.careful(write)
 
     def resume(self) -> None:
         """Take weights, velocity and place from the run folder's checkpoint."""

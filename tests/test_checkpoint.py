@@ -4,6 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from minigrad import checkpoint
@@ -58,3 +61,58 @@ def test_failed_write_keeps_the_one_before(path, monkeypatch):
         checkpoint.save(path, ARRAYS, {})
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_changed_value_is_refused_by_name(path):
+    raw = bytearray(path.read_bytes())
+    at = raw.rindex(np.float32(7).tobytes())
+    raw[at : at + 4] = np.float32(8).tobytes()
+    path.write_bytes(raw)
+    with pytest.raises(CheckpointError, match="the values of a are not those that were written"):
+        checkpoint.load(path)
+    assert "b" in checkpoint.load(path, prefix="b")[0]
+
+
+def test_a_changed_description_is_refused(path):
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(rb"\"epoch\": 3", rb"\"epoch\": 4"))
+    with pytest.raises(CheckpointError, match="its description is not the one that was written"):
+        checkpoint.load(path)
+
+
+def test_an_array_taken_out_is_noticed(path):
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    save_file({"a": ARRAYS["a"], "t": ARRAYS["t"].copy()}, path, metadata)
+    with pytest.raises(CheckpointError, match="b is missing"):
+        checkpoint.load(path)
+
+
+def test_a_second_name_outlives_the_first(path):
+    checkpoint.link(path, path.parent / "best.safetensors")
+    checkpoint.save(path, {"a": np.zeros(1)}, {})
+    np.testing.assert_array_equal(checkpoint.load(path.parent / "best.safetensors")[0]["a"], ARRAYS["a"])
+    checkpoint.link(path, path.parent / "best.safetensors")
+    assert checkpoint.load(path.parent / "best.safetensors")[0]["a"].shape == (1,)
+
+
+def test_the_reader_bears_any_bytes(path):
+    """Whatever bytes are changed: the arrays that were written, or a CheckpointError; never another error, never other values."""
+    whole = path.read_bytes()
+
+    @settings(max_examples=300)
+    @given(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(whole)))
+    def check(edits, length):
+        raw = bytearray(whole)
+        for at, value in edits:
+            raw[at] = value
+        path.write_bytes(raw[: length or len(raw)])
+        try:
+            tensors, description = checkpoint.load(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            return
+        assert description == {"epoch": 3, "names": ["ä", "b"]}
+        assert all(np.array_equal(tensors[name], array) for name, array in ARRAYS.items())
+
+    check()

@@ -1,6 +1,7 @@
 """The loop on a tiny network: learning, the run folder, exact resumption, and evaluation."""
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -175,3 +176,83 @@ def test_a_torn_line_does_not_keep_a_run_from_going_on(pictures, tmp_path):
     again.resume()
     again.fit(2)
     assert [row[0] for row in runlog.read(tmp_path / "run" / "steps.csv")] == [str(i) for i in range(1, 9)]
+
+
+def test_last_and_best_checkpoints_stay(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.keep = 2
+    errors = iter([0.6, 0.4, 0.5, 0.7])
+    keep_epoch = t.keep_epoch
+
+    def judged():
+        t.last_error = next(errors)
+        keep_epoch()
+
+    t.keep_epoch = judged
+    t.fit(4)
+    assert {p.name for p in t.folder.glob("*.safetensors")} == {
+        CHECKPOINT, "best.safetensors", "epoch-0003.safetensors", "epoch-0004.safetensors"
+    }  # fmt: skip
+    assert checkpoint.load(t.folder / "best.safetensors")[1]["place"]["epoch"] == 2
+    assert checkpoint.load(t.folder / "epoch-0003.safetensors")[1]["place"]["epoch"] == 3
+    again = trainer(pictures, tmp_path / "run")
+    again.resume()
+    assert again.best_error == 0.4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
+def test_a_full_disk_is_said_once_and_the_run_goes_on(pictures, tmp_path):
+    """The largest file that may be written is smaller than a checkpoint: the one before stays, and the last save fails by name."""
+    import resource
+
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    t.save_every, t.say = 0.0, (said := []).append
+    t.save()
+    before = (t.folder / CHECKPOINT).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(checkpoint.CheckpointError, match="could not write .*untouched"):
+            t.fit(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (t.folder / CHECKPOINT).read_bytes() == before
+    assert not list(t.folder.glob("*.tmp"))
+    assert sum("The run goes on" in line for line in said) == 1, said
+    assert t.epoch == 2
+    t.save()
+    again = trainer(pictures, tmp_path / "run")
+    again.resume()
+    assert_identical(state(again), state(t))
+
+
+def test_averages_of_an_epoch_survive_an_interruption(pictures, tmp_path):
+    whole = trainer(pictures, tmp_path / "whole")
+    whole.fit(1)
+    broken = trainer(pictures, tmp_path / "broken")
+    learn = broken.learn
+    broken.learn = lambda x, t: (setattr(broken, "stopping", broken.step == 1), learn(x, t))[1]
+    with pytest.raises(Stopped):
+        broken.fit(1)
+    again = trainer(pictures, tmp_path / "broken")
+    again.resume()
+    again.fit(1)
+    rows = [runlog.read(tmp_path / name / "metrics.csv")[0] for name in ("whole", "broken")]
+    assert rows[0][:8] == rows[1][:8]
+
+
+def test_skipped_pictures_are_listed(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.train.skipped["a.jpg"] = "a.jpg: damaged, or cut off"
+    t.fit(1)
+    assert runlog.read(t.folder / "skipped.csv") == [["a.jpg", "a.jpg: damaged, or cut off"]]
+
+
+def test_waiting_and_reading_are_reported(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.say = (said := []).append
+    t.fit(1)
+    assert "reading alone" in said[-1]
+    row = dict(zip(runlog.METRICS, runlog.read(t.folder / "metrics.csv")[0]))
+    assert 0 <= float(row["waiting"]) <= 1
+    assert float(row["reading_images_per_second"]) > 0

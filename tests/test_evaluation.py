@@ -1,0 +1,76 @@
+"""Accuracy by hand, the paper's ten views, ensembles, and the tables that are written."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from minigrad import data, nn
+from minigrad import functions as F
+from minigrad.data.preparation import Preparation
+from minigrad.engine import Tensor
+from minigrad.evaluation import Evaluation, ensemble, evaluate, scored, write_by_class, write_predictions
+from minigrad.look import draw_confusion
+from tests.test_data import gradient_pictures
+
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.4, 0.35, 0.25]])
+RESULT = scored(P, np.array([0, 1, 1, 2]), np.array([5, 6, 7, 8]))
+
+
+def test_by_hand():
+    assert RESULT.top(1) == 0.5
+    assert RESULT.top(2) == 0.75
+    assert RESULT.loss == pytest.approx(-np.log([0.7, 0.3, 0.5, 0.25]).mean())
+    np.testing.assert_allclose(RESULT.by_class(), [[1, 1, 1], [2, 0.5, 1], [1, 0, 1]])
+    np.testing.assert_array_equal(RESULT.confusion(), [[1, 0, 0], [0, 1, 1], [1, 0, 0]])
+    assert np.isnan(Evaluation(P, np.array([0, 0, 1, 1]), np.arange(4), 0.0).by_class()[2, 1])
+
+
+def test_an_ensemble_averages_probabilities():
+    other = scored(P[:, ::-1].copy(), RESULT.labels, RESULT.indices)
+    both = ensemble([RESULT, other])
+    np.testing.assert_allclose(both.probabilities, (P + P[:, ::-1]) / 2)
+    assert both.loss == pytest.approx(-np.log(both.probabilities[range(4), RESULT.labels]).mean())
+    with pytest.raises(ValueError, match="same pictures"):
+        ensemble([RESULT, scored(P, RESULT.labels, RESULT.indices + 1)])
+
+
+def test_ten_views_of_a_picture(tmp_path):
+    """Red is a picture's column, green its row: the corners of each view say where it was taken, and whether it is mirrored."""
+    prep = Preparation(224, np.zeros(3, np.float32), 1.0)
+    picture = gradient_pictures(tmp_path).read(0)
+    corners = {tuple(v[0][0, 0, :2].astype(int)) + tuple(v[0][-1, -1, :2].astype(int)) for v in prep.views(picture[None])}
+    expected = set()
+    for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16)):
+        expected |= {(left, top, left + 223, top + 223), (left + 223, top, left, top + 223)}
+    assert corners == expected
+
+
+class Brightness(nn.Module):
+    """Probabilities that depend on a view: softmax of (mean red / 100, 0)."""
+
+    def forward(self, x):
+        red = (x.data if isinstance(x, Tensor) else x)[..., 0].mean(axis=(1, 2)) / 100
+        return Tensor(np.stack([red, 0 * red], axis=1))
+
+
+def test_the_ten_outputs_are_averaged_after_the_softmax(tmp_path):
+    pictures = gradient_pictures(tmp_path)
+    prep = Preparation(224, np.zeros(3, np.float32), 1.0)
+    result = evaluate(Brightness(), data.Loader(pictures, prep, 16, False, workers=0, ten_views=True))
+    by_hand = np.mean([F.softmax(Brightness()(Tensor(v))).data for v in prep.views(pictures.read(0)[None])], axis=0)[0]
+    np.testing.assert_allclose(result.probabilities, np.tile(by_hand, (40, 1)), rtol=1e-6)
+    centre = evaluate(Brightness(), data.Loader(pictures, prep, 16, False, workers=0))
+    assert abs(centre.probabilities[0, 0] - by_hand[0]) > 1e-6
+
+
+def test_tables_and_pictures(tmp_path):
+    write_predictions(tmp_path / "p.csv", RESULT, ["a.jpg", "b,b.jpg", "c.jpg", "d.jpg"], ["x", "y", "z"])
+    rows = list(csv.reader((tmp_path / "p.csv").read_text().splitlines()))
+    assert rows[0] == ["picture", "class", "guess1", "probability1", "guess2", "probability2", "guess3", "probability3"]
+    assert rows[2] == ["b,b.jpg", "y", "z", "0.600000", "y", "0.300000", "x", "0.100000"]
+    write_by_class(tmp_path / "c.csv", RESULT, ["x", "y", "z"], ["ex", "why", "zed"])
+    rows = list(csv.reader((tmp_path / "c.csv").read_text().splitlines()))
+    assert rows[2] == ["y", "why", "2", "0.5000", "1.0000", "z"]
+    assert rows[3] == ["z", "zed", "1", "0.0000", "1.0000", "x"]
+    assert draw_confusion(RESULT.confusion(), ["ex", "why", "zed"], tmp_path / "c.png").stat().st_size > 1000

@@ -1,0 +1,146 @@
+"""The run's own doctor: where numbers went wrong, sizes of weights and steps, dead units, a stuck or runaway loss, memory."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minigrad import health, nn, runlog
+from minigrad.health import LossWatch
+from minigrad.trainer import CHECKPOINT, TrainingError
+from tests.test_trainer import TINY, pictures, trainer  # noqa: F401
+
+
+def test_the_first_layer_that_is_not_finite(pictures, tmp_path):  # noqa: F811
+    t = trainer(pictures, tmp_path / "run")
+    x, labels, _ = t.train.prepare(np.arange(4))
+    assert health.first_not_finite(t.model, x) == ""
+    t.model.layers["conv3"].w.data *= np.float32(1e38)
+    assert health.first_not_finite(t.model, x) == "they appear first in the output of conv3"
+    t.save()
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(TrainingError, match=r"the loss became nan at step 1: they appear first in the output of conv3; try a lower rate"),
+    ):
+        t.learn(x, labels)
+    t.model.layers["fc6"].w.data[0, 0] = np.inf
+    assert health.first_not_finite(t.model, x) == "the parameter fc6.w holds values that are not finite"
+    with pytest.raises(TrainingError, match=r"parameter fc6\.w holds values that are not finite: nothing is saved"):
+        t.save()
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_watching_changes_nothing(pictures, tmp_path):  # noqa: F811
+    t = trainer(pictures, tmp_path / "run")
+    x, _, _ = t.train.prepare(np.arange(4))
+    streams = {name: s.counter for name, s in t.model.streams().items()}
+    found = {name: y for name, _, y in health.outputs(t.model, x)}
+    assert list(found) == t.model.stages
+    assert streams == {name: s.counter for name, s in t.model.streams().items()}
+    assert all("forward" not in vars(m) for _, m in t.model.modules())
+    with t_eval(t.model):
+        np.testing.assert_array_equal({n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data)
+
+
+class t_eval:  # noqa: N801
+    def __init__(self, model):
+        self.model = model
+
+    def __enter__(self):
+        self.model.eval()
+
+    def __exit__(self, *_):
+        self.model.train()
+
+
+def test_readings_by_hand(pictures, tmp_path):  # noqa: F811
+    t = trainer(pictures, tmp_path / "run")
+    t.health_every = 2
+    layer = t.model.layers["conv2"]
+    layer.b.data[:3] = -1e6  # three of its maps never light up
+    x, labels, _ = t.train.prepare(np.arange(6))
+    runlog.start(t.folder, 0)
+    t.learn(x, labels)
+    t.step = 1
+    before = {name: p.data.copy() for name, p in t.model.named_parameters()}
+    t.learn(x, labels)
+    rows = {row[1]: row for row in runlog.read(t.folder / "health.csv")}
+    assert {row[0] for row in rows.values()} == {"2"}
+    w = dict(t.model.named_parameters())["fc6.w"].data
+    assert float(rows["fc6.w"][2]) == pytest.approx(abs(w).mean(), rel=1e-4)
+    assert float(rows["fc6.w"][3]) == pytest.approx(abs(w - before["fc6.w"]).mean(), rel=1e-4)
+    assert float(rows["fc6.w"][4]) == pytest.approx(abs(w - before["fc6.w"]).mean() / abs(w).mean(), rel=1e-2)
+    maps = layer.b.size
+    assert float(rows["relu2"][5]) >= 3 / maps - 1e-3
+    assert set(rows) == {n for n, _ in t.model.named_parameters()} | {n for n, m in t.model.modules() if isinstance(m, nn.ReLU)}
+
+
+def test_a_loss_at_ln_c_is_named_once():
+    watch, rng = LossWatch(10), np.random.default_rng(0)
+    said = [watch.note(math.log(10) + 0.02 * rng.standard_normal(), 0.01, step) for step in range(1, 1000)]
+    assert [i for i, s in enumerate(said) if s] == [299]
+    assert "guessing gives 2.303 (ln 10)" in said[299]
+    assert "--recipe small" in said[299]
+
+
+def test_a_runaway_loss_is_named_with_what_to_change():
+    watch = LossWatch(10)
+    said = [s for step in range(200) if (s := watch.note(2.3 * 1.03**step, 0.01, step))]
+    assert len(said) == 1
+    assert "runs away" in said[0]
+    assert "try --lr 0.001" in said[0]
+
+
+@pytest.mark.parametrize("loss", [lambda i: 2.3 * 0.997**i, lambda i: 2.0, lambda i: 6.0 * 0.9**i + 1.5])
+def test_a_loss_that_falls_is_left_alone(loss):
+    watch = LossWatch(10)
+    assert not any(watch.note(loss(i), 0.01, i) for i in range(800))
+
+
+def test_a_run_that_cannot_learn_says_so(pictures, tmp_path):  # noqa: F811
+    t = trainer(pictures, tmp_path / "run", replace(TINY, lr=0.0))
+    t.watch, t.say = LossWatch(10, window=12), (said := []).append
+    for p in t.model.parameters():
+        p.data *= np.float32(1e-3)
+    t.fit(3)
+    assert any("the network does not learn yet" in line for line in said)
+
+
+class Greedy(nn.Module):
+    """Has no memory for more than `most` pictures."""
+
+    def __init__(self, inner, most):
+        self.inner, self.most = inner, most
+
+    def forward(self, x):
+        if len(x.data) > self.most:
+            raise MemoryError("no room")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(("most", "words"), [(5, "with a batch of 12: 3 fit; try --batch-size 3"), (0, "not even one picture fits")])
+def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):  # noqa: F811
+    t = trainer(pictures, tmp_path / "run")
+    t.model.layers["pool1"] = Greedy(t.model.layers["pool1"], most)
+    x, labels, _ = t.train.prepare(np.arange(12))
+    with pytest.raises(TrainingError, match=f"out of memory in pool1, .*{words}"):
+        t.learn(x, labels)
+
+
+def test_out_of_memory_in_the_backward_pass(pictures, tmp_path, monkeypatch):  # noqa: F811
+    from minigrad.functions.lrn import LRN
+
+    t = trainer(pictures, tmp_path / "run")
+    backward = LRN.backward
+
+    def greedy(self, gy):
+        if len(gy) > 6:
+            raise MemoryError
+        return backward(self, gy)
+
+    monkeypatch.setattr(LRN, "backward", greedy)
+    x, labels, _ = t.train.prepare(np.arange(12))
+    with pytest.raises(TrainingError, match="out of memory in the backward pass of a LRN, with a batch of 12: 6 fit"):
+        t.learn(x, labels)
