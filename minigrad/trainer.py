@@ -152,6 +152,8 @@ class Trainer:
 
     def fit(self, epochs: int) -> None:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
+        for left in self.folder.glob("*.tmp"):  # half-written, by a run that was killed
+            left.unlink(missing_ok=True)
         runlog.start(self.folder, self.step)
         self.board = runlog.tensorboard(self.folder)
         try:
