@@ -48,7 +48,7 @@ from minigrad.engine import Tensor, no_grad
 from minigrad.evaluation import Evaluation, ensemble, evaluate, write_by_class, write_predictions
 from minigrad.gradcheck import check_grads
 from minigrad.health import LossWatch
-from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration
+from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration, newest
 
 
 @dataclass(frozen=True)
@@ -500,12 +500,7 @@ def preset_from_json(record: dict[str, Any]) -> Preset:
 
 def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
-    try:
-        kept, description = checkpoint.load(Path(args.resume) / CHECKPOINT, prefix="preparation.")
-    except checkpoint.CheckpointError as error:
-        others = ", ".join(p.name for p in sorted(Path(args.resume).glob("*.safetensors")) if p.name != CHECKPOINT)
-        hint = f". Beside it are {others}: copy one over it to go on from there" if others else ""
-        raise checkpoint.CheckpointError(f"{error}{hint}") from error
+    kept, description = newest(Path(args.resume), "preparation.")
     settings = description["settings"]
     for key, value in settings["arguments"].items():
         given = getattr(args, key, None)
@@ -623,8 +618,12 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     result = trainer.result or evaluate(model, validation, args.device)  # none, if a finished run was taken up
     say_skipped(training.skipped | validation.skipped, folder)
     print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
-    files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
-    print(f"pictures: {', '.join(map(str, files))}\nall of it took {duration(time.perf_counter() - began)}")
+    try:
+        files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
+        print(f"pictures: {', '.join(map(str, files))}")
+    except OSError as error:
+        print(f"the pictures could not be written into {folder} ({error})")
+    print(f"all of it took {duration(time.perf_counter() - began)}")
     return trainer, result
 
 

@@ -314,7 +314,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Take weights, velocity and place from the run folder's checkpoint."""
-        tensors, description = checkpoint.load(self.folder / CHECKPOINT)
+        tensors, description = newest(self.folder)
         place = description["place"]
         self.model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
         for name, p in self.model.named_parameters():
@@ -326,6 +326,16 @@ class Trainer:
             self.schedule.load_state(place["plateau"])
         for key in ("epoch", "batch", "step", "seconds", "last_error", "best_error", "epoch_sums"):
             setattr(self, key, place[key])
+
+
+def newest(folder: Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """checkpoint.load of a run's newest checkpoint; where that is damaged, the message names the others."""
+    try:
+        return checkpoint.load(folder / CHECKPOINT, prefix)
+    except checkpoint.CheckpointError as error:
+        others = ", ".join(p.name for p in sorted(folder.glob("*.safetensors")) if p.name != CHECKPOINT)
+        hint = f". Beside it are {others}: copy one over it to go on from there" if others else ""
+        raise checkpoint.CheckpointError(f"{error}{hint}") from error
 
 
 def duration(seconds: float) -> str:

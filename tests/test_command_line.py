@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,3 +214,98 @@ def test_report(tmp_path):
 def test_examples_run(name, tmp_path):
     out = run(ROOT / "examples" / name, cwd=tmp_path, tiny=False)
     assert ("held-out points right 100%" in out) or ("hinge at its kink: input 0 lies on a kink" in out)
+
+
+def test_a_run_folder_is_enough_to_repeat_a_run(trained):
+    place, _ = trained
+    run("train", "--config", "run/settings.json", "--epochs", 1, "--output", "again1", cwd=place)
+    run("train", "--config", "again1", "--output", "again2", "--workers", 0, "--cache", "off", cwd=place)
+    first, second = ((place / name / "steps.csv").read_text() for name in ("again1", "again2"))
+    assert first == second
+    settings = [json.loads((place / name / "settings.json").read_text()) for name in ("again1", "again2")]
+    assert settings[0]["network"] == settings[1]["network"]
+    assert "numpy" in settings[0]["versions"]
+
+
+def test_finetune_takes_what_fits(trained):
+    place, _ = trained
+    out = run("train", "--data", "set", "--classes", 3, "--preset", "tiny", "--epochs", 1, "--finetune", "run", "--output", "f", cwd=place)
+    assert "from run: 14 parameters taken; left: fc8.w (here 64x3, there 64x10), fc8.b (here 3, there 10)" in out
+
+
+def test_views_ensembles_and_tables(trained):
+    place, _ = trained
+    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--seed", 5, "--output", "run2", cwd=place)
+    tables = ["--by-class", "c.csv", "--predictions", "p.csv", "--confusion", "c.png"]
+    out = run("evaluate", "run", "run2/best.safetensors", "--views", "ten", *tables, cwd=place)
+    assert "20 pictures of set/val, ten views, 2 runs averaged: loss" in out
+    assert len(out.splitlines()) == 6
+    assert len((place / "p.csv").read_text().splitlines()) == 21
+    assert len((place / "c.csv").read_text().splitlines()) == 11
+    assert "set/val/checks/0000.JPEG,checks," in (place / "p.csv").read_text()
+    run("train", "--data", "set", "--classes", 3, "--preset", "tiny", "--epochs", 1, "--output", "three", cwd=place)
+    out = run("evaluate", "run", "three", cwd=place, code=2)
+    assert "three tells other classes apart than run" in out
+
+
+def test_another_rate_wins_and_is_logged(trained):
+    place, _ = trained
+    run("train", "--config", "run", "--epochs", 1, "--output", "rate", cwd=place)
+    out = run("train", "--resume", "rate", "--lr", 0.0005, "--epochs", 2, cwd=place)
+    assert "--lr 0.0005, in place of None so far" in out
+    assert "lr 0.0005" in out.split("going on with")[1]
+
+
+def test_the_plateau_schedule(trained):
+    place, _ = trained
+    out = run("train", "--config", "run", "--schedule", "plateau", "--epochs", 1, "--output", "plateau", cwd=place)
+    assert "divided by 10 when validation stops improving" in out
+
+
+def test_too_many_broken_pictures_end_the_run(tmp_path):
+    synthetic.draw_set(tmp_path / "set", train=4, val=1)
+    broken = sorted((tmp_path / "set" / "train").rglob("*.JPEG"))[::4]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", 1]
+    out = run(*args, "--output", "a", cwd=tmp_path, code=2)
+    assert "of 40 pictures cannot be read, more than the share of 0.1 that --most-skipped allows" in out
+    out = run(*args, "--output", "b", "--most-skipped", 0.5, cwd=tmp_path)
+    assert len(runlog.read(tmp_path / "b" / "skipped.csv")) == 10
+    assert "held-out pictures, last epoch" in out
+
+
+def test_a_damaged_checkpoint_names_the_others(trained):
+    place, _ = trained
+    run("train", "--config", "run", "--epochs", 1, "--output", "hurt", cwd=place)
+    path = place / "hurt" / "checkpoint.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1000] ^= 1
+    path.unlink()  # the others are links to the same bytes
+    path.write_bytes(raw)
+    out = run("train", "--resume", "hurt", "--epochs", 2, cwd=place, code=2)
+    assert "are not those that were written" in out
+    assert "Beside it are best.safetensors, epoch-0001.safetensors: copy one over it" in out
+    path.write_bytes((place / "hurt" / "best.safetensors").read_bytes())
+    run("train", "--resume", "hurt", "--epochs", 2, cwd=place)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_training_from_an_archive(place, kind):
+    shutil.make_archive(str(place / "packed"), kind, place / "set")
+    out = run("train", "--data", f"packed.{kind}", "--preset", "tiny", "--epochs", 1, "--output", kind, cwd=place)
+    assert f"20 for validation (from packed.{kind}/val)" in out
+    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", f"{kind}-folder", cwd=place)
+    assert (place / kind / "steps.csv").read_text() == (place / f"{kind}-folder" / "steps.csv").read_text()
+    assert "20 pictures of packed" in run("evaluate", kind, cwd=place)
+
+
+def test_the_disk_takes_no_checkpoint(place):
+    """The first save fails, and says so, before any work is done."""
+    code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)){TINY}"
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "1", "--output", "full", "--cache", "off", "--workers", "0"]
+    environment = os.environ | {"MPLCONFIGDIR": str(place / "mpl")}
+    result = subprocess.run([sys.executable, "-c", code, *args], cwd=place, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr
+    assert "error: could not write full/checkpoint.safetensors" in result.stderr
+    assert "Traceback" not in result.stderr
