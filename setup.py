@@ -49,6 +49,8 @@ setup(
     extras_require={
         "cuda12": ["cupy-cuda12x>=13"],
         "cuda13": ["cupy-cuda13x>=13.6"],
+        "tensorboard": ["tensorboardX>=2.6"],
+        "imagenet": ["scipy>=1.11"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],
         "dev": ["ruff>=0.12", "mypy>=1.15"],
     },
