@@ -2,6 +2,7 @@
 
 import math
 import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -256,3 +257,30 @@ def test_waiting_and_reading_are_reported(pictures, tmp_path):
     row = dict(zip(runlog.METRICS, runlog.read(t.folder / "metrics.csv")[0]))
     assert 0 <= float(row["waiting"]) <= 1
     assert float(row["reading_images_per_second"]) > 0
+
+
+def test_figures_for_tensorboard(pictures, tmp_path, monkeypatch):
+    """A stand-in for tensorboardX: what it is told is what the CSV files hold."""
+
+    class SummaryWriter:
+        told: list = []  # noqa: RUF012
+
+        def __init__(self, folder):
+            self.told.append(folder)
+
+        def add_scalar(self, name, value, step):
+            self.told.append((name, value, step))
+
+        def close(self):
+            self.told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    t = trainer(pictures, tmp_path / "run")
+    t.health_every = 4
+    t.fit(1)
+    told = SummaryWriter.told
+    assert (told[0], told[-1]) == (str(t.folder), "closed")
+    losses = [float(row[2]) for row in runlog.read(t.folder / "steps.csv")]
+    assert [(v, s) for n, v, s in (x for x in told if isinstance(x, tuple)) if n == "steps/loss"] == list(zip(losses, range(1, 5)))
+    names = {x[0] for x in told if isinstance(x, tuple)}
+    assert {"metrics/val_top1", "metrics/lr", "health/ratio/conv1.w", "health/dead/relu1"} <= names
