@@ -130,7 +130,7 @@ def sources_hash() -> str:
 def ready(array: Array) -> bool:
     """Is there a kernel for arrays like this one?"""
     chosen = mode()
-    if chosen == "none" or array.dtype.name not in ("float32", "float64"):
+    if chosen == "none" or array.dtype.name not in ("float32", "float64") or isinstance(array, np.generic):  # a NumPy scalar is no array
         return False
     if not isinstance(array, np.ndarray):
         return chosen != "cpu"

@@ -222,6 +222,11 @@ def test_sources_are_found_in_a_checkout():
     assert (kernels.folder() / "prelude.cuh").is_file()
 
 
+def test_a_numpy_scalar_has_no_kernel():
+    """What NumPy's array forms return for an array without axes."""
+    assert not kernels.ready(np.maximum(np.array(2.0), 0))
+
+
 def test_modes(monkeypatch):
     x = np.zeros(3)
     monkeypatch.setenv("MINIGRAD_KERNELS", "none")
