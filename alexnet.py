@@ -28,6 +28,8 @@ The network of the paper, as the preset `paper` builds it (rows x columns x maps
 from __future__ import annotations
 
 import argparse
+import fcntl
+import io
 import json
 import os
 import sys
@@ -41,7 +43,7 @@ import numpy as np
 import PIL
 
 import minigrad
-from minigrad import backend, checkpoint, data, look, nn, optim, random
+from minigrad import backend, checkpoint, data, kernels, look, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
@@ -498,6 +500,11 @@ def preset_from_json(record: dict[str, Any]) -> Preset:
     return Preset(**record)
 
 
+def absolute(key: str, value: Any) -> Any:
+    """What a run folder keeps of an argument: a path in full, so that the run can be taken up from anywhere."""
+    return os.path.abspath(value) if key in ("data", "classes", "cache", "finetune") and value and os.path.exists(value) else value
+
+
 def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
     kept, description = newest(Path(args.resume), "preparation.")
@@ -505,11 +512,11 @@ def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndar
     for key, value in settings["arguments"].items():
         given = getattr(args, key, None)
         if key in MAY_CHANGE:
-            if given is not None and given != value:
+            if given is not None and absolute(key, given) != value:
                 print(f"--{key.replace('_', '-')} {given}, in place of {value} so far")
             setattr(args, key, value if given is None else given)
         elif key not in ("resume", "output", "config"):
-            if given is not None and given != value:
+            if given is not None and absolute(key, given) != value:
                 raise ValueError(f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change")
             setattr(args, key, value)
     args.output = args.resume
@@ -561,7 +568,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     for key, value in DEFAULTS.items():
         setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
     backend.to_device(np.zeros(1, np.float32), args.device)  # a device that is not there is better told now than later
-    cache = None if args.cache == "off" else Path(args.cache) if args.cache else default_cache_folder()
+    cache = cache_folder(args.cache)
     sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache)
     if args.resume:
         name, preset = settings["recipe"], with_choices(preset_from_json(settings["network"]), args)
@@ -594,12 +601,13 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     optimizer = model.make_optimizer()
     schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
     settings = {
-        "arguments": {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
+        "arguments": {k: absolute(k, v) for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
         "pictures": len(sets[0]),
         "versions": {"minigrad": minigrad.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }  # fmt: skip
-    (folder / "settings.json").write_text(json.dumps(settings, indent=1))
+    (folder / "settings.json.tmp").write_text(json.dumps(settings, indent=1))
+    os.replace(folder / "settings.json.tmp", folder / "settings.json")
 
     def colour_off(epoch: int) -> None:
         if epoch >= preset.colour_until:
@@ -627,12 +635,28 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     return trainer, result
 
 
+def lock(folder: Path) -> bool:
+    """Claim a run folder until this process ends (the open descriptor is the claim); False if another one has it."""
+    try:
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def make_run_folder(args: argparse.Namespace) -> Path:
     """The folder of this run, made and found writable."""
     folder = Path(args.output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{args.preset}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while not args.output and folder.exists():  # another run was started in the same second
+            number += 1
+            folder = folder.with_name(f"{folder.name.removesuffix(f'+{number - 1}')}+{number}")
+        folder.mkdir(exist_ok=bool(args.output))
         (folder / "settings.json").touch()
+        if not lock(folder):
+            raise TrainingError(f"another process is at work on the run {folder}: wait for it, or choose another --output")
     except OSError as error:
         raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
     if not args.resume and (folder / CHECKPOINT).exists():
@@ -685,6 +709,11 @@ def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, 
     return model, data.Preparation.from_arrays(tensors, preset.input_size), settings
 
 
+def cache_folder(choice: str | None) -> Path | None:
+    """What --cache means."""
+    return None if choice == "off" else Path(choice) if choice else default_cache_folder()
+
+
 def say_skipped(skipped: dict[str, str], folder: Path | None = None) -> None:
     """Name pictures that could not be read; many of them by the file that lists them."""
     for reason in list(skipped.values())[:20]:
@@ -695,24 +724,29 @@ def say_skipped(skipped: dict[str, str], folder: Path | None = None) -> None:
 
 def evaluate_run(args: argparse.Namespace) -> None:
     """Accuracy of a run, or of several averaged, on the validation pictures of a folder."""
+    kernels.lend_threads_to_blas()
     results: list[Evaluation] = []
     classes: list[str] = []
+    images: data.ImageSet | None = None
     cache = default_cache_folder()
     for run in args.runs:
         model, prep, settings = load_run(run, args.device)
         if results and settings["classes"] != classes:
             raise ValueError(f"{run} tells other classes apart than {args.runs[0]}: they cannot be averaged")
-        classes, names, a = settings["classes"], settings["names"], settings["arguments"]
-        if not results:
-            if args.data:
-                images = data.open_validation(args.data, classes, cache)
-            else:  # what the first run itself held out
-                images = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"], cache)[1]
+        classes, names = settings["classes"], settings["names"]
+        if not args.data:
+            held_out = held_out_by(run, settings)
+            if images is not None and held_out.items != images.items:
+                raise ValueError(f"{run} held out other pictures than {args.runs[0]}: name what to evaluate on with --data")
+            images = held_out
+        elif images is None:
+            images = data.open_validation(args.data, classes, cache)
         loader = data.Loader(data.Pictures(images), prep, args.batch_size, False, workers=args.workers, ten_views=args.views == "ten")
         results.append(evaluate(model, loader, args.device, f"evaluating {run}"))
         loader.close()
         if len(args.runs) > 1:
             print(sentence(run, results[-1]))
+    assert images is not None
     result = ensemble(results)
     averaged = f", {len(results)} runs averaged" if len(results) > 1 else ""
     views = "ten views" if args.views == "ten" else "centre view"
@@ -726,6 +760,18 @@ def evaluate_run(args: argparse.Namespace) -> None:
         look.draw_confusion(result.confusion(), names, Path(args.confusion))
     for path in filter(None, (args.by_class, args.predictions, args.confusion)):
         print(f"written: {path}")
+
+
+def held_out_by(run: str, settings: dict[str, Any]) -> data.ImageSet:
+    """The pictures that a run validated on, found again."""
+    a = settings["arguments"]
+    sets = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"], cache_folder(a["cache"]))
+    if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
+        raise data.DataError(
+            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training pictures in {len(sets[0].classes)} classes, "
+            f"and had {settings['pictures']} in {len(settings['classes'])}; name what to evaluate on with --data"
+        )
+    return sets[1]
 
 
 def sentence(what: str, result: Evaluation) -> str:
@@ -828,6 +874,9 @@ def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 def run_command(command) -> int:
     """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     try:
         command()
     except (ValueError, TrainingError, OSError) as error:

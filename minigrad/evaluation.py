@@ -95,7 +95,7 @@ def ensemble(results: Sequence[Evaluation]) -> Evaluation:
 def write_by_class(path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]) -> None:
     """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most often taken for."""
     confusion = result.confusion()
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)
         out.writerow(["class", "name", "pictures", "top1", "top5", "most_often_taken_for"])
         for c, (count, top1, top5) in enumerate(result.by_class()):
@@ -108,7 +108,7 @@ def write_by_class(path: Path, result: Evaluation, classes: Sequence[str], names
 def write_predictions(path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]) -> None:
     """A CSV line a picture: what it is called, its class, and the five most probable classes with their probabilities."""
     best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :5]
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)
         out.writerow(["picture", "class", *(f"{what}{i}" for i in range(1, best.shape[1] + 1) for what in ("guess", "probability"))])
         for name, label, order, p in zip(where, result.labels, best, result.probabilities):

@@ -101,16 +101,20 @@ def host_library(real: str) -> ctypes.CDLL | None:
     library.sources_hash.restype = ctypes.c_char_p
     if library.sources_hash().decode() != sources_hash():
         raise RuntimeError(f"{path.name} was compiled from other sources than those in {folder()}: install minigrad again")
-    if real == "float":
-        lend_threads_to_blas(library)
     return library
 
 
-def lend_threads_to_blas(library: ctypes.CDLL) -> None:
-    """Have NumPy's OpenBLAS run its jobs on the kernels' threads: two sets of threads would wait in each other's way.
+@functools.cache
+def lend_threads_to_blas() -> None:
+    """Have NumPy's OpenBLAS run its jobs on the kernels' threads, from now on: two sets of threads would wait in each other's way.
 
-    OpenBLAS has a call for this; where it lacks it, or NumPy has another BLAS, everything is right and a step a few percent slower.
+    For a program that trains: the Trainer and the benchmarks call it. OpenBLAS has a call for this; where it lacks it, or NumPy has another
+    BLAS, nothing changes but speed. Not for a program that calls LU factorisations (numpy.linalg.solve, inv, det) from several threads
+    at once: OpenBLAS's own may then wait for each other for ever.
     """
+    library = host_library("float") if mode() in ("auto", "cpu") else None
+    if library is None:
+        return
     for blas in threadpoolctl.threadpool_info():
         if blas["internal_api"] == "openblas" and blas.get("threading_layer") == "pthreads":
             blas_library = ctypes.CDLL(blas["filepath"])

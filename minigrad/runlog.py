@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,34 @@ FILES = {"metrics.csv": METRICS, "steps.csv": STEPS, "health.csv": HEALTH}
 
 
 def read(path: Path) -> list[list[str]]:
-    """The rows of a file without its header; none if there is no file."""
+    """The rows of a file without its header and without lines that a crash has torn; none if there is no file."""
     if not path.is_file():
         return []
-    with open(path, newline="") as file:
-        return [row for row in csv.reader(file) if row][1:]
+    with open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:
+        rows = [row for row in csv.reader(file) if row]
+    return [row for row in rows[1:] if len(row) == len(rows[0])]
 
 
 def start(folder: Path, step: int) -> None:
     """Start the files with their headers; rows up to `step` stay, later ones (of a run that is resumed from there) go."""
     for name, header in FILES.items():
         column = header.index("step")
-        whole = [row for row in read(folder / name) if len(row) == len(header) and row[column].isdigit()]  # a crash may tear a line
-        rows = [row for row in whole if int(row[column]) <= step]
-        temporary = folder / f"{name}.tmp"
-        with open(temporary, "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
-        os.replace(temporary, folder / name)
+        rows = [row for row in read(folder / name) if len(row) == len(header) and row[column].isdigit() and int(row[column]) <= step]
+        replace(folder / name, [header, *rows])
+
+
+def replace(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a file anew, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        csv.writer(file).writerows(rows)
+    os.replace(temporary, path)
 
 
 def write_skipped(folder: Path, skipped: dict[str, str]) -> None:
-    """skipped.csv: the pictures that could not be read, and why."""
-    with open(folder / "skipped.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("picture", "reason"), *sorted(skipped.items())])
+    """skipped.csv: the pictures that could not be read, and why; those of the run's earlier lives stay."""
+    path = folder / "skipped.csv"
+    replace(path, [("picture", "reason"), *sorted((dict(read(path)) | skipped).items())])
 
 
 def tensorboard(folder: Path) -> Any:
@@ -55,6 +61,12 @@ def tensorboard(folder: Path) -> Any:
 
 
 def append(folder: Path, name: str, rows: list[list]) -> None:
-    """Add rows to a file."""
-    with open(folder / name, "a", newline="") as file:
-        csv.writer(file).writerows(rows)
+    """Add rows to a file; all of them, or on a full disk none."""
+    path = folder / name
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        with open(path, "a", newline="") as file:
+            csv.writer(file).writerows(rows)
+    except OSError:
+        os.truncate(path, size)
+        raise

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, checkpoint, health, nn, optim, random, runlog
+from minigrad import backend, checkpoint, health, kernels, nn, optim, random, runlog
 from minigrad import functions as F
 from minigrad.data import Loader
 from minigrad.evaluation import Evaluation, evaluate, top_k
@@ -67,6 +67,7 @@ class Trainer:
     epoch: int = 0
     batch: int = 0  # batches done in this epoch
     step: int = 0
+    noted: int = 0  # the epoch before which the schedule last heard a validation error
     seconds: float = 0.0
     last_error: float | None = None
     result: Evaluation | None = None  # of the validation pictures, after the last epoch trained here
@@ -144,9 +145,15 @@ class Trainer:
         elapsed = 0.0
         for _ in range(2):
             began = time.perf_counter()
-            self.gradients(x, t)
+            try:
+                self.gradients(x, t)
+            except Exception as error:
+                if health.out_of_memory(error):
+                    return math.nan  # the first step will say so, and what fits
+                raise
+            finally:
+                self.optimizer.zero_grad()
             elapsed = time.perf_counter() - began
-            self.optimizer.zero_grad()
         forward_only = 0.4 * elapsed * len(self.val) * self.val.batch_size / self.train.batch_size * (epochs - self.epoch)
         return 1.1 * elapsed * batches + forward_only
 
@@ -154,6 +161,7 @@ class Trainer:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
         for left in self.folder.glob("*.tmp"):  # half-written, by a run that was killed
             left.unlink(missing_ok=True)
+        kernels.lend_threads_to_blas()
         runlog.start(self.folder, self.step)
         self.board = runlog.tensorboard(self.folder)
         try:
@@ -188,7 +196,8 @@ class Trainer:
     def run_epoch(self, epochs: int) -> None:
         self.stop_if_asked()
         self.model.train()
-        self.schedule.step(self.epoch, self.last_error if self.batch == 0 else None)
+        self.schedule.step(self.epoch, self.last_error if self.noted < self.epoch else None)
+        self.noted = self.epoch
         self.before_epoch(self.epoch)
         began, waited, images, read = time.perf_counter(), self.train.waiting, self.train.images, self.train.reading
         batches = self.train.batches(self.epoch, self.batch)
@@ -261,12 +270,17 @@ class Trainer:
     def keep_epoch(self) -> None:
         """After an epoch: its checkpoint, the best one's, and no more than `keep` of the others."""
         assert self.last_error is not None
+        before, self.best_error = self.best_error, min(self.best_error, self.last_error)
+        if self.save(essential=False):
+            self.link_epoch()
+        else:
+            self.best_error = before
+
+    def link_epoch(self) -> None:
+        """Give the checkpoint at the end of an epoch its other names."""
         names = [f"epoch-{self.epoch:04}.safetensors"] if self.keep else []
-        if self.last_error < self.best_error:
-            self.best_error = self.last_error
+        if self.last_error == self.best_error:
             names.append(BEST)
-        if not self.save(essential=False):
-            return
 
         def link() -> None:
             for name in names:
@@ -296,7 +310,7 @@ class Trainer:
         tensors |= {f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()}  # type: ignore[index]
         place: dict[str, Any] = {
             "epoch": self.epoch, "batch": self.batch, "step": self.step, "seconds": self.seconds, "last_error": self.last_error,
-            "best_error": self.best_error, "epoch_sums": self.epoch_sums,
+            "best_error": self.best_error, "noted": self.noted, "epoch_sums": self.epoch_sums,
             "streams": {name: stream.counter for name, stream in self.model.streams().items()},
         }  # fmt: skip
         if isinstance(self.schedule, optim.PlateauSchedule):
@@ -324,8 +338,10 @@ class Trainer:
             stream.counter = place["streams"][name]
         if isinstance(self.schedule, optim.PlateauSchedule):
             self.schedule.load_state(place["plateau"])
-        for key in ("epoch", "batch", "step", "seconds", "last_error", "best_error", "epoch_sums"):
+        for key in ("epoch", "batch", "step", "seconds", "last_error", "best_error", "noted", "epoch_sums"):
             setattr(self, key, place[key])
+        if self.epoch and self.batch == 0:
+            self.link_epoch()  # a kill may have come between the checkpoint and its other names
 
 
 def newest(folder: Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:

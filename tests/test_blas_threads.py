@@ -15,6 +15,7 @@ from minigrad import kernels
 pytestmark = pytest.mark.skipif(
     kernels.mode() == "none" or kernels.host_library("float") is None, reason="the CPU kernels are not built, or switched off"
 )
+kernels.lend_threads_to_blas()
 JOB = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
 

@@ -1,5 +1,6 @@
 """The commands as a user runs them, in processes of their own, on a network made small through the presets' own table."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -109,7 +110,7 @@ def test_resume_on_other_pictures_is_refused(place, tmp_path):
 def test_evaluate_takes_what_the_run_held_out(place):
     args = ["train", "--data", "set/train", "--preset", "tiny", "--epochs", 1, "--holdout", 0.25, "--output", "held"]
     run(*args, cwd=place)
-    assert "10 pictures of set/train" in run("evaluate", "held", cwd=place)
+    assert f"10 pictures of {place}/set/train" in run("evaluate", "held", cwd=place)
 
 
 def test_same_seed_same_bytes_at_any_worker_count(place):
@@ -238,7 +239,7 @@ def test_views_ensembles_and_tables(trained):
     run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--seed", 5, "--output", "run2", cwd=place)
     tables = ["--by-class", "c.csv", "--predictions", "p.csv", "--confusion", "c.png"]
     out = run("evaluate", "run", "run2/best.safetensors", "--views", "ten", *tables, cwd=place)
-    assert "20 pictures of set/val, ten views, 2 runs averaged: loss" in out
+    assert f"20 pictures of {place}/set/val, ten views, 2 runs averaged: loss" in out
     assert len(out.splitlines()) == 6
     assert len((place / "p.csv").read_text().splitlines()) == 21
     assert len((place / "c.csv").read_text().splitlines()) == 11
@@ -297,7 +298,7 @@ def test_training_from_an_archive(place, kind):
     assert f"20 for validation (from packed.{kind}/val)" in out
     run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", f"{kind}-folder", cwd=place)
     assert (place / kind / "steps.csv").read_text() == (place / f"{kind}-folder" / "steps.csv").read_text()
-    assert "20 pictures of packed" in run("evaluate", kind, cwd=place)
+    assert f"20 pictures of {place}/packed.{kind}/val" in run("evaluate", kind, cwd=place)
 
 
 def test_the_disk_takes_no_checkpoint(place):
@@ -309,3 +310,41 @@ def test_the_disk_takes_no_checkpoint(place):
     assert result.returncode == 2, result.stderr
     assert "error: could not write full/checkpoint.safetensors" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_runs_started_in_the_same_second_have_folders_of_their_own(place):
+    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "1"]
+    code = f"import time; time.strftime = lambda *a: 'now'{TINY}"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, *args, "--seed", str(s)], cwd=place, env=environment, stdout=subprocess.DEVNULL)
+        for s in range(3)
+    ]
+    assert [p.wait() for p in processes] == [0, 0, 0]
+    folders = sorted((place / "runs").glob("now-tiny*"))
+    assert [f.name for f in folders] == ["now-tiny", "now-tiny+2", "now-tiny+3"]
+    assert all(len(runlog.read(f / "steps.csv")) == 2 for f in folders)
+
+
+def test_a_run_folder_belongs_to_one_process(place):
+    (place / "taken").mkdir()
+    descriptor = os.open(place / "taken", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    out = run("train", "--data", "set", "--preset", "tiny", "--output", "taken", cwd=place, code=2)
+    os.close(descriptor)
+    assert "another process is at work on the run taken" in out
+
+
+def test_evaluation_knows_what_was_held_out(place, tmp_path):
+    synthetic.draw_set(tmp_path / "set", train=6, val=1)
+    for seed in (1, 2):
+        run("train", "--data", "set/train", "--preset", "tiny", "--epochs", 1, "--seed", seed, "--holdout", 0.34, "--output", f"s{seed}",
+            "--cache", "here", cwd=tmp_path)  # fmt: skip
+    assert "s2 held out other pictures than s1" in run("evaluate", "s1", "s2", cwd=tmp_path, code=2)
+    (tmp_path / "elsewhere").mkdir()
+    assert "20 pictures of" in run("evaluate", "../s1", cwd=tmp_path / "elsewhere")
+    assert "going on with ../s1" in run("train", "--resume", "../s1", "--epochs", 2, cwd=tmp_path / "elsewhere")
+    (tmp_path / "set" / "train" / "0new").mkdir()
+    shutil.copy(tmp_path / "set" / "train" / "dots" / "0000.JPEG", tmp_path / "set" / "train" / "0new")
+    shutil.copy(tmp_path / "set" / "train" / "dots" / "0001.JPEG", tmp_path / "set" / "train" / "0new")
+    assert "has changed since the run s1" in run("evaluate", "s1", cwd=tmp_path, code=2)

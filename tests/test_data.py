@@ -1,6 +1,8 @@
 """Pictures of every kind, folders good and bad, the cache, and batches that do not depend on the number of workers."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +180,26 @@ def test_changed_files_get_a_new_cache(tree, tmp_path):
     save(tree / "a_class" / "0.png", size=(70, 70), colour=(1, 2, 3))
     pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=quiet)
     np.testing.assert_array_equal(pictures.read(0)[0, 0], (1, 2, 3))
+
+
+def test_unfinished_caches_of_others_stay_until_they_are_old(tree, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name, age in (("fresh.1-ab.tmp", 60), ("old.1-ab.tmp", 10 * 24 * 3600)):
+        (folder / name).write_bytes(b"")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    data.open_pictures(data.open_folder(tree), folder, say=quiet)
+    assert [p.name for p in folder.glob("*.tmp")] == ["fresh.1-ab.tmp"]
+
+
+def test_a_cache_that_was_changed_is_made_anew(tree, tmp_path):
+    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=quiet)
+    with open(pictures.cache, "r+b") as file:
+        file.write(bytes(1000))
+    said = []
+    again = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=said.append)
+    assert "decoding once" in said[0]
+    np.testing.assert_array_equal(again.read(0), data.Pictures(again.images).read(0))
 
 
 def test_cache_is_off_when_it_does_not_fit(tree, tmp_path, monkeypatch):

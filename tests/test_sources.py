@@ -110,6 +110,96 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("damage", ["a header changed", "no end", "cut within a header"])
+def test_a_damaged_header_is_not_the_end(tmp_path, damage):
+    """tarfile stops at it without a word, and half of the pictures would be gone."""
+    raw = bytearray(make_tar(tmp_path / "a.tar", MEMBERS).read_bytes())
+    at = raw.index(b"train/cat/1.png")
+    last = raw.rindex(b"val/ant/2.png")
+    changed = {
+        "a header changed": raw[: at + 3] + b"?" + raw[at + 4 :],
+        "no end": raw[: last + 1024],
+        "cut within a header": raw[: at + 200],
+    }
+    (tmp_path / "a.tar").write_bytes(changed[damage])
+    with pytest.raises(DataError, match=r"a\.tar is damaged or cut off"):
+        data.open_sets(tmp_path / "a.tar")
+
+
+def test_a_damaged_tar_inside_a_tar(imagenet):
+    path = imagenet / layouts.TRAIN_TAR
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"n00000001_1.JPEG")
+    raw[at + 20] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"damaged or cut off in n00000001\.tar"):
+        data.open_sets(imagenet)
+
+
+def test_a_header_that_claims_a_terabyte(tmp_path):
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(DataError):
+        data.open_sets(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_members_of_every_compression(tmp_path, method):
+    pixels = {f"train/{c}/{i}.png": os.urandom(3000) for c in "ab" for i in range(2)}
+    path = make_zip(tmp_path / "a.zip", pixels, method)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"train/a/1.png") + 13
+    raw[at + 20 : at + 900] = bytes(b ^ 0x55 for b in raw[at + 20 : at + 900])
+    path.write_bytes(raw)
+    archive = Zip(path)
+    assert archive.read("train/a/1.png").startswith(b"damaged in the archive")
+    assert archive.read("train/b/0.png") == pixels["train/b/0.png"]
+
+
+def test_layouts_of_names(tmp_path):
+    odd = {"t.jpg": b"x", "t.jpg/train/a/1.jpg": b"x"}
+    with pytest.raises(DataError):
+        data.open_sets(make_zip(tmp_path / "odd.zip", odd))
+    pets = {f"pets/{c}/{i}.png": png(i, 1, 1) for c in ("cat", "dog") for i in range(12)} | {"cover.jpg": b"x"}
+    train, val = data.open_sets(make_zip(tmp_path / "pets.zip", pets))
+    assert (train.classes, len(train), len(val)) == (["cat", "dog"], 22, 2)
+    dotted = make_tar(tmp_path / "d.tar", {f"./{n}": c for n, c in MEMBERS.items()})
+    assert len(data.open_sets(dotted)[0]) == 6
+    mac = make_zip(tmp_path / "mac.zip", MEMBERS | {"__MACOSX/train/ant/._0.png": b"x"})
+    assert len(data.open_sets(mac)[0]) == 6
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    for c in "ab":
+        for i in range(3):
+            folder = tmp_path / "set" / c
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / os.fsdecode(b"caf\xe9%d.png" % i)).write_bytes(png(i, 2, 3))
+    images = data.open_sets(tmp_path / "set", holdout=0.4)[0]
+    pictures = data.open_pictures(images, tmp_path / "cache", 1, lambda s: None)
+    assert pictures.cache is not None
+    assert tuple(pictures.read(1)[9, 9, 1:]) == (2, 3)
+    pictures.where(0).encode()
+
+
+@pytest.mark.parametrize("file", ["meta.mat", "tar.gz"])
+def test_a_damaged_devkit(imagenet, file):
+    path = imagenet / f"{layouts.DEVKIT}.tar.gz"
+    if file == "meta.mat":
+        meta(imagenet / "meta.mat", ["n00000003", "n00000001", "n00000002"])
+        path = imagenet / "meta.mat"
+    good = path.read_bytes()
+    for at in range(0, len(good), max(1, len(good) // 60)):
+        raw = bytearray(good)
+        raw[at] ^= 0x15
+        path.write_bytes(raw)
+        try:
+            data.open_sets(imagenet)
+        except DataError:
+            continue
+
+
 @pytest.mark.parametrize(("words", "member"), HOSTILE.items())
 def test_hostile_members_are_refused_by_name(tmp_path, words, member):
     name, content = member

@@ -284,3 +284,86 @@ def test_figures_for_tensorboard(pictures, tmp_path, monkeypatch):
     assert [(v, s) for n, v, s in (x for x in told if isinstance(x, tuple)) if n == "steps/loss"] == list(zip(losses, range(1, 5)))
     names = {x[0] for x in told if isinstance(x, tuple)}
     assert {"metrics/val_top1", "metrics/lr", "health/ratio/conv1.w", "health/dead/relu1"} <= names
+
+
+def test_stopped_while_the_first_batch_is_read_the_schedule_moves_once(pictures, tmp_path):
+    """The validation error was noted already, and no step has been made: it must not be noted again."""
+
+    def plateau(opt):
+        return optim.PlateauSchedule(opt, patience=1)
+
+    whole = trainer(pictures, tmp_path / "whole", schedule=plateau)
+    whole.fit(4)
+    broken = trainer(pictures, tmp_path / "broken", schedule=plateau)
+    batches = broken.train.batches
+
+    def reading(epoch, start):
+        broken.stopping = epoch == 2
+        return batches(epoch, start)
+
+    broken.train.batches = reading
+    with pytest.raises(Stopped):
+        broken.fit(4)
+    again = trainer(pictures, tmp_path / "broken", schedule=plateau)
+    again.resume()
+    assert (again.epoch, again.batch) == (2, 0)
+    again.fit(4)
+    assert again.schedule.state() == whole.schedule.state()
+    assert_identical(state(again), state(whole))
+
+
+def test_a_best_epoch_that_could_not_be_saved_is_not_the_best(pictures, tmp_path, monkeypatch):
+    t = trainer(pictures, tmp_path / "run")
+    t.fit(1)
+    t.best_error, t.last_error = 0.5, 0.3
+
+    def full(*args):
+        raise checkpoint.CheckpointError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        t.keep_epoch()
+    assert t.best_error == 0.5
+    t.keep_epoch()
+    assert t.best_error == 0.3
+
+
+def test_names_that_a_kill_kept_from_being_given(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run")
+    t.fit(1)
+    for name in ("best.safetensors", "epoch-0001.safetensors"):
+        (t.folder / name).unlink()
+    trainer(pictures, tmp_path / "run").resume()
+    assert {p.name for p in t.folder.glob("*.safetensors")} == {CHECKPOINT, "best.safetensors", "epoch-0001.safetensors"}
+
+
+def test_a_row_is_written_whole_or_not_at_all(pictures, tmp_path):
+    import resource
+
+    runlog.start(tmp_path, 0)
+    runlog.append(tmp_path, "steps.csv", [[1, "0.1", "2.3", "0.1"]])
+    before = (tmp_path / "steps.csv").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 7, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            runlog.append(tmp_path, "steps.csv", [[2, "0.2", "2.2222", "0.2"]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "steps.csv").read_bytes() == before
+
+
+def test_no_memory_for_the_look_ahead(pictures, tmp_path, monkeypatch):
+    t = trainer(pictures, tmp_path / "run")
+
+    def greedy(x, labels):
+        raise MemoryError
+
+    monkeypatch.setattr(t, "gradients", greedy)
+    assert math.isnan(t.seconds_ahead(3))
+
+
+def test_the_list_of_skipped_pictures_outlives_a_process(tmp_path):
+    runlog.write_skipped(tmp_path, {"b.jpg": "cut off"})
+    runlog.write_skipped(tmp_path, {"a.jpg": "empty, or so"})
+    assert runlog.read(tmp_path / "skipped.csv") == [["a.jpg", "empty, or so"], ["b.jpg", "cut off"]]

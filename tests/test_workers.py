@@ -147,3 +147,19 @@ def test_a_shared_memory_that_is_too_small(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", none)
     with pytest.raises(DataError, match="use --workers 0"):
         workers.memory(1000)
+
+
+@pytest.mark.parametrize("how", ["closed stdin", "a module of the working folder"])
+def test_workers_bear_where_they_are_started(tmp_path, how):
+    """Descriptors 0 to 2 go to a child's pipes, and a working folder may hold a random.py."""
+    (tmp_path / "random.py").write_text("raise RuntimeError('not me')" if "module" in how else "")
+    code = (
+        "from minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers, PIECES\n"
+        "with Workers(Numbers(), 3, 2) as pool: print(sum(len(b.indices) for b in pool.batches(PIECES)))"
+    )
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-P", "-c", code]
+    shell = ["sh", "-c", 'exec "$@" <&-', "sh", *command] if "stdin" in how else command
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    result = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "27\n", result.stderr

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +24,12 @@ from tqdm import tqdm
 
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
-from minigrad.data.sources import Files
-from minigrad.data.workers import PICTURE, Workers, read_batch
+from minigrad.data.sources import Files, write_atomically
+from minigrad.data.workers import PICTURE, PICTURE_BYTES, Workers, read_batch
 
-PICTURE_BYTES = SIZE * SIZE * 3
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
+STALE = 24 * 3600.0  # seconds after which an unfinished cache has been given up
 SAMPLE = 64  # pictures that the checksum of a cache looks at
 
 
@@ -72,7 +73,7 @@ def cache_key(images: ImageSet) -> str:
     """A hash of everything that the decoded bytes depend on."""
     h = hashlib.sha256(f"{SIZE} Pillow {PIL.__version__}".encode())
     files = isinstance(images.source, Files)
-    h.update(b"" if files else images.source.stamp("").encode())
+    h.update(b"" if files else images.source.stamp("").encode(errors="surrogateescape"))
     for i, item in enumerate(images.items):
         h.update(f"\n{images.where(i)}\t{images.source.stamp(item) if files else ''}".encode())
     return h.hexdigest()[:24]
@@ -131,9 +132,10 @@ def existing(images: ImageSet, path: Path) -> Pictures | None:
 
 def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str) -> Pictures:
     """Decode everything into `path`."""
-    for old in path.parent.glob(f"{path.stem}.*.tmp"):  # of a run that was killed
-        old.unlink(missing_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    for old in path.parent.glob("*.tmp"):  # of runs that were killed; others may be at work
+        if time.time() - old.stat().st_mtime > STALE:
+            old.unlink(missing_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.tmp")
     source = Pictures(images)
     broken: dict[int, str] = {}
     pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
@@ -151,8 +153,9 @@ def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None]
             decoded[batch.indices] = batch.pictures
             broken |= batch.skipped
         decoded.flush()
-        path.with_suffix(".json").write_text(json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])}))
         os.replace(temporary, path)
+        record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
+        write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
     finally:
         if processes:
             processes.close()

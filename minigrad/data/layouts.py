@@ -135,7 +135,10 @@ def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
     if not (root / VAL_TAR).is_file():
         return part, None
     val = Tar(root / VAL_TAR, cache)
-    numbers = [int(n) for n in devkit_file(root, TRUTH).decode().split()]
+    words_of_truth = devkit_file(root, TRUTH).split()
+    if not all(w.isdigit() for w in words_of_truth):
+        raise DataError(f"{TRUTH} of {root} is not a list of class numbers: it is damaged")
+    numbers = [int(w) for w in words_of_truth]
     names = sorted(val.members)
     if len(numbers) != len(names):
         raise DataError(f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one of them is not whole")
@@ -163,7 +166,7 @@ def devkit_file(root: Path, name: str) -> bytes:
                     return file.read()
     except FileNotFoundError:
         pass
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # damage comes as many types
         raise DataError(f"{archive} is damaged or cut off ({error})") from error
     raise DataError(f"{root} lacks {name}: put {DEVKIT}.tar.gz, which holds it, beside the tars")
 
@@ -172,7 +175,6 @@ def synsets(root: Path) -> tuple[dict[int, str], dict[str, str]]:
     """({devkit number: wnid}, {wnid: words}) of the 1000 classes, from the devkit's meta.mat."""
     try:
         from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
     except ImportError as error:
         raise DataError("the devkit's list of classes, meta.mat, is a MATLAB file: install scipy to read it") from error
     try:
@@ -181,7 +183,7 @@ def synsets(root: Path) -> tuple[dict[int, str], dict[str, str]]:
         return {int(r["ILSVRC2012_ID"]): str(r["WNID"]) for r in leaves}, {str(r["WNID"]): str(r["words"]) for r in leaves}
     except DataError:
         raise
-    except (MatReadError, KeyError, ValueError, TypeError, IndexError, OSError) as error:
+    except Exception as error:  # scipy raises many types for damage
         raise DataError(f"meta.mat of {root} is not the devkit's list of synsets ({error})") from error
 
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import struct
 import tarfile
@@ -32,6 +33,11 @@ class DataError(ValueError):
     """Data that cannot be used as asked; the message says what is wrong and what would be right."""
 
 
+def shown(name: str) -> str:
+    """A name that can be written anywhere: bytes that are no UTF-8 are spelt out."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def is_picture(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
 
@@ -46,7 +52,7 @@ class Files:
         return (self.root / item).read_bytes()
 
     def where(self, item: str) -> str:
-        return str(self.root / item)
+        return shown(str(self.root / item))
 
     def stamp(self, item: str) -> str:
         """Changes when the item does."""
@@ -84,7 +90,7 @@ class Archive:
         raise NotImplementedError
 
     def where(self, item: str) -> str:
-        return f"{self.path}: {item}"
+        return shown(f"{self.path}: {item}")
 
     def stamp(self, item: str = "") -> str:
         stat = self.path.stat()
@@ -97,7 +103,7 @@ class Archive:
             raise DataError(f"there is no file {self.path}")
         index = None
         if self.index_folder is not None:
-            index = self.index_folder / f"{hashlib.sha256(self.stamp().encode()).hexdigest()[:24]}.index.json"
+            index = self.index_folder / f"{hashlib.sha256(self.stamp().encode(errors='surrogateescape')).hexdigest()[:24]}.index.json"
             try:
                 return {name: (offset, size) for name, offset, size in json.loads(index.read_text())}
             except (OSError, ValueError, TypeError):  # none yet, or not whole: it is made anew
@@ -129,20 +135,22 @@ class Archive:
     @cached_property
     def top(self) -> tuple[str, ...]:
         """The folder that holds everything, if the archive has one around what matters."""
-        outer = {PurePosixPath(n).parts[0] for n in self.members}
-        deep = any(len(PurePosixPath(n).parts) > 3 for n in self.members)
-        return tuple(outer) if len(outer) == 1 and deep and outer.isdisjoint({"train", "val", "test"}) else ()
+        deep = [p for p in (PurePosixPath(n).parts for n in self.members) if len(p) > 1]
+        outer, below, known = {p[0] for p in deep}, {p[1] for p in deep if len(p) > 2}, {"train", "val", "test"}
+        return tuple(outer) if len(outer) == 1 and not outer & known and (len(below) > 1 or below & known) else ()
 
     def folders(self) -> list[str]:
-        return sorted({PurePosixPath(n).parts[len(self.top)] for n in self.members})
+        depth = len(self.top)
+        return sorted({p[depth] for p in (PurePosixPath(n).parts for n in self.members) if len(p) > depth + 1})
 
-    def checked(self, name: str, size: int, link: bool = False) -> str:
+    def checked(self, name: str, size: int, link: bool = False, sparse: bool = False) -> str:
         """The name, if it stays inside and its size is possible."""
         path = PurePosixPath(name)
         reason = (
             "is a link" if link
             else "has an absolute path" if path.is_absolute() or name[1:3] == ":\\" or name.startswith("\\")
             else "reaches outside by '..'" if ".." in path.parts or "..\\" in name
+            else "is stored sparsely" if sparse
             else f"claims {size:,} bytes, which no picture has" if not 0 <= size <= LARGEST_MEMBER
             else ""
         )  # fmt: skip
@@ -167,7 +175,7 @@ class Tar(Archive):
                 name = prefix + m.name
                 nested = not prefix and m.isfile() and name.endswith(".tar")
                 if not m.isdir() and (not nested or m.size > size):
-                    self.checked(name, m.size, m.issym() or m.islnk() or not m.isfile())
+                    self.checked(name, m.size, m.issym() or m.islnk() or not m.isfile(), m.issparse())
                 if m.isfile() and m.offset_data + m.size > size:
                     raise DataError(f"{self.path} is cut off: {name} should end at byte {start + m.offset_data + m.size:,}")
                 if nested:
@@ -175,6 +183,14 @@ class Tar(Archive):
                     yield from self.scan_stream(file, start + m.offset_data, m.size, name.removesuffix(".tar") + "/")
                 elif m.isfile() and is_picture(name):
                     yield str(PurePosixPath(name)), start + m.offset_data, m.size
+            # tarfile takes a damaged header for the end; a tar ends in blocks of zeros.
+            file.seek(start + tar.offset)
+            rest = file.read(min(1024, max(0, size - tar.offset)))
+            if len(rest) < 512 or any(rest):
+                where = f" in {prefix.rstrip('/')}.tar" if prefix else ""
+                raise DataError(
+                    f"{self.path} is damaged or cut off{where}: at byte {start + tar.offset:,} stands neither a member nor the end"
+                )
 
     def read(self, item: str) -> bytes:
         offset, size = self.members[item]
@@ -189,12 +205,12 @@ class Window(io.RawIOBase):
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file, self.start, self.size, self.at = file, start, size, 0
 
-    def readinto(self, buffer) -> int:
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(0, self.size - self.at)
         self.file.seek(self.start + self.at)
-        data = self.file.read(max(0, min(len(buffer), self.size - self.at)))
-        buffer[: len(data)] = data
+        data = self.file.read(left if count is None or count < 0 else min(count, left))  # headers may claim any size
         self.at += len(data)
-        return len(data)
+        return data
 
     def seekable(self) -> bool:
         return True
@@ -229,7 +245,11 @@ class Zip(Archive):
         try:
             with self.opened().open(item) as member:
                 return member.read(LARGEST_MEMBER)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+            return error_bytes(error)
+        except OSError as error:
+            if error.errno is not None:  # the disk's trouble, not the member's
+                raise
             return error_bytes(error)
 
 
@@ -299,7 +319,7 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file that is not essential: whole or not at all; a folder that takes no files is no misfortune."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text)

@@ -9,6 +9,7 @@ whose parent is gone finds its input closed and ends.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import pickle
@@ -29,6 +30,7 @@ from minigrad.data.sources import DataError
 
 AHEAD = 2  # batches a worker is given before its first is asked for
 PICTURE = (SIZE, SIZE, 3)
+PICTURE_BYTES = SIZE * SIZE * 3
 
 
 class Readable(Protocol):
@@ -67,9 +69,9 @@ def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray) -> Batch:
 @dataclass
 class Worker:
     process: subprocess.Popen
-    tasks: deque = field(default_factory=deque)  # (place in memory, indices), sent and not yet answered
+    tasks: deque = field(default_factory=deque)  # (place in memory, number of pictures), sent and not yet answered
 
-    def send(self, task: tuple[int, np.ndarray]) -> None:
+    def send(self, task: tuple[int, int]) -> None:
         self.tasks.append(task)
         with contextlib.suppress(BrokenPipeError):  # dead: noticed when its answer is awaited
             write(self.process.stdin, task)
@@ -89,8 +91,9 @@ class Workers:
 
     def __init__(self, source: Readable, size: int, count: int, say: Callable[[str], None] = print) -> None:
         self.source, self.size, self.count, self.say = source, size, count, say
-        self.block = memory(count * AHEAD * size * int(np.prod(PICTURE)))
-        self.view = np.frombuffer(self.block[1], np.uint8).reshape(count * AHEAD, size, *PICTURE)
+        self.shape = count * AHEAD, size
+        self.block = memory(self.shape[0] * size * (PICTURE_BYTES + 8))
+        self.view, self.orders = views(self.block[1], self.shape)
         self.workers = [self.hire() for _ in range(count)]
 
     def __enter__(self) -> Workers:
@@ -100,27 +103,33 @@ class Workers:
         self.close()
 
     def hire(self) -> Worker:
-        descriptor = self.block[0].fileno()
+        descriptor = self.block[0]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MINIGRAD_KERNELS": "none"}
-        path = os.pathsep.join(p for p in sys.path if p)
+        path = os.pathsep.join(map(os.path.abspath, sys.path))
         process = subprocess.Popen(
-            [sys.executable, "-c", "from minigrad.data.workers import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", "-c", "from minigrad.data.workers import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             pass_fds=(descriptor,), env=environment | {"PYTHONPATH": path},
         )  # fmt: skip
         with contextlib.suppress(BrokenPipeError):
-            write(process.stdin, (descriptor, self.view.shape, self.source))
+            write(process.stdin, (descriptor, self.shape, self.source))
         return Worker(process)
 
     def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Read each piece (indices of at most `size` pictures), in order. One such iteration at a time."""
         self.drain()
         for k in range(min(len(pieces), self.count * AHEAD)):
-            self.workers[k % self.count].send((k % (self.count * AHEAD), pieces[k]))
+            self.send(k, pieces[k])
         for k in range(len(pieces)):
             yield self.answer(k % self.count)
             later = k + self.count * AHEAD  # into the place that has just been given back
             if later < len(pieces):
-                self.workers[k % self.count].send((k % (self.count * AHEAD), pieces[later]))
+                self.send(later, pieces[later])
+
+    def send(self, k: int, piece: np.ndarray) -> None:
+        """Ask for batch k. What is to be read stands in the shared memory: a pipe could fill up, and each side wait for the other."""
+        place = k % len(self.orders)
+        self.orders[place, : len(piece)] = piece
+        self.workers[k % self.count].send((place, len(piece)))
 
     def drain(self) -> None:
         """Let workers finish what an iteration that was broken off had asked for."""
@@ -132,9 +141,10 @@ class Workers:
         """The next batch of worker k. A worker that died is replaced, and reads again; a batch that kills three is given up."""
         for _ in range(3):
             worker = self.workers[k]
-            place, indices = worker.tasks[0]
+            place, count = worker.tasks[0]
+            indices = self.orders[place, :count].copy()
             try:
-                good, skipped, seconds = read(worker.process.stdout)
+                skipped, seconds = read(worker.process.stdout)
             except (EOFError, pickle.UnpicklingError, OSError):
                 how = worker.dismiss()
                 first, last = self.source.where(int(indices[0])), self.source.where(int(indices[-1]))
@@ -148,6 +158,7 @@ class Workers:
             worker.tasks.popleft()
             if isinstance(skipped, BaseException):  # the system's trouble, or a mistake: not to be passed over
                 raise skipped
+            good = indices[~np.isin(indices, list(skipped))] if skipped else indices
             return Batch(self.view[place, : len(good)], good, skipped, seconds)
         raise DataError(
             f"three workers in turn died while reading {len(indices)} pictures from {first} to {last}: one of these files kills them"
@@ -159,23 +170,31 @@ class Workers:
             worker.process.kill()
         while self.workers:
             self.workers.pop().dismiss()
-        self.block[0].close()
+        if self.block[0] >= 0:
+            os.close(self.block[0])
+        self.block = -1, self.block[1]
 
 
-def memory(size: int) -> tuple[IO[bytes], mmap.mmap]:
-    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on disk; and its bytes."""
+def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The shared memory as pictures (places, size, 256, 256, 3) and, behind them, what to read (places, size) int64."""
+    pictures = np.frombuffer(block, np.uint8, count=shape[0] * shape[1] * PICTURE_BYTES).reshape(*shape, *PICTURE)
+    return pictures, np.frombuffer(block, np.int64, count=shape[0] * shape[1], offset=pictures.size).reshape(shape)
+
+
+def memory(size: int) -> tuple[int, mmap.mmap]:
+    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on disk; and its bytes.
+
+    The descriptor is none of the three that a child's pipes take.
+    """
     for folder in ("/dev/shm", None):
         try:
-            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-            try:
+            with tempfile.TemporaryFile(dir=folder) as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, size)  # reserved now: no bus error later
                 else:
                     file.truncate(size)
-                return file, mmap.mmap(file.fileno(), size)
-            except BaseException:
-                file.close()
-                raise
+                block = mmap.mmap(file.fileno(), size)
+                return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3), block
         except OSError as error:
             refused = error
     raise DataError(f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0")
@@ -198,13 +217,13 @@ def main() -> None:
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         descriptor, shape, source = read(sys.stdin.buffer)
-        view = np.frombuffer(mmap.mmap(descriptor, int(np.prod(shape))), np.uint8).reshape(shape)
+        view, orders = views(mmap.mmap(descriptor, 0), shape)
         while True:
-            place, indices = read(sys.stdin.buffer)
+            place, count = read(sys.stdin.buffer)
             try:
-                batch = read_batch(source, indices, view[place])
-                write(answers, (batch.indices, batch.skipped, batch.seconds))
+                batch = read_batch(source, orders[place, :count], view[place])
+                write(answers, (batch.skipped, batch.seconds))
             except Exception as error:
-                write(answers, (None, error, 0.0))
+                write(answers, (error, 0.0))
     except (EOFError, BrokenPipeError):  # the parent is done, or gone
         os._exit(0)
