@@ -28,7 +28,6 @@ The network of the paper, as the preset `paper` builds it (rows x columns x maps
 from __future__ import annotations
 
 import argparse
-import fcntl
 import io
 import json
 import os
@@ -637,6 +636,10 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
 
 def lock(folder: Path) -> bool:
     """Claim a run folder until this process ends (the open descriptor is the claim); False if another one has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing to claim it with
+        return True
     try:
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

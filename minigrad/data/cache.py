@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
 from minigrad.data.sources import Files, write_atomically
-from minigrad.data.workers import PICTURE, PICTURE_BYTES, Workers, read_batch
+from minigrad.data.workers import PICTURE, PICTURE_BYTES, POSSIBLE, Workers, read_batch
 
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
@@ -139,7 +139,7 @@ def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None]
     source = Pictures(images)
     broken: dict[int, str] = {}
     pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
-    processes = Workers(source, BUILD_BATCH, workers, say) if workers and pieces else None
+    processes = Workers(source, BUILD_BATCH, workers, say) if workers and pieces and POSSIBLE else None
     room = np.empty((BUILD_BATCH, *PICTURE), np.uint8)
     batches = processes.batches(pieces) if processes else (read_batch(source, piece, room) for piece in pieces)
     try:

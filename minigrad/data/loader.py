@@ -12,7 +12,7 @@ from minigrad.data.cache import Pictures
 from minigrad.data.images import SIZE
 from minigrad.data.preparation import Preparation
 from minigrad.data.sources import DataError
-from minigrad.data.workers import PICTURE, Batch, Workers, read_batch
+from minigrad.data.workers import PICTURE, POSSIBLE, Batch, Workers, read_batch
 
 
 class Loader:
@@ -22,7 +22,7 @@ class Loader:
         pictures: what to read; preparation: how to prepare it; batch_size: pictures in a batch (the last may have fewer).
         training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in order.
         seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are processes that read and
-            decode (workers.py); 0 reads in the caller.
+            decode (workers.py); 0, and on Windows any number, reads in the caller.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
         ten_views: in testing, x is (10, n, size, size, 3): the paper's ten views of each picture, instead of its centre.
 
@@ -40,7 +40,8 @@ class Loader:
         if workers < 0:
             raise ValueError(f"workers must be 0 or more, not {workers}")
         self.pictures, self.preparation, self.batch_size = pictures, preparation, batch_size
-        self.training, self.seed, self.workers, self.most_skipped, self.say = training, seed, workers, most_skipped, say
+        self.training, self.seed, self.most_skipped, self.say = training, seed, most_skipped, say
+        self.workers = workers if POSSIBLE else 0
         self.ten_views = ten_views and not training
         self.skipped: dict[str, str] = {}
         self.images, self.reading, self.waiting = 0, 0.0, 0.0

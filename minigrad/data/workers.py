@@ -9,7 +9,6 @@ whose parent is gone finds its input closed and ends.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import pickle
@@ -29,6 +28,7 @@ from minigrad.data.images import SIZE, ImageError
 from minigrad.data.sources import DataError
 
 AHEAD = 2  # batches a worker is given before its first is asked for
+POSSIBLE = os.name == "posix"  # elsewhere a child does not inherit a file
 PICTURE = (SIZE, SIZE, 3)
 PICTURE_BYTES = SIZE * SIZE * 3
 
@@ -194,10 +194,21 @@ def memory(size: int) -> tuple[int, mmap.mmap]:
                 else:
                     file.truncate(size)
                 block = mmap.mmap(file.fileno(), size)
-                return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 3), block
+                return above_standard(file.fileno()), block
         except OSError as error:
             refused = error
     raise DataError(f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0")
+
+
+def above_standard(descriptor: int) -> int:
+    """A duplicate that is none of 0, 1 and 2."""
+    duplicate = os.dup(descriptor)
+    if duplicate > 2:
+        return duplicate
+    try:
+        return above_standard(descriptor)
+    finally:
+        os.close(duplicate)
 
 
 def write(pipe: IO[bytes] | None, value: object) -> None:
