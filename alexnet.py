@@ -534,10 +534,15 @@ def read_config(args: argparse.Namespace) -> None:
         raise ValueError(f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})") from error
 
 
+def checkpoint_of(run: str) -> Path:
+    """The newest checkpoint of a run folder, or the file itself."""
+    path = Path(run)
+    return path / CHECKPOINT if path.is_dir() else path
+
+
 def take_over(model: AlexNet, run: str) -> None:
     """--finetune: every parameter of a run that has the same name and shape here; says what was left."""
-    path = Path(run)
-    tensors, _ = checkpoint.load(path / CHECKPOINT if path.is_dir() else path, prefix="model.")
+    tensors, _ = checkpoint.load(checkpoint_of(run), prefix="model.")
     own, left = dict(model.named_parameters()), []
     for name, p in own.items():
         array = tensors.get(f"model.{name}")
@@ -702,8 +707,7 @@ def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Eval
 
 def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, dict[str, Any]]:
     """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
-    path = Path(run)
-    tensors, description = checkpoint.load(path / CHECKPOINT if path.is_dir() else path, prefix=("model.", "preparation."))
+    tensors, description = checkpoint.load(checkpoint_of(run), prefix=("model.", "preparation."))
     settings = description["settings"]
     preset = preset_from_json(settings["network"])
     model = AlexNet(preset, len(settings["classes"]))

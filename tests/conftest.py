@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from minigrad import kernels
+from minigrad import data, kernels
+from minigrad.data import synthetic
 
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=25)
 settings.load_profile("fixed")
@@ -47,3 +48,11 @@ def forms(request) -> Iterator[str]:
             if not kernels.ready(np.zeros(1)) or not kernels.ready(np.zeros(1, np.float32)):
                 pytest.skip("the CPU kernels were not built (no C++ compiler at installation)")
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Training and validation pictures of a small synthetic set."""
+    root = tmp_path_factory.mktemp("synthetic")
+    synthetic.draw_set(root, train=3, val=2)
+    return [data.Pictures(data.open_folder(root / part)) for part in ("train", "val")]

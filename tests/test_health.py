@@ -9,10 +9,10 @@ import pytest
 from minigrad import health, nn, runlog
 from minigrad.health import LossWatch
 from minigrad.trainer import CHECKPOINT, TrainingError
-from tests.test_trainer import TINY, pictures, trainer  # noqa: F401
+from tests.test_trainer import TINY, trainer
 
 
-def test_the_first_layer_that_is_not_finite(pictures, tmp_path):  # noqa: F811
+def test_the_first_layer_that_is_not_finite(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     x, labels, _ = t.train.prepare(np.arange(4))
     assert health.first_not_finite(t.model, x) == ""
@@ -32,7 +32,7 @@ def test_the_first_layer_that_is_not_finite(pictures, tmp_path):  # noqa: F811
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
 
-def test_watching_changes_nothing(pictures, tmp_path):  # noqa: F811
+def test_watching_changes_nothing(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     x, _, _ = t.train.prepare(np.arange(4))
     streams = {name: s.counter for name, s in t.model.streams().items()}
@@ -40,22 +40,11 @@ def test_watching_changes_nothing(pictures, tmp_path):  # noqa: F811
     assert list(found) == t.model.stages
     assert streams == {name: s.counter for name, s in t.model.streams().items()}
     assert all("forward" not in vars(m) for _, m in t.model.modules())
-    with t_eval(t.model):
-        np.testing.assert_array_equal({n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data)
+    t.model.eval()
+    np.testing.assert_array_equal({n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data)
 
 
-class t_eval:  # noqa: N801
-    def __init__(self, model):
-        self.model = model
-
-    def __enter__(self):
-        self.model.eval()
-
-    def __exit__(self, *_):
-        self.model.train()
-
-
-def test_readings_by_hand(pictures, tmp_path):  # noqa: F811
+def test_readings_by_hand(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.health_every = 2
     layer = t.model.layers["conv2"]
@@ -99,7 +88,7 @@ def test_a_loss_that_falls_is_left_alone(loss):
     assert not any(watch.note(loss(i), 0.01, i) for i in range(800))
 
 
-def test_a_run_that_cannot_learn_says_so(pictures, tmp_path):  # noqa: F811
+def test_a_run_that_cannot_learn_says_so(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run", replace(TINY, lr=0.0))
     t.watch, t.say = LossWatch(10, window=12), (said := []).append
     for p in t.model.parameters():
@@ -121,7 +110,7 @@ class Greedy(nn.Module):
 
 
 @pytest.mark.parametrize(("most", "words"), [(5, "with a batch of 12: 3 fit; try --batch-size 3"), (0, "not even one picture fits")])
-def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):  # noqa: F811
+def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):
     t = trainer(pictures, tmp_path / "run")
     t.model.layers["pool1"] = Greedy(t.model.layers["pool1"], most)
     x, labels, _ = t.train.prepare(np.arange(12))
@@ -129,7 +118,7 @@ def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):  
         t.learn(x, labels)
 
 
-def test_out_of_memory_in_the_backward_pass(pictures, tmp_path, monkeypatch):  # noqa: F811
+def test_out_of_memory_in_the_backward_pass(pictures, tmp_path, monkeypatch):
     from minigrad.functions.lrn import LRN
 
     t = trainer(pictures, tmp_path / "run")

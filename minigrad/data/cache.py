@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
 from minigrad.data.sources import Files, write_atomically
-from minigrad.data.workers import PICTURE, PICTURE_BYTES, POSSIBLE, Workers, read_batch
+from minigrad.data.workers import PICTURE, PICTURE_BYTES, Workers
 
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
@@ -136,28 +136,22 @@ def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None]
         if time.time() - old.stat().st_mtime > STALE:
             old.unlink(missing_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    source = Pictures(images)
+    size = max(len(images), 1) * PICTURE_BYTES
     broken: dict[int, str] = {}
     pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
-    processes = Workers(source, BUILD_BATCH, workers, say) if workers and pieces and POSSIBLE else None
-    room = np.empty((BUILD_BATCH, *PICTURE), np.uint8)
-    batches = processes.batches(pieces) if processes else (read_batch(source, piece, room) for piece in pieces)
     try:
         decoded = np.memmap(temporary, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
         if hasattr(os, "posix_fallocate"):
             with open(temporary, "r+b") as file:
-                os.posix_fallocate(
-                    file.fileno(), 0, max(len(images), 1) * PICTURE_BYTES
-                )  # a full disk is an error now, not a bus error later
-        for batch in tqdm(batches, f"decoding {what}", len(pieces), leave=False, disable=None):
-            decoded[batch.indices] = batch.pictures
-            broken |= batch.skipped
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a bus error later
+        with Workers(Pictures(images), BUILD_BATCH, workers if pieces else 0, say) as processes:
+            for batch in tqdm(processes.batches(pieces), f"decoding {what}", len(pieces), leave=False, disable=None):
+                decoded[batch.indices] = batch.pictures
+                broken |= batch.skipped
         decoded.flush()
         os.replace(temporary, path)
         record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
         write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
     finally:
-        if processes:
-            processes.close()
         temporary.unlink(missing_ok=True)
     return Pictures(images, path, broken)

@@ -24,7 +24,6 @@ from minigrad.data.sources import Archive, DataError, Files, Pixels, Tar, Zip, r
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-VAL_IMAGES = 50_000
 
 
 def open_sets(
@@ -48,10 +47,7 @@ def open_sets(
     if classes is not None:
         words = Path(classes).read_text().split() if is_file(classes) else classes.split(",")
         chosen = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
-    found = Path(root)
-    if str(root) in download.NAMES and not found.exists():
-        found = download.fetch(str(root), cache)
-    train, val = trees(found, cache)
+    train, val = trees(root, cache)
     wanted = choose(*train, chosen, images_per_class, seed)
     if len(wanted.classes) < 2:
         raise DataError(f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at least two are needed")
@@ -62,10 +58,7 @@ def open_sets(
 
 def open_validation(root: str | Path, classes: Sequence[str], cache: Path | None = None) -> ImageSet:
     """The validation pictures of a layout, or all of it where it has only one part."""
-    found = Path(root)
-    if str(root) in download.NAMES and not found.exists():
-        found = download.fetch(str(root), cache)
-    train, val = trees(found, cache)
+    train, val = trees(root, cache)
     return choose(*(val or train), classes)
 
 
@@ -79,8 +72,11 @@ def is_file(text: str) -> bool:
 Part = tuple[Tree, Files | Archive | Pixels, Path, dict[str, str]]  # tree, source, where, names in words
 
 
-def trees(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
+def trees(where: str | Path, cache: Path | None) -> tuple[Part, Part | None]:
     """The training part and the validation part, if there is one."""
+    root = Path(where)
+    if str(where) in download.NAMES and not root.exists():
+        root = download.fetch(str(where), cache)
     if root.is_file():
         return in_archive(open_archive(root, cache))
     if not root.is_dir():

@@ -50,10 +50,6 @@ class Loader:
         """Batches an epoch."""
         return -(-len(self.pictures) // self.batch_size)
 
-    def capacity(self) -> float:
-        """Pictures a second that reading alone delivers with these workers, from the work done so far."""
-        return self.images / self.reading * max(self.workers, 1) if self.reading else float("nan")
-
     def close(self) -> None:
         """End the worker processes; they come back when batches are asked for."""
         if self.processes is not None:
@@ -87,14 +83,11 @@ class Loader:
             reader.close()
 
     def read(self, pieces: list[np.ndarray]) -> Generator[Batch]:
-        """The pictures of each piece, by the workers or here."""
-        if self.workers == 0 or len(pieces) == 0:
-            room = np.empty((self.batch_size, *PICTURE), np.uint8)
-            yield from (read_batch(self.pictures, piece, room) for piece in pieces)
-            return
-        if self.processes is None:
+        """The pictures of each piece. Workers are kept from one epoch to the next."""
+        if pieces and self.processes is None:
             self.processes = Workers(self.pictures, self.batch_size, self.workers, self.say)
-        yield from self.processes.batches(pieces)
+        if self.processes is not None:
+            yield from self.processes.batches(pieces)
 
     def prepare(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The test views of some pictures, as one batch."""

@@ -87,14 +87,19 @@ class Worker:
 
 
 class Workers:
-    """`count` processes that read batches of at most `size` pictures of `source`. Use as a context, or call close()."""
+    """`count` processes that read batches of at most `size` pictures of `source`; with 0, and where a child inherits no file, batches are
+    read in the caller. Use as a context, or call close()."""
 
     def __init__(self, source: Readable, size: int, count: int, say: Callable[[str], None] = print) -> None:
-        self.source, self.size, self.count, self.say = source, size, count, say
-        self.shape = count * AHEAD, size
-        self.block = memory(self.shape[0] * size * (PICTURE_BYTES + 8))
-        self.view, self.orders = views(self.block[1], self.shape)
-        self.workers = [self.hire() for _ in range(count)]
+        self.source, self.count, self.say = source, count if POSSIBLE else 0, say
+        self.descriptor, self.workers = -1, []  # type: int, list[Worker]
+        if self.count == 0:
+            self.view = np.empty((1, size, *PICTURE), np.uint8)
+            return
+        self.shape = self.count * AHEAD, size
+        self.descriptor, block = memory(self.shape[0] * size * (PICTURE_BYTES + 8))
+        self.view, self.orders = views(block, self.shape)
+        self.workers = [self.hire() for _ in range(self.count)]
 
     def __enter__(self) -> Workers:
         return self
@@ -103,19 +108,21 @@ class Workers:
         self.close()
 
     def hire(self) -> Worker:
-        descriptor = self.block[0]
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MINIGRAD_KERNELS": "none"}
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", "from minigrad.data.workers import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            pass_fds=(descriptor,), env=environment | {"PYTHONPATH": path},
+            pass_fds=(self.descriptor,), env=environment | {"PYTHONPATH": path},
         )  # fmt: skip
         with contextlib.suppress(BrokenPipeError):
-            write(process.stdin, (descriptor, self.shape, self.source))
+            write(process.stdin, (self.descriptor, self.shape, self.source))
         return Worker(process)
 
     def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Read each piece (indices of at most `size` pictures), in order. One such iteration at a time."""
+        if self.count == 0:
+            yield from (read_batch(self.source, piece, self.view[0]) for piece in pieces)
+            return
         self.drain()
         for k in range(min(len(pieces), self.count * AHEAD)):
             self.send(k, pieces[k])
@@ -170,9 +177,9 @@ class Workers:
             worker.process.kill()
         while self.workers:
             self.workers.pop().dismiss()
-        if self.block[0] >= 0:
-            os.close(self.block[0])
-        self.block = -1, self.block[1]
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
