@@ -10,6 +10,7 @@
 #include "prelude.cuh"
 
 #include "convolution.cu"
+#include "direct.cpp"
 #include "dropout.cu"
 #include "images.cu"
 #include "lrn.cu"
@@ -21,7 +22,6 @@
 #ifdef HOST_BLOCK
 #include <barrier>
 #include <chrono>
-#include <cstring>
 #endif
 #include <atomic>
 #include <condition_variable>
@@ -75,7 +75,8 @@ struct Launch {
   }
 #else
   void work() {
-    std::vector<char> shared(shared_bytes + 64);
+    thread_local std::vector<char> shared;  // kept from launch to launch: fresh pages cost more than some kernels
+    if (i64(shared.size()) < shared_bytes + 64) shared.resize(shared_bytes + 64);
     host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
     for (;;) {
       i64 first = next.fetch_add(portion), last = first + portion < blocks ? first + portion : blocks;
@@ -200,6 +201,10 @@ extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std
 
 HOST_KERNEL(im2col)
 HOST_KERNEL(col2im)
+HOST_KERNEL(pack_filters)
+HOST_KERNEL(direct_forward)
+HOST_KERNEL(direct_filter_gradient)
+HOST_KERNEL(unpack_filters)
 HOST_KERNEL(add_bias)
 HOST_KERNEL(sum_rows)
 HOST_KERNEL(relu_forward)

@@ -35,6 +35,7 @@ SPAN = 1 << 14  # numbers a block of the elementwise kernels works on
 THREADS = 128  # a block, on a GPU
 SCALARS = {"int": ctypes.c_int, "i64": ctypes.c_longlong, "u32": ctypes.c_uint, "float": ctypes.c_float, "double": ctypes.c_double}
 ELEMENTS = {"u8": "uint8", "u32": "uint32", "int": "int32", "i64": "int64", "float": "float32", "double": "float64"}
+CPU_ONLY = "direct.cpp"  # the one file of kernels that a GPU is not given
 SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 
@@ -62,7 +63,7 @@ def folder() -> Path:
 def signatures() -> dict[str, tuple[str, tuple[Parameter, ...]]]:
     """(file, parameters) of every kernel, from its C signature."""
     found = {}
-    for path in sorted(folder().glob("*.cu")):
+    for path in sorted([*folder().glob("*.cu"), folder() / CPU_ONLY]):
         for name, text in SIGNATURE.findall(path.read_text()):
             parameters = []
             for part in text.split(","):
@@ -200,6 +201,8 @@ def check(name: str, args: tuple, real: str) -> None:
     if len(args) != len(rows):
         raise TypeError(f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}")
     device = next(backend.device_of(a) for a in args if backend.is_array(a))
+    if device != "cpu" and signatures()[name][0] == CPU_ONLY:
+        raise TypeError(f"kernel {name} is for the CPU only; its arrays are on {device}")
     for (p, dtype, _), value in zip(rows, args):
         where = f"kernel {name}, {p.name}"
         if not p.pointer:

@@ -62,9 +62,19 @@ def without_barriers(file):
     return lambda name, text: text.replace("__syncthreads();", "") if name == file else text
 
 
-@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh"])
+@pytest.mark.parametrize("tiles", ["avx2", "avx512"])
+def test_tiles_of_each_instruction_set(tiles, tmp_path):
+    """The other builds here have the baseline's, as a processor without either would."""
+    processor = Path("/proc/cpuinfo").read_text()
+    if ("fma" if tiles == "avx2" else "avx512f") not in processor:
+        pytest.skip(f"this processor has no {tiles}")
+    result = run_kernel_tests(build(tmp_path, ["-std=c++17", "-O2", f"-DTILES={tiles}"]))
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
+@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "direct.cpp"])
 def test_a_missing_barrier_is_found(file, tmp_path):
-    """The barriers of LRN, and those of the block reduction that softmax uses."""
+    """The barriers of LRN, those of the block reduction that softmax uses, and those of the convolution."""
     assert "__syncthreads();" in (kernels.folder() / file).read_text()
     result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], without_barriers(file)))
     assert result.returncode == 1, result.stdout[-4000:]

@@ -12,6 +12,7 @@ import pytest
 from minigrad import functions as F
 from minigrad import kernels, optim, random
 from minigrad.engine import Tensor
+from minigrad.functions import direct
 
 ROOT = Path(__file__).resolve().parents[1]
 built = pytest.mark.skipif(
@@ -58,6 +59,8 @@ CASES = {
     "conv2d as conv2": (lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2), (2, 6, 6, 8), (5, 5, 4, 6), (6,)),
     "conv2d uneven": (lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(3, 1), ceil_mode=True), (2, 6, 9, 4), (4, 2, 4, 3)),
     "conv2d window wider than the image": (lambda x, w: F.conv2d(x, w, padding=3), (1, 2, 3, 2), (5, 5, 2, 3)),
+    "conv2d of several panels": (lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2), (3, 4, 31, 10), (3, 3, 5, 134), (134,)),
+    "conv2d of wide groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2), (2, 5, 3, 96), (3, 2, 48, 80), (80,)),
     "conv2d stride over kernel": (lambda x, w: F.conv2d(x, w, stride=3, groups=3), (1, 8, 7, 6), (1, 2, 2, 3)),
     "relu": (F.relu, (3, 5, 7)),
     "relu of one number": (F.relu, (1,)),
@@ -89,6 +92,43 @@ def test_kernel_against_array_form(name, dtype, monkeypatch):
     for a, b in zip(ours, reference, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@built
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [n for n in CASES if "conv2d" in n])
+def test_columns_by_kernels(name, dtype, monkeypatch):
+    """im2col and col2im, which a CPU would do without: the way of a GPU."""
+    monkeypatch.setattr(direct, "ready", lambda x: False)
+    test_kernel_against_array_form(name, dtype, pytest.MonkeyPatch())
+
+
+@built
+@pytest.mark.parametrize(("cache", "parts"), [(1, 1), (1, 32), (3000, 2), (3000, 32), (1 << 20, 2), (1 << 20, 3), (1 << 20, 32)])
+@pytest.mark.parametrize("name", ["conv2d as conv1", "conv2d as conv2", "conv2d uneven", "conv2d of several panels"])
+def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
+    """Single rows, several rows, several images at a time; one part of the gradient to one an image."""
+    monkeypatch.setattr(direct, "CACHE", cache)
+    monkeypatch.setattr(direct, "PARTS", parts)
+    f, (_, *image), *shapes = CASES[name]
+    arrays = [numbers(*s, seed=i) for i, s in enumerate([(7, *image), *shapes])]
+    for a, b in zip(*both_ways(pytest.MonkeyPatch(), f, *arrays), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@built
+def test_packed_filters_are_unpacked_to_themselves():
+    taps, CG, OG, groups = 4, 3, 35, 2
+    w, b = numbers(taps, CG, groups * OG), numbers(groups * OG, seed=1)
+    filters = poisoned(w, shape=(groups, 2, 1 + taps * CG, 32))
+    kernels.launch("pack_filters", groups * 2 * taps, w, b, filters, taps, CG, OG, groups, 0)
+    assert filters[1, 1, 0, :3].tolist() == b[67:].tolist()
+    assert filters[1, 1, 1 + 2 * CG + 1, 2] == w[2, 1, 69]
+    assert not filters[:, 1, :, 3:].any()
+    gw, gb = poisoned(w), poisoned(b)
+    kernels.launch("unpack_filters", groups * 2 * taps, np.stack([filters, 2 * filters]), gw, gb, 2, taps, CG, OG, groups)
+    np.testing.assert_array_equal(gw, 3 * w)
+    np.testing.assert_array_equal(gb, 3 * b)
 
 
 @built
@@ -142,8 +182,6 @@ from minigrad import random
 from minigrad.engine import Tensor
 h = hashlib.sha256()
 for name, (f, *shapes) in t.CASES.items():
-    if "conv2d" in name:
-        continue  # BLAS is not ours; im2col and col2im are tested below
     x = [Tensor(t.numbers(*s, dtype="float32", seed=i), requires_grad=True) for i, s in enumerate(shapes)]
     y = f(*x)
     y.backward(t.numbers(*y.shape, dtype="float32", seed=9) if y.shape else None)
@@ -195,6 +233,12 @@ def test_a_read_only_output_is_refused():
     y.flags.writeable = False
     with pytest.raises(TypeError, match="y: the array is read-only"):
         kernels.launch("relu_forward", 1, np.zeros(3), y, 3, 4)
+
+
+def test_a_kernel_for_the_cpu_is_not_launched_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernels.backend, "device_of", lambda array: "gpu:0")
+    with pytest.raises(TypeError, match="kernel pack_filters is for the CPU only; its arrays are on gpu:0"):
+        kernels.check("pack_filters", (*[np.zeros((1, 1, 1))] * 3, 1, 1, 1, 1, 0), "double")
 
 
 def test_unknown_kernel():

@@ -10,7 +10,8 @@ where col2im adds each element of gcols back to the pixel it was copied from. Wi
 independent convolutions: output columns of group g see only its own input channels. Saved: x, w. The columns are K^2/S^2
 times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
 
-Kernels: im2col, col2im, add_bias, sum_rows (kernels/convolution.cu). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5
+Kernels: im2col, col2im, add_bias, sum_rows (kernels/convolution.cu) on a GPU; on a CPU the same sums without columns (direct.py,
+kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5
 is the split over two GPUs; Krizhevsky et al. (2012), section 3.5.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
-from minigrad.functions import geometry
+from minigrad.functions import direct, geometry
 from minigrad.functions.geometry import Windows
 
 COLUMN_BYTES = 8 << 20  # columns made at a time: a few megabytes, so that they are still in cache for the product
@@ -113,6 +114,8 @@ class Conv2d(Function):
         x = kernels.contiguous(x)
         self.save(x, w)
         self.O, self.room = w.shape[3], None
+        if direct.ready(x):
+            return direct.forward(x, w, b, self.win, self.groups)
         win, w = self.win, w.reshape(-1, self.O)
         y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O))
         for images, rows, cs, os in self.pieces(x.itemsize):
@@ -124,6 +127,11 @@ class Conv2d(Function):
 
     def backward(self, gy):
         x, w = self.saved
+        if direct.ready(x):
+            gy = kernels.contiguous(gy)
+            gx = direct.input_gradient(gy, w, self.win, self.groups) if self.needs[0] else None
+            gw, gb = direct.filter_gradient(x, gy, w, self.win, self.groups) if self.needs[1] or self.needs[2] else (None, None)
+            return gx, gw, gb if self.needs[2] else None
         w2 = w.reshape(-1, self.O)
         gy = gy.reshape(-1, self.O)
         gx = np.empty_like(x) if self.needs[0] else None

@@ -1,0 +1,112 @@
+"""Convolution on a CPU without columns: how conv2d.py runs where its arrays are NumPy's and the kernels are built (kernels/direct.cpp).
+
+The formulas are those of conv2d.py, and its array form is the reference. No window is copied to a row of columns: a tile of sums stays
+in the vector registers and reads the windows where they lie, in a padded copy of a few image rows that fits the second-level cache.
+
+The input gradient is a convolution too, of gy with the filters' taps in reverse order and c and o exchanged. With a stride S, the pixels
+h = S q + a of x (a = 0 ... S - 1) were seen by the taps kh = r, r + S, r + 2S, ... alone, r = (a + P) mod S:
+
+    gx[S q + a] = sum over t, o of  gy[q + (a + P - r) / S - t, o] w[r + S t, :, o]
+
+so each phase a, and likewise along the rows, is a convolution of stride 1 with every S-th tap, and writes every S-th pixel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import kernels
+from minigrad.backend import Array
+from minigrad.functions.geometry import Windows
+
+PANEL = 32  # output channels that lie side by side, as in kernels/direct.cpp
+CACHE = 384 << 10  # bytes that a block works on at a time: they stay in a second-level cache of 512 KB
+PARTS, PARTS_BYTES = 32, 64 << 20  # a filters' gradient is summed in at most so many parts, of at most so many bytes together
+BLOCKS = 16  # what one launch is at least divided into, where it can be
+
+
+def ready(x: Array) -> bool:
+    return isinstance(x, np.ndarray) and kernels.ready(x)
+
+
+def ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def padded_size(win: Windows, rows: int, channels: int) -> int:
+    """Numbers in the input rows that `rows` output rows see, with their padding, in whole cache lines."""
+    return ceil(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16) * 16
+
+
+def band_in_cache(win: Windows, channels: int, panel: int, itemsize: int) -> int:
+    """How many output rows fit CACHE at a time, with the input rows they see and `panel` numbers for each output; shared out evenly."""
+    fits = (r for r in range(win.OH, 1, -1) if (padded_size(win, r, channels) + r * win.OW * panel) * itemsize <= CACHE)
+    return ceil(win.OH, ceil(win.OH, next(fits, 1)))
+
+
+def sizes(win: Windows) -> tuple[int, ...]:
+    return win.H, win.W, win.C, win.KH, win.KW, win.SH, win.SW, win.PH, win.PW, win.OH, win.OW
+
+
+def convolve(
+    x: Array, w: Array, b: Array, y: Array, win: Windows, groups: int, flip: bool = False, to: tuple[int, int, int, int] = (1, 1, 0, 0)
+) -> None:
+    """Convolve x with the filters w (KH, KW, C / groups, O), and write output (oh, ow) to pixel (SH oh + h0, SW ow + w0) of y,
+    `to` being (SH, SW, h0, w0). flip: x is a gy, and w is turned into the filters of the input gradient."""
+    KH, KW, CG, O = w.shape
+    channels, outputs = (O // groups, CG) if flip else (CG, O // groups)
+    panels = ceil(outputs, PANEL)
+    filters = np.empty_like(w, shape=(groups, panels, 1 + KH * KW * channels, PANEL))
+    kernels.launch("pack_filters", groups * panels * KH * KW, w, b, filters, KH * KW, CG, O // groups, groups, int(flip))
+    band = min(band_in_cache(win, channels, 0, 2 * x.itemsize), max(1, win.OH * win.N * groups // BLOCKS))  # half the cache is the filters'
+    blocks, shared = win.N * groups * ceil(win.OH, band), padded_size(win, band, channels)
+    arrays = x, filters, y
+    kernels.launch("direct_forward", blocks, *arrays, *sizes(win), outputs * groups, groups, *y.shape[1:3], *to, band, shared=shared)
+
+
+def forward(x: Array, w: Array, b: Array | None, win: Windows, groups: int) -> Array:
+    """y (N, OH, OW, O)."""
+    O = w.shape[3]
+    y = np.empty_like(x, shape=(win.N, win.OH, win.OW, O))
+    b = np.zeros_like(w, shape=(O,)) if b is None else kernels.contiguous(b)
+    convolve(x, kernels.contiguous(w), b, y, win, groups)
+    return y
+
+
+def input_gradient(gy: Array, w: Array, win: Windows, groups: int) -> Array:
+    """gx (N, H, W, C)."""
+    gx = np.empty_like(gy, shape=(win.N, win.H, win.W, win.C))
+    no_bias = np.zeros_like(w, shape=(win.C,))
+    for h0 in range(min(win.SH, win.H)):
+        for w0 in range(min(win.SW, win.W)):
+            (down, r), (along, s) = divmod(h0 + win.PH, win.SH), divmod(w0 + win.PW, win.SW)
+            taps = kernels.contiguous(w[r :: win.SH, s :: win.SW])
+            if not taps.size:  # a stride above the kernel: no window sees these pixels
+                gx[:, h0 :: win.SH, w0 :: win.SW] = 0
+                continue
+            KH, KW = taps.shape[:2]
+            OH, OW = ceil(win.H - h0, win.SH), ceil(win.W - w0, win.SW)
+            phase = Windows(win.N, win.OH, win.OW, w.shape[3], KH, KW, 1, 1, KH - 1 - down, KW - 1 - along, OH, OW)
+            convolve(gy, taps, no_bias, gx, phase, groups, flip=True, to=(win.SH, win.SW, h0, w0))
+    return gx
+
+
+def filter_gradient(x: Array, gy: Array, w: Array, win: Windows, groups: int) -> tuple[Array, Array]:
+    """gw, gb. The sum over the images is made in parts, which depend on the shapes alone."""
+    KH, KW, CG, O = w.shape
+    panels = ceil(O // groups, PANEL)
+    size = groups * panels * (1 + KH * KW * CG) * PANEL
+    span = max(1, ceil(win.N, max(1, min(PARTS, PARTS_BYTES // max(1, size * x.itemsize)))))  # images a part
+    count = ceil(win.N, span)
+    splits = max(1, min(panels, ceil(BLOCKS, max(1, count * groups))))
+    band = band_in_cache(win, CG, PANEL, x.itemsize)
+    each = padded_size(win, band, CG) + band * win.OW * PANEL
+    chunk = max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1  # images at a time
+    parts = np.empty_like(w, shape=(count, size))
+    blocks, shared = count * groups * splits, chunk * each
+    kernels.launch(
+        "direct_filter_gradient", blocks, x, gy, parts, *sizes(win), O, groups, win.N, span, chunk, band, splits, shared=shared
+    )
+    gw, gb = np.empty_like(w, order="C"), np.empty_like(w, shape=(O,))
+    kernels.launch("unpack_filters", groups * panels * KH * KW, parts, gw, gb, count, KH * KW, CG, O // groups, groups)
+    return gw, gb
