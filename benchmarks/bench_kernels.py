@@ -5,7 +5,7 @@
     python benchmarks/bench_kernels.py --device gpu
 
 GB/s counts each element that must be read or written once, as the header of each kernel says; the copy ceiling is `y[...] = x` on 256 MB by
-a kernel of the same kind.
+a kernel of the same kind. A convolution on a CPU (direct.cpp) is counted in GFLOP/s; its ceiling is a 2048^3 sgemm of the BLAS.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,18 +32,68 @@ from minigrad.functions.max_pool2d import MaxPool2d
 from minigrad.functions.relu import ReLU
 from minigrad.functions.softmax_cross_entropy import SoftmaxCrossEntropy
 
+CONVOLUTIONS = (  # name, image, filters, size, stride, padding, groups
+    ("conv1", (227, 227, 3), 96, 11, 4, 0, 1),
+    ("conv2", (27, 27, 96), 256, 5, 1, 2, 2),
+    ("conv3", (13, 13, 256), 384, 3, 1, 1, 1),
+    ("conv4", (13, 13, 384), 384, 3, 1, 1, 2),
+    ("conv5", (13, 13, 384), 256, 3, 1, 1, 2),
+)
 
-def cases(n: int, device: str) -> list[tuple[str, str, Callable, float]]:
-    """(kernel, shape, call that runs it and returns its output, bytes that must move)."""
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: `call` runs the kernel and returns its output; `work` in bytes that must move, or operations."""
+
+    name: str
+    x: backend.Array
+    call: Callable[[], backend.Array]
+    work: float
+    unit: str = "GB/s"
+    changed: tuple[backend.Array, ...] = ()  # arrays that the kernel works on in place
+
+    def output(self) -> np.ndarray:
+        """What it gives, from the same arrays each time."""
+        before = [a.copy() for a in self.changed]
+        y = backend.to_numpy(self.call()).copy()
+        for a, b in zip(self.changed, before):
+            a[...] = b
+        return y
+
+
+def convolutions(n: int) -> list[Row]:
+    """Each of AlexNet's convolutions and its gradients."""
+    rng = np.random.default_rng(0)
+    rows: list[Row] = []
+    for name, image, O, size, stride, padding, groups in CONVOLUTIONS:
+        x = rng.standard_normal((n, *image), dtype=np.float32)
+        w = rng.standard_normal((size, size, image[2] // groups, O), dtype=np.float32)
+        conv = Conv2d(windows("conv2d", x, size, stride, padding, False), groups)
+        gy = rng.standard_normal(conv.forward(x, w, None).shape, dtype=np.float32)
+        operations = 2 * gy.size * w.size // O
+
+        def gradient(*needs: bool, conv=conv, saved=(x, w), gy=gy) -> backend.Array:
+            conv.needs = needs
+            return next(g for g in with_saved(conv, saved).backward(gy) if g is not None)
+
+        rows.append(Row(f"y of {name}", x, lambda conv=conv, x=x, w=w: conv.forward(x, w, None), operations, "GFLOP/s"))
+        rows.append(Row(f"gw, gb of {name}", x, lambda call=gradient: call(False, True, True), operations, "GFLOP/s"))
+        if name != "conv1":
+            rows.append(Row(f"gx of {name}", x, lambda call=gradient: call(True, False, False), operations, "GFLOP/s"))
+    return rows
+
+
+def cases(n: int, device: str) -> list[Row]:
+    """The other kernels."""
     rng = np.random.default_rng(0)
 
     def numbers(*shape: int) -> backend.Array:
         return backend.to_device(rng.standard_normal(shape, dtype=np.float32), device)
 
-    rows: list[tuple[str, str, Callable, float]] = []
+    rows: list[Row] = []
 
-    def add(name: str, x: backend.Array, call: Callable, per_element: float, elements: int | None = None) -> None:
-        rows.append((name, "x".join(map(str, x.shape)), call, per_element * (x.size if elements is None else elements)))
+    def add(name: str, x: backend.Array, call: Callable, per_element: float, elements: int | None = None, changed: tuple = ()) -> None:
+        rows.append(Row(name, x, call, per_element * (x.size if elements is None else elements), changed=changed))
 
     x = numbers(n, 55, 55, 96)
     gy = numbers(n, 55, 55, 96)
@@ -61,11 +112,7 @@ def cases(n: int, device: str) -> list[tuple[str, str, Callable, float]]:
         extra = y.size * (5 if name == "max" else 4)
         add(f"{name}_pool_forward", x, lambda pool=pool: pool.forward(x), 1, 4 * x.size + extra)
         add(f"{name}_pool_backward", x, lambda pool=pool, kept=kept, gp=gp: with_saved(pool, kept).backward(gp), 1, 4 * x.size + extra)
-    for name, shape, size, stride, padding, groups in (
-        ("conv1", (227, 227, 3), 11, 4, 0, 1),
-        ("conv2", (27, 27, 96), 5, 1, 2, 2),
-        ("conv3", (13, 13, 256), 3, 1, 1, 1),
-    ):
+    for name, shape, _, size, stride, padding, groups in CONVOLUTIONS[:3]:
         a = numbers(4, *shape)
         conv = Conv2d(windows("conv2d", a, size, stride, padding, False), groups)
         cs = slice(0, shape[2] // groups)
@@ -75,7 +122,7 @@ def cases(n: int, device: str) -> list[tuple[str, str, Callable, float]]:
         add(f"col2im {name}", a, lambda conv=conv, cols=cols, ga=ga, cs=cs: scatter(conv, cols, ga, cs), 4, cols.size + ga.size // groups)
     flat = x.reshape(-1, 96)
     b, target = numbers(96), flat.copy()
-    add("add_bias", flat, lambda: biased(target, b), 8)
+    add("add_bias", flat, lambda: biased(target, b), 8, changed=(target,))
     add("sum_rows", flat, lambda: sum_rows(flat), 4)
     h = numbers(n, 4096)
     drop = Dropout(0.5, 1.0, random.Stream(0, "bench"))
@@ -88,7 +135,7 @@ def cases(n: int, device: str) -> list[tuple[str, str, Callable, float]]:
     add("softmax_cross_entropy_forward", logits, lambda: SoftmaxCrossEntropy(labels, "none").forward(logits), 8)
     add("softmax_cross_entropy_backward", logits, lambda: with_saved(loss, p).backward(each), 8)
     w, v, g = numbers(9216, 4096), numbers(9216, 4096), numbers(9216, 4096)
-    add("sgd_update", w, lambda: step(w, v, g), 20)
+    add("sgd_update", w, lambda: step(w, v, g), 20, changed=(w, v))
     return rows
 
 
@@ -153,26 +200,30 @@ def main() -> int:
         f"batch {args.batch}, {args.device}, {kernels.threads()} threads, {platform.processor() or platform.machine()}, busy: {args.busy}"
     )
     print(f"copy ceiling {ceiling:.1f} GB/s (read and write)")
-    print(f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'GB/s':>8}{'of copy':>9}  largest relative difference from the array form")
-    result = {"ceiling": ceiling, "rows": []}
-    for name, shape, call, moved in cases(args.batch, args.device):
+    ceilings = {"GB/s": ceiling}
+    table = cases(args.batch, args.device)
+    if args.device == "cpu":
+        a = np.ones((2048, 2048), np.float32)
+        ceilings["GFLOP/s"] = 2 * 2048**3 / np.median(timed(lambda: np.matmul(a, a), args.device, args.seconds)) / 1e9
+        print(f"sgemm ceiling {ceilings['GFLOP/s']:.0f} GFLOP/s")
+        table = convolutions(args.batch) + table
+    print(f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest difference from the array form")
+    result = {"ceilings": ceilings, "rows": []}
+    for row in table:
         os.environ["MINIGRAD_KERNELS"] = "none"
-        expected = backend.to_numpy(call()).copy() if name != "sgd_update" else None
+        expected = row.output()
         os.environ.pop("MINIGRAD_KERNELS")
-        got = backend.to_numpy(call())
-        error = (
-            float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
-            if expected is not None and name != "add_bias"
-            else float("nan")
-        )
-        if error > 1e-2:
-            raise SystemExit(f"{name}: differs from its array form by {error}; nothing is timed")
-        times = timed(call, args.device, args.seconds)
+        error = float(np.abs(row.output() - expected).max() / max(1.0, np.abs(expected).max()))
+        if not error < 1e-4:
+            raise SystemExit(f"{row.name}: differs from its array form by {error}; nothing is timed")
+        times = timed(row.call, args.device, args.seconds)
         median = float(np.median(times))
-        rate = moved / median / 1e9
+        rate = row.work / median / 1e9
+        share = rate / ceilings[row.unit]
         spread = f"{min(times) * 1e3:.2f} - {max(times) * 1e3:.2f}"
-        print(f"{name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:8.1f}{rate / ceiling:9.0%}  {error:.1e}", flush=True)
-        result["rows"].append({"kernel": name, "ms": median * 1e3, "gbs": rate, "share": rate / ceiling})
+        shape = "x".join(map(str, row.x.shape))
+        print(f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f} {row.unit:7}{share:12.0%}  {error:.1e}", flush=True)
+        result["rows"].append({"kernel": row.name, "ms": median * 1e3, "rate": rate, "unit": row.unit, "share": share})
     if args.json:
         with open(args.json, "w") as file:
             json.dump(result, file, indent=1)

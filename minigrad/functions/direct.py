@@ -104,9 +104,7 @@ def filter_gradient(x: Array, gy: Array, w: Array, win: Windows, groups: int) ->
     chunk = max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1  # images at a time
     parts = np.empty_like(w, shape=(count, size))
     blocks, shared = count * groups * splits, chunk * each
-    kernels.launch(
-        "direct_filter_gradient", blocks, x, gy, parts, *sizes(win), O, groups, win.N, span, chunk, band, splits, shared=shared
-    )
+    kernels.launch("direct_filter_gradient", blocks, x, gy, parts, *sizes(win), O, groups, win.N, span, chunk, band, splits, shared=shared)
     gw, gb = np.empty_like(w, order="C"), np.empty_like(w, shape=(O,))
     kernels.launch("unpack_filters", groups * panels * KH * KW, parts, gw, gb, count, KH * KW, CG, O // groups, groups)
     return gw, gb
