@@ -2,9 +2,12 @@
 
     python benchmarks/bench_alexnet.py                          # the paper's network, batch 128
     python benchmarks/bench_alexnet.py --network nolrn --batch 32 --json result.json
+    python benchmarks/bench_alexnet.py --device gpu             # PyTorch in float32, with TF32, and with bfloat16 by autocast
+    python benchmarks/bench_alexnet.py --follow 100             # only: do 100 steps lead along the same losses?
 
 Each contender lives in a process of its own and works while the others wait, in alternating blocks. Before anything is timed, minigrad and
-PyTorch must agree on the loss of the same weights and pictures. A step is forward, loss, backward and SGD with momentum and decay.
+PyTorch must agree on the loss of the same weights and pictures. A step is forward, loss, backward and SGD with momentum and decay; on a GPU
+the data are there already, and the clock stops when the device has finished.
 """
 
 from __future__ import annotations
@@ -20,11 +23,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from minigrad import backend
+
 NETWORKS = ("paper", "nolrn", "torchvision")
-PEERS = ("eager", "channels_last", "compile")
+PEERS = {"cpu": ("eager", "channels_last", "compile"), "gpu": ("eager", "tf32", "amp", "compile")}
 
 
 def preset(network: str):
@@ -37,37 +43,43 @@ def preset(network: str):
     return replace(chosen, dropout_inverted=True)
 
 
-def batch(size: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+def batch(chosen, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise as bright as pictures are for this preset, and labels."""
     rng = np.random.default_rng(0)
-    return (60 * rng.standard_normal((n, size, size, 3))).astype(np.float32), rng.integers(0, 1000, n)
+    x = rng.standard_normal((n, chosen.input_size, chosen.input_size, 3), dtype=np.float32)
+    return x if chosen.unit_std else 60 * x, rng.integers(0, 1000, n)
 
 
 class Ours:
     """minigrad."""
 
-    def __init__(self, network: str, n: int) -> None:
+    def __init__(self, network: str, n: int, device: str) -> None:
         import alexnet
-        from minigrad import Tensor, backend, functions, kernels, no_grad
+        from minigrad import Tensor, functions, kernels, no_grad
 
         backend.keep_memory()
         kernels.lend_threads_to_blas()
-        self.F, self.no_grad = functions, no_grad
+        self.F, self.no_grad, self.device = functions, no_grad, device
         chosen = preset(network)
         self.model = alexnet.AlexNet(chosen)
         self.optimizer = self.model.make_optimizer()
-        x, self.t = batch(chosen.input_size, n)
-        self.x = Tensor(x)
+        self.model.to(device)
+        x, t = batch(chosen, n)
+        self.x, self.t = Tensor(backend.to_device(x, device)), backend.to_device(t, device)
 
-    def step(self) -> None:
+    def step(self):
         loss = self.F.softmax_cross_entropy(self.model(self.x), self.t)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        backend.synchronize(self.device)
+        return loss
 
     def infer(self) -> None:
         self.model.eval()
         with self.no_grad():
             self.model(self.x)
+        backend.synchronize(self.device)
         self.model.train()
 
     def check(self) -> float:
@@ -77,11 +89,20 @@ class Ours:
         self.model.train()
         return loss
 
+    def set_rate(self, rate: float) -> None:
+        self.optimizer.lr = rate
+
+    def memory(self) -> int:
+        """Bytes at the peak."""
+        if self.device == "cpu":
+            return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return backend.cupy().get_default_memory_pool().total_bytes()
+
 
 class Torch:
     """PyTorch: the same network from torch.nn, with minigrad's initial weights."""
 
-    def __init__(self, network: str, n: int, form: str) -> None:
+    def __init__(self, network: str, n: int, form: str, device: str) -> None:
         import torch
 
         import alexnet
@@ -89,7 +110,10 @@ class Torch:
 
         torch.manual_seed(0)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        self.torch = torch
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = form in ("tf32", "amp")
+        torch.backends.cudnn.benchmark = True
+        self.torch, self.device = torch, {"cpu": "cpu", "gpu": "cuda"}[device]
+        self.autocast = lambda: torch.autocast(self.device, torch.bfloat16, enabled=form == "amp")
         chosen = preset(network)
         ours = alexnet.AlexNet(chosen)
         layers: list = []
@@ -117,28 +141,34 @@ class Torch:
             else:
                 twin = {"relu": torch.nn.ReLU(inplace=True)}[name.rstrip("0123456789")]
             layers.append(twin)
-        self.model = torch.nn.Sequential(*layers)
+        self.model = torch.nn.Sequential(*layers).to(self.device)
         del ours
-        x, t = batch(chosen.input_size, n)
-        self.x, self.t = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), torch.from_numpy(t)
-        if form == "channels_last":
+        x, t = batch(chosen, n)
+        self.x, self.t = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(self.device), torch.from_numpy(t).to(self.device)
+        if form in ("channels_last", "tf32", "amp"):
             self.model = self.model.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.call = torch.compile(self.model) if form == "compile" else self.model
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, 0.9, weight_decay=0.0005)
 
-    def loss(self):
-        return self.torch.nn.functional.cross_entropy(self.call(self.x), self.t)
+    def synchronize(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
 
-    def step(self) -> None:
+    def step(self):
         self.optimizer.zero_grad()
-        self.loss().backward()
+        with self.autocast():
+            loss = self.torch.nn.functional.cross_entropy(self.call(self.x), self.t)
+        loss.backward()
         self.optimizer.step()
+        self.synchronize()
+        return loss
 
     def infer(self) -> None:
         self.model.eval()
-        with self.torch.no_grad():
+        with self.torch.no_grad(), self.autocast():
             self.call(self.x)
+        self.synchronize()
         self.model.train()
 
     def check(self) -> float:
@@ -148,27 +178,47 @@ class Torch:
         self.model.train()
         return loss
 
+    def set_rate(self, rate: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = rate
+
+    def memory(self) -> int:
+        """Bytes at the peak."""
+        if self.device == "cpu":
+            return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return self.torch.cuda.max_memory_reserved()
+
 
 class Sgemm:
-    """The ceiling: a product of two 2048 x 2048 matrices by the BLAS that NumPy carries."""
+    """The ceiling: float32 products of two 2048 x 2048 matrices by the BLAS of NumPy, or two of 8192 x 8192 by that of CuPy."""
 
-    def __init__(self) -> None:
-        self.a = np.random.default_rng(0).standard_normal((2048, 2048)).astype(np.float32)
+    def __init__(self, device: str) -> None:
+        self.size, self.products = (2048, 8) if device == "cpu" else (8192, 1)
+        a = np.random.default_rng(0).standard_normal((self.size, self.size)).astype(np.float32)
+        self.a, self.synchronize = backend.to_device(a, device), lambda: backend.synchronize(device)
         self.out = np.empty_like(self.a)
 
     def step(self) -> None:
-        for _ in range(8):
+        for _ in range(self.products):
             np.matmul(self.a, self.a, out=self.out)
+        self.synchronize()
 
     infer = step
 
     def check(self) -> float:
-        return float("nan")
+        """Operations of a step."""
+        return self.products * 2 * self.size**3
+
+    def memory(self) -> int:
+        return 0
 
 
-def work(name: str, network: str, n: int) -> None:
-    """A contender's process: reads "check", "step K", "infer K" or "quit"; answers a line of JSON."""
-    contender = Sgemm() if name == "sgemm" else Ours(network, n) if name == "minigrad" else Torch(network, n, name)
+def work(name: str, network: str, n: int, device: str) -> None:
+    """A contender's process: reads "check", "step K", "infer K", "follow K" or "quit"; answers a line of JSON."""
+    contender: Any
+    if name == "sgemm":
+        contender = Sgemm(device)
+    else:
+        contender = Ours(network, n, device) if name == "minigrad" else Torch(network, n, name, device)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         command, *count = line.split()
@@ -177,12 +227,17 @@ def work(name: str, network: str, n: int) -> None:
         if command == "check":
             print(json.dumps(contender.check()), flush=True)
             continue
+        if command == "follow":  # without dropout, whose random numbers differ, and slowly: a loss that leaps would magnify rounding
+            contender.model.eval()
+            contender.set_rate(0.001)
+            print(json.dumps([contender.step().item() for _ in range(int(count[0]))]), flush=True)
+            continue
         times = []
         for _ in range(int(count[0])):
             began = time.perf_counter()
             getattr(contender, command)()
             times.append(time.perf_counter() - began)
-        print(json.dumps([times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]), flush=True)
+        print(json.dumps([times, contender.memory() / 1e9]), flush=True)
 
 
 class Process:
@@ -190,6 +245,7 @@ class Process:
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--worker", name, "--network", args.network, "--batch", str(args.batch)]
+        command += ["--device", args.device]
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
         self.name, self.times = name, {"step": [], "infer": [], "busy": []}
         self.peak = 0.0
@@ -230,28 +286,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="paper")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--peers", default="eager,channels_last,compile", help="comma-separated, or none")
+    parser.add_argument("--device", choices=PEERS, default="cpu")
+    parser.add_argument(
+        "--peers", help="comma-separated, or none; default: all, " + "; ".join(f"{d}: {', '.join(p)}" for d, p in PEERS.items())
+    )
     parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=3, help="in a block")
+    parser.add_argument("--steps", type=int, help="in a block; default 3, on a GPU 25")
+    parser.add_argument("--warm", type=int, help="steps before the first block; default 2, on a GPU 20")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--follow", type=int, metavar="STEPS", help="compare the losses of so many steps with PyTorch's, and do nothing else"
+    )
     parser.add_argument("--busy", action="store_true", help="also: steps while another process keeps one core busy")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        work(args.worker, args.network, args.batch)
+        work(args.worker, args.network, args.batch, args.device)
         return 0
+    if args.device == "gpu" and backend.gpu_count() == 0:
+        parser.error("--device gpu: there is no GPU that CuPy can use (python -m minigrad says more)")
+    if args.follow:
+        return follow(args)
+    args.steps = args.steps or (3 if args.device == "cpu" else 25)
+    args.warm = args.warm or (2 if args.device == "cpu" else 20)
 
-    names = ["minigrad", *[p for p in args.peers.split(",") if p in PEERS], "sgemm"]
+    peers = PEERS[args.device] if args.peers is None else [p for p in args.peers.split(",") if p != "none"]
+    unknown = [p for p in peers if p not in PEERS[args.device]]
+    if unknown:
+        parser.error(f"--peers {','.join(unknown)}: on this device there are {', '.join(PEERS[args.device])}")
+    names = ["minigrad", *peers, "sgemm"]
     contenders = {name: Process(name, args) for name in names}
     losses = {name: c.ask("check") for name, c in contenders.items() if name != "sgemm"}
     for name, loss in losses.items():
-        if abs(loss - losses["minigrad"]) > 1e-3 * abs(loss):
+        if not abs(loss - losses["minigrad"]) <= 1e-3 * abs(loss):
             raise SystemExit(f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same network, nothing is timed")
     for block in range(args.blocks + 1):
         for c in contenders.values():
-            c.block("step", 2 if block == 0 else args.steps, warm=block == 0)
-            c.block("infer", 1 if block == 0 else args.steps, warm=block == 0)
+            c.block("step", args.warm if block == 0 else args.steps, warm=block == 0)
+            c.block("infer", args.warm if block == 0 else args.steps, warm=block == 0)
             if args.busy:
                 c.block("busy", args.steps, warm=block == 0)
     report(args, contenders, losses)
@@ -260,27 +333,39 @@ def main() -> int:
     return 0
 
 
+def follow(args: argparse.Namespace) -> int:
+    """Steps of both from the same weights on one batch, without dropout."""
+    paths = []
+    for name in ("minigrad", "eager"):
+        contender = Process(name, args)
+        paths.append(np.array(contender.ask(f"follow {args.follow}")))
+        contender.process.kill()
+    difference = np.abs(paths[0] - paths[1]) / np.abs(paths[1])
+    print(f"{args.network}, batch {args.batch}, {args.device}: {args.follow} steps, loss {paths[0][0]:.5f} to {paths[0][-1]:.5f}")
+    print(f"largest relative difference from PyTorch's losses {difference.max():.1e}, after step {difference.argmax() + 1}")
+    return 0 if np.isfinite(paths).all() else 1
+
+
 def report(args: argparse.Namespace, contenders: dict[str, Process], losses: dict[str, float]) -> None:
     import alexnet
 
-    rate = 8 * 2 * 2048**3 / np.median(contenders["sgemm"].times["step"])
+    rate = contenders["sgemm"].ask("check") / np.median(contenders["sgemm"].times["step"])
     rows = alexnet.table(alexnet.AlexNet(preset(args.network)))
     forward = 2 * args.batch * sum(r.multiply_adds for r in rows)
     floor = (3 * forward - 2 * args.batch * rows[0].multiply_adds) / rate  # no input gradient for conv1
-    print(
-        f"{args.network}, batch {args.batch}, {args.threads} threads, {platform.processor() or platform.machine()}, NumPy {np.__version__}"
-    )
-    print(f"sgemm ceiling {rate / 1e9:.0f} GFLOP/s; floor of a step {floor:.3f} s, of inference {forward / rate:.3f} s; losses {losses}")
+    machine = f"{args.threads} threads, {platform.processor() or platform.machine()}" if args.device == "cpu" else backend.gpu_name(0)
+    print(f"{args.network}, batch {args.batch}, {machine}, NumPy {np.__version__}")
+    print(f"sgemm ceiling {rate / 1e9:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {forward / rate:.4f} s; losses {losses}")
     ours = {kind: float(np.median(contenders["minigrad"].times[kind])) for kind in ("step", "infer")}
-    print(f"{'':14}{'step s':>8}{'spread':>15}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
+    print(f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
     result = {"settings": vars(args), "gflops": rate / 1e9, "floor": floor, "rows": {}}
     for name, c in contenders.items():
         if name == "sgemm":
             continue
         step, infer = (float(np.median(c.times[kind])) for kind in ("step", "infer"))
-        spread = f"{min(c.times['step']):.2f} - {max(c.times['step']):.2f}"
+        spread = f"{min(c.times['step']):.3f} - {max(c.times['step']):.3f}"
         print(
-            f"{name:14}{step:8.3f}{spread:>15}{args.batch / step:10.1f}{ours['step'] / step:9.2f}{step / floor:8.2f}{infer:9.3f}"
+            f"{name:14}{step:8.4f}{spread:>17}{args.batch / step:10.1f}{ours['step'] / step:9.2f}{step / floor:8.2f}{infer:9.4f}"
             f"{ours['infer'] / infer:9.2f}{c.peak:9.2f}"
         )
         if c.times["busy"]:

@@ -185,6 +185,8 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true", help="with another process on one core")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
+    if args.device != "cpu" and backend.gpu_count() == 0:
+        parser.error(f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says more)")
     if args.busy:
         multiprocessing.get_context("spawn").Process(target=spin, daemon=True).start()
         time.sleep(1)

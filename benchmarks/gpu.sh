@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one go:   benchmarks/gpu.sh --output DIR
-# Correctness first (pytest -m gpu; compute-sanitizer on the small cases where it is installed), then the kernels' table. Under ten minutes.
+# Correctness first (pytest -m gpu; compute-sanitizer on the small cases where it is installed; 100 steps beside PyTorch), then the kernels'
+# table, then training steps beside PyTorch's, the summary last. Under ten minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${1:-}" = --output ] && [ -n "${2:-}" ] || { echo "usage: benchmarks/gpu.sh --output DIR" >&2; exit 2; }
@@ -12,3 +13,18 @@ if command -v compute-sanitizer > /dev/null; then
   compute-sanitizer --error-exitcode 1 python -m pytest -q -m gpu tests/test_gpu.py -k "against_cpu and float32" | tee "$out/sanitizer.txt"
 fi
 python benchmarks/bench_kernels.py --device gpu --json "$out/kernels.json" | tee "$out/kernels.txt"
+peers=()
+if python -c "import torch" 2> /dev/null; then
+  python benchmarks/bench_alexnet.py --device gpu --follow 100 | tee "$out/follow.txt"
+else
+  peers=(--peers none)
+fi
+for network in paper nolrn; do
+  for batch in 32 128; do
+    python benchmarks/bench_alexnet.py --device gpu --network $network --batch $batch --blocks 2 "${peers[@]}" \
+      --json "$out/$network-$batch.json" | tee "$out/$network-$batch.txt"
+  done
+done
+echo "== correctness: $(tail -1 "$out/tests.txt")"
+tail -n 1 "$out"/follow.txt 2> /dev/null || true
+tail -n +1 "$out"/{paper,nolrn}-*.txt

@@ -52,7 +52,7 @@ def test_dropout_masks_are_identical():
 
 def test_more_than_2_to_the_31_column_elements(monkeypatch):
     """im2col addresses its columns in 64 bits; the last image's result shows whether it does. Takes 10 GB."""
-    monkeypatch.setattr(sys.modules["minigrad.functions.conv2d"], "COLUMN_BYTES", 1 << 40)  # all images in one launch
+    monkeypatch.setattr(sys.modules["minigrad.functions.conv2d"], "GPU_COLUMN_BYTES", 1 << 40)  # all images in one launch
     x = np.zeros((70, 224, 224, 3), np.float32)
     x[-1] = numbers(224, 224, 3, dtype="float32")
     w = numbers(16, 16, 3, 2, dtype="float32", seed=1)

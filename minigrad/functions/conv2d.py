@@ -27,7 +27,8 @@ from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import direct, geometry
 from minigrad.functions.geometry import Windows
 
-COLUMN_BYTES = 8 << 20  # columns made at a time: a few megabytes, so that they are still in cache for the product
+# Columns made at a time: on a CPU a few megabytes, so that they are still in cache for the product; on a GPU enough for a large product.
+COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 
 
 def im2col(x: Array, win: Windows) -> Array:
@@ -70,12 +71,12 @@ class Conv2d(Function):
         self.win, self.groups = win, groups
         self.room: Array | None = None  # for a chunk of columns
 
-    def pieces(self, itemsize: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+    def pieces(self, x: Array) -> Iterator[tuple[slice, slice, slice, slice]]:
         """Slices (images, rows of y, input channels, output channels) of each group of each chunk of images."""
         win, G = self.win, self.groups
         C, O = win.C // G, self.O // G
-        per_image = win.OH * win.OW * win.KH * win.KW * C * itemsize
-        step = max(1, COLUMN_BYTES // max(1, per_image))
+        per_image = win.OH * win.OW * win.KH * win.KW * C * x.itemsize
+        step = max(1, (COLUMN_BYTES if isinstance(x, np.ndarray) else GPU_COLUMN_BYTES) // max(1, per_image))
         for n in range(0, win.N, step):
             images = slice(n, min(n + step, win.N))
             rows = slice(images.start * win.OH * win.OW, images.stop * win.OH * win.OW)
@@ -118,7 +119,7 @@ class Conv2d(Function):
             return direct.forward(x, w, b, self.win, self.groups)
         win, w = self.win, w.reshape(-1, self.O)
         y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O))
-        for images, rows, cs, os in self.pieces(x.itemsize):
+        for images, rows, cs, os in self.pieces(x):
             np.matmul(self.columns(x[images], cs), w[:, os], out=y[rows, os])
             if b is not None and os.stop == self.O:  # the last group of this chunk
                 add_bias(y[rows], b)
@@ -137,7 +138,7 @@ class Conv2d(Function):
         gx = np.empty_like(x) if self.needs[0] else None
         gw = np.zeros_like(w, order="C") if self.needs[1] else None
         gb = np.zeros_like(w, shape=(self.O,)) if self.needs[2] else None
-        for images, rows, cs, os in self.pieces(x.itemsize):
+        for images, rows, cs, os in self.pieces(x):
             if gw is not None:
                 gw.reshape(w2.shape)[:, os] += self.columns(x[images], cs).T @ gy[rows, os]
             if gx is not None:
