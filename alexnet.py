@@ -28,9 +28,6 @@ The network of the paper, as the preset `paper` builds it (rows x columns x maps
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -39,17 +36,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 
-import minigrad
-from minigrad import backend, checkpoint, data, kernels, look, nn, optim, random
+from minigrad import backend, checkpoint, data, kernels, look, nn, optim, random, runs
 from minigrad import functions as F
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
 from minigrad.evaluation import Evaluation, ensemble, evaluate, write_by_class, write_predictions
 from minigrad.gradcheck import check_grads
 from minigrad.health import LossWatch
-from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration, newest
+from minigrad.trainer import Trainer, duration
 
 
 @dataclass(frozen=True)
@@ -460,7 +455,6 @@ DEFAULTS = {
     "preset": "paper", "recipe": "auto", "schedule": "auto", "device": "cpu", "workers": 2, "seed": 0, "keep": 2, "most_skipped": 0.1,
     "save_every": 120.0,
 }  # fmt: skip
-MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped", "save_every")  # when a run is resumed
 
 
 def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
@@ -499,80 +493,21 @@ def preset_from_json(record: dict[str, Any]) -> Preset:
     return Preset(**record)
 
 
-def absolute(key: str, value: Any) -> Any:
-    """What a run folder keeps of an argument: a path in full, so that the run can be taken up from anywhere."""
-    return os.path.abspath(value) if key in ("data", "classes", "cache", "finetune") and value and os.path.exists(value) else value
-
-
-def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
-    kept, description = newest(Path(args.resume), "preparation.")
-    settings = description["settings"]
-    for key, value in settings["arguments"].items():
-        given = getattr(args, key, None)
-        if key in MAY_CHANGE:
-            if given is not None and absolute(key, given) != value:
-                print(f"--{key.replace('_', '-')} {given}, in place of {value} so far")
-            setattr(args, key, value if given is None else given)
-        elif key not in ("resume", "output", "config"):
-            if given is not None and absolute(key, given) != value:
-                raise ValueError(f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change")
-            setattr(args, key, value)
-    args.output = args.resume
-    return settings, kept
-
-
-def read_config(args: argparse.Namespace) -> None:
-    """Fill in, from the settings.json that --config names, every argument that was not given."""
-    path = Path(args.config)
-    try:
-        kept = json.loads((path / "settings.json" if path.is_dir() else path).read_text())["arguments"]
-        for key, value in kept.items():
-            if key not in ("resume", "output", "config", "command") and getattr(args, key, None) is None:
-                setattr(args, key, value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})") from error
-
-
-def checkpoint_of(run: str) -> Path:
-    """The newest checkpoint of a run folder, or the file itself."""
-    path = Path(run)
-    return path / CHECKPOINT if path.is_dir() else path
-
-
-def take_over(model: AlexNet, run: str) -> None:
-    """--finetune: every parameter of a run that has the same name and shape here; says what was left."""
-    tensors, _ = checkpoint.load(checkpoint_of(run), prefix="model.")
-    own, left = dict(model.named_parameters()), []
-    for name, p in own.items():
-        array = tensors.get(f"model.{name}")
-        if array is not None and array.shape == p.shape:
-            p.data[...] = backend.to_device(array.astype(p.dtype), p.device)
-        else:
-            there = "absent" if array is None else "x".join(map(str, array.shape))
-            left.append(f"{name} (here {'x'.join(map(str, p.shape))}, there {there})")
-    taken = len(own) - len(left)
-    left += [f"{name} (not in this network)" for n in tensors if (name := n.removeprefix("model.")) not in own]
-    if not taken:
-        raise ValueError(f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}")
-    print(f"from {run}: {taken} parameters taken; left: {', '.join(left) or 'none'}")
-
-
 def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     """Train as the command line says and leave a run folder. Returns the trainer and the last evaluation."""
     began = time.perf_counter()
     backend.keep_memory()
     kept: dict[str, np.ndarray] = {}
     if args.resume:
-        settings, kept = take_up(args)
+        settings, kept = runs.take_up(args)
     elif args.config:
-        read_config(args)
+        runs.read_config(args)
     if not args.data:
         raise ValueError("training needs --data, a folder, an archive or a name (or --resume RUN, or --config RUN/settings.json)")
     for key, value in DEFAULTS.items():
         setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
     backend.to_device(np.zeros(1, np.float32), args.device)  # a device that is not there is better told now than later
-    cache = cache_folder(args.cache)
+    cache = runs.cache_folder(args.cache)
     sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache)
     if args.resume:
         name, preset = settings["recipe"], with_choices(preset_from_json(settings["network"]), args)
@@ -583,7 +518,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
             )
     else:
         name, preset = recipe(args, len(sets[0]))
-    folder = make_run_folder(args)
+    folder = runs.make_folder(args)
     announce(sets, name, preset)
 
     pictures = [data.open_pictures(s, cache, args.workers, what=w) for s, w in zip(sets, ("training pictures", "validation pictures"))]
@@ -598,20 +533,17 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     model = AlexNet(preset, len(sets[0].classes), args.seed)
     model.to(args.device)
     if args.finetune and not args.resume:
-        take_over(model, args.finetune)
+        runs.take_over(model, args.finetune)
     elif preset.standardize and not args.resume:
         some = random.Stream(args.seed, "standardize").permutation(len(sets[0]))[:128]
         model.standardize(Tensor(training.prepare(some)[0]).to(args.device))
     optimizer = model.make_optimizer()
     schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
-    settings = {
-        "arguments": {k: absolute(k, v) for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))},
+    settings = runs.arguments(args) | {
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
         "pictures": len(sets[0]),
-        "versions": {"minigrad": minigrad.__version__, "numpy": np.__version__, "pillow": PIL.__version__},
     }  # fmt: skip
-    (folder / "settings.json.tmp").write_text(json.dumps(settings, indent=1))
-    os.replace(folder / "settings.json.tmp", folder / "settings.json")
+    runs.write_settings(folder, settings)
 
     def colour_off(epoch: int) -> None:
         if epoch >= preset.colour_until:
@@ -628,7 +560,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     trainer.fit(preset.epochs)
 
     result = trainer.result or evaluate(model, validation, args.device)  # none, if a finished run was taken up
-    say_skipped(training.skipped | validation.skipped, folder)
+    runs.say_skipped(training.skipped | validation.skipped, folder)
     print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
     try:
         files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
@@ -637,39 +569,6 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
         print(f"the pictures could not be written into {folder} ({error})")
     print(f"all of it took {duration(time.perf_counter() - began)}")
     return trainer, result
-
-
-def lock(folder: Path) -> bool:
-    """Claim a run folder until this process ends (the open descriptor is the claim); False if another one has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing to claim it with
-        return True
-    try:
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def make_run_folder(args: argparse.Namespace) -> Path:
-    """The folder of this run, made and found writable."""
-    folder = Path(args.output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{args.preset}")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while not args.output and folder.exists():  # another run was started in the same second
-            number += 1
-            folder = folder.with_name(f"{folder.name.removesuffix(f'+{number - 1}')}+{number}")
-        folder.mkdir(exist_ok=bool(args.output))
-        (folder / "settings.json").touch()
-        if not lock(folder):
-            raise TrainingError(f"another process is at work on the run {folder}: wait for it, or choose another --output")
-    except OSError as error:
-        raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
-    if not args.resume and (folder / CHECKPOINT).exists():
-        raise TrainingError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
-    return folder
 
 
 def announce(sets: tuple[data.ImageSet, data.ImageSet], name: str, preset: Preset) -> None:
@@ -707,26 +606,13 @@ def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Eval
 
 def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, dict[str, Any]]:
     """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
-    tensors, description = checkpoint.load(checkpoint_of(run), prefix=("model.", "preparation."))
+    tensors, description = checkpoint.load(runs.checkpoint_of(run), prefix=("model.", "preparation."))
     settings = description["settings"]
     preset = preset_from_json(settings["network"])
     model = AlexNet(preset, len(settings["classes"]))
     model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
     model.to(device).eval()
     return model, data.Preparation.from_arrays(tensors, preset.input_size), settings
-
-
-def cache_folder(choice: str | None) -> Path | None:
-    """What --cache means."""
-    return None if choice == "off" else Path(choice) if choice else default_cache_folder()
-
-
-def say_skipped(skipped: dict[str, str], folder: Path | None = None) -> None:
-    """Name pictures that could not be read; many of them by the file that lists them."""
-    for reason in list(skipped.values())[:20]:
-        print(f"skipped {reason}")
-    if len(skipped) > 20:
-        print(f"... and {len(skipped) - 20} more" + (f", listed in {folder / 'skipped.csv'}" if folder else ""))
 
 
 def evaluate_run(args: argparse.Namespace) -> None:
@@ -742,7 +628,7 @@ def evaluate_run(args: argparse.Namespace) -> None:
             raise ValueError(f"{run} tells other classes apart than {args.runs[0]}: they cannot be averaged")
         classes, names = settings["classes"], settings["names"]
         if not args.data:
-            held_out = held_out_by(run, settings)
+            held_out = runs.held_out_by(run, settings)
             if images is not None and held_out.items != images.items:
                 raise ValueError(f"{run} held out other pictures than {args.runs[0]}: name what to evaluate on with --data")
             images = held_out
@@ -758,7 +644,7 @@ def evaluate_run(args: argparse.Namespace) -> None:
     averaged = f", {len(results)} runs averaged" if len(results) > 1 else ""
     views = "ten views" if args.views == "ten" else "centre view"
     print(sentence(f"{len(result.labels):,} pictures of {images.root}, {views}{averaged}", result))
-    say_skipped(loader.skipped)
+    runs.say_skipped(loader.skipped)
     if args.by_class:
         write_by_class(Path(args.by_class), result, classes, names)
     if args.predictions:
@@ -767,18 +653,6 @@ def evaluate_run(args: argparse.Namespace) -> None:
         look.draw_confusion(result.confusion(), names, Path(args.confusion))
     for path in filter(None, (args.by_class, args.predictions, args.confusion)):
         print(f"written: {path}")
-
-
-def held_out_by(run: str, settings: dict[str, Any]) -> data.ImageSet:
-    """The pictures that a run validated on, found again."""
-    a = settings["arguments"]
-    sets = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"], cache_folder(a["cache"]))
-    if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
-        raise data.DataError(
-            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training pictures in {len(sets[0].classes)} classes, "
-            f"and had {settings['pictures']} in {len(settings['classes'])}; name what to evaluate on with --data"
-        )
-    return sets[1]
 
 
 def sentence(what: str, result: Evaluation) -> str:
@@ -859,7 +733,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
     sub.add_argument("preset", nargs="?", default="paper")
     args = parser.parse_args(argv)
-    return run_command(lambda: dispatch(args, parser))
+    return runs.run_command(lambda: dispatch(args, parser))
 
 
 def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -877,24 +751,6 @@ def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     else:
         error = check_network(args.preset)
         print(f"{args.preset}: loss of the shrunken network against its input and every parameter: largest relative error {error:.1e}")
-
-
-def run_command(command) -> int:
-    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
-    try:
-        command()
-    except (ValueError, TrainingError, OSError) as error:
-        if "MINIGRAD_TRACEBACK" in os.environ:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(stop or "stopped", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import alexnet
-from minigrad import data, nn, optim, random
+from minigrad import data, nn, optim, random, runs
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
 
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--data", metavar="WHERE", help=f"{alexnet.DATA_HELP}. Without it a synthetic set is drawn into data/synthetic")
     alexnet.add_training_arguments(parser)
     args = parser.parse_args()
-    return alexnet.run_command(lambda: run(args))
+    return runs.run_command(lambda: run(args))
 
 
 if __name__ == "__main__":

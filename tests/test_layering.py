@@ -12,8 +12,9 @@ FLOORS = {
     "minigrad.functions": 2,
     "minigrad.gradcheck": 3, "minigrad.nn": 3, "minigrad.optim": 3, "minigrad.data": 3, "minigrad.checkpoint": 3, "minigrad.runlog": 3,
     "minigrad.evaluation": 4, "minigrad.health": 4, "minigrad.trainer": 5, "minigrad.look": 4,
-    "alexnet": 6,
-    "examples": 7, "benchmarks": 7,
+    "minigrad.runs": 6,
+    "alexnet": 7,
+    "examples": 8, "benchmarks": 8,
 }  # fmt: skip
 FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
 SOURCES = [*sorted(p for folder in ("minigrad", "examples", "benchmarks") for p in (ROOT / folder).rglob("*.py")), ROOT / "alexnet.py"]
