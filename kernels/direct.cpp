@@ -29,7 +29,7 @@ struct Convolution {
   i64 padded_row() const { return (i64(OW - 1) * SW + KW) * CG(); }
   i64 padded_size(int rows) const { return (((rows - 1) * SH + KH) * padded_row() + 15) / 16 * 16; }  // whole cache lines
 
-  // What `rows` output rows from oh on see of image n, group g.
+  // What `rows` output rows from oh on see of image n, group g. A negative padding leaves out pixels at the border.
   void copy_padded(const real *x, real *padded, i64 n, int g, int oh, int rows) const {
     int columns = (OW - 1) * SW + KW, lo = least(columns, most(0, PW)), hi = most(lo, least(columns, W + PW));  // inside: [lo, hi)
     // All channels: the pixels of a row lie side by side and are one run. Some channels: one run a pixel.
@@ -50,6 +50,7 @@ struct Convolution {
 };
 
 // Where a tile finds what it multiplies: three loops of n[] turns; at each turn a moves by step[], and b, at the innermost, by a row.
+// Over a window: {1, KH, KW CG} turns with steps {0, a row of the image, 1}.
 struct Walk {
   int n[3];
   i64 step[3];
@@ -98,7 +99,7 @@ static Tiles best_tiles() {
   return baseline::tiles;
 }
 
-// block = (image n, group, `band` output rows): a tile is up to 14 pixels of an output row and 32 channels.
+// block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row and 32 channels.
 // Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W, int C, int KH, int KW, int SH, int SW,
                                           int PH, int PW, int OH, int OW, int O, int groups, int YH, int YW, int TH, int TW, int h0, int w0,
@@ -112,7 +113,7 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
   __syncthreads();
   Walk window = {{1, KH, KW * s.CG()}, {0, s.padded_row(), 1}};
   for (int i = threadIdx.x; i < s.panels() * rows * pieces; i += blockDim.x) {
-    int p = i / (rows * pieces), r = i / pieces % rows, ow = OW * (i % pieces) / pieces, end = OW * (i % pieces + 1) / pieces;
+    int p = i / (rows * pieces), r = i / pieces % rows, ow = i64(OW) * (i % pieces) / pieces, end = i64(OW) * (i % pieces + 1) / pieces;
     const real *filter = filters + (g * s.panels() + p) * s.panel_size();
     real *out = y + ((i64(n) * YH + (first + r) * TH + h0) * YW + ow * TW + w0) * O + g * s.OG() + p * PANEL;
     tiles.run(end - ow, s.width(p), out, i64(TW) * O, filter, 0, padded + r * SH * s.padded_row() + ow * SW * s.CG(), SW * s.CG(),
@@ -120,7 +121,7 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
   }
 }
 
-// block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 numbers of a window and 32 channels, summed
+// block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 (ROWS) numbers of a window row and 32 channels, summed
 // over the pixels of `chunk` images and `band` output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
 extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy, real *parts, int H, int W, int C, int KH, int KW, int SH,
                                                   int SW, int PH, int PW, int OH, int OW, int O, int groups, int N, int span, int chunk,
@@ -129,7 +130,7 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
   Tiles tiles = best_tiles();
   int part = blockIdx.x / (groups * splits), g = blockIdx.x / splits % groups, split = blockIdx.x % splits;
   int begin = s.panels() * split / splits, end = s.panels() * (split + 1) / splits, last = least(N, (part + 1) * span);
-  int run = KW * s.CG(), pieces = (run + tiles.rows - 1) / tiles.rows;
+  int row = KW * s.CG(), pieces = (row + tiles.rows - 1) / tiles.rows;  // of a window
   real *sums = parts + (i64(part) * groups + g) * s.panels() * s.panel_size();
   for (i64 i = begin * s.panel_size() + threadIdx.x; i < end * s.panel_size(); i += blockDim.x) sums[i] = 0;
   SHARED(real, padded)
@@ -154,8 +155,8 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
         for (int v = threadIdx.x; v < PANEL; v += blockDim.x) out[v] += bias[v];
         Walk over = {{images, rows, OW}, {image, SH * s.padded_row(), SW * s.CG()}};
         for (int i = threadIdx.x; i < KH * pieces; i += blockDim.x) {
-          int kh = i / pieces, e = i64(run) * (i % pieces) / pieces, to = i64(run) * (i % pieces + 1) / pieces;
-          real *here = out + (1 + kh * run + e) * PANEL;
+          int kh = i / pieces, e = i64(row) * (i % pieces) / pieces, to = i64(row) * (i % pieces + 1) / pieces;
+          real *here = out + (1 + kh * row + e) * PANEL;
           tiles.run(to - e, PANEL, here, PANEL, here, PANEL, padded + kh * s.padded_row() + e, 1, panel, over);
         }
         __syncthreads();

@@ -75,8 +75,7 @@ struct Launch {
   }
 #else
   void work() {
-    thread_local std::vector<char> shared;  // kept from launch to launch: fresh pages cost more than some kernels
-    if (i64(shared.size()) < shared_bytes + 64) shared.resize(shared_bytes + 64);
+    std::vector<char> shared(shared_bytes + 64);
     host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
     for (;;) {
       i64 first = next.fetch_add(portion), last = first + portion < blocks ? first + portion : blocks;

@@ -17,9 +17,14 @@ static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
   static inline real name(real value, real *) { return value; }
 #endif
 
-// Each kernel is compiled for several instruction sets, and the best is chosen when the library is loaded.
+// Each kernel is compiled for several instruction sets, and the best that the processor has is chosen when the library is loaded.
+// Named by features: a clone for "arch=haswell" would be chosen on that very model alone.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_CLONES)
-#define __global__ __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#if __GNUC__ >= 12 || __clang_major__ >= 18
+#define __global__ __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define __global__ __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
 #else
 #define __global__
 #endif

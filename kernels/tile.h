@@ -4,7 +4,7 @@
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 constexpr int LANES = BYTES / sizeof(real);
 
-// out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]        for R values of r and V vectors of v, 2 or 1
+// out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]        for R rows r and V (1 or 2) vectors of columns v
 //
 //     b    |  v v v v  |  v v v v  |     The R x V sums stay in registers. A turn loads V vectors of b and, for each row, one number
 //   a  r   |  sum sum  |  sum sum  |     of a, which multiplies them: R V multiply-adds for R + V loads.
@@ -14,7 +14,7 @@ TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const
   vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) sum[r][v] = *(const vec *)(start + r * start_row + v * LANES);
+    for (int v = 0; v < V; ++v) sum[r][v] = vec{};  // start comes last: a walk is summed by itself, which rounds less in a long total
   }
   for (int i = 0; i < walk.n[0]; ++i) {
     for (int j = 0; j < walk.n[1]; ++j) {
@@ -31,7 +31,7 @@ TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) *(vec *)(out + r * out_row + v * LANES) = sum[r][v];
+    for (int v = 0; v < V; ++v) *(vec *)(out + r * out_row + v * LANES) = *(const vec *)(start + r * start_row + v * LANES) + sum[r][v];
   }
 }
 

@@ -116,6 +116,16 @@ def test_the_sanitizers_see_a_planted_overrun(tmp_path):
     assert "AddressSanitizer" in result.stdout + result.stderr
 
 
+def test_the_sanitizers_see_too_little_shared_memory(tmp_path):
+    preload = [library("libasan.so"), library("libubsan.so")]
+    if not all(os.path.isabs(p) for p in preload):
+        pytest.skip("the compiler's sanitizer libraries are not installed")
+    folder = build(tmp_path, SANITIZERS, lambda n, t: t.replace("shared(shared_bytes + 64)", "shared(shared_bytes)"))
+    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    assert result.returncode != 0
+    assert "AddressSanitizer" in result.stdout + result.stderr
+
+
 def test_a_library_of_other_sources_is_refused(monkeypatch):
     if kernels.host_library("float") is None:
         pytest.skip("the CPU kernels are not built")

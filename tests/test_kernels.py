@@ -61,6 +61,8 @@ CASES = {
     "conv2d window wider than the image": (lambda x, w: F.conv2d(x, w, padding=3), (1, 2, 3, 2), (5, 5, 2, 3)),
     "conv2d of several panels": (lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2), (3, 4, 31, 10), (3, 3, 5, 134), (134,)),
     "conv2d of wide groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2), (2, 5, 3, 96), (3, 2, 48, 80), (80,)),
+    "conv2d, mostly padding": (lambda x, w: F.conv2d(x, w, padding=(1, 6), stride=(5, 13)), (1, 3, 1, 2), (2, 3, 2, 3)),
+    "conv2d stride over the image": (lambda x, w: F.conv2d(x, w, padding=1, stride=7), (2, 3, 2, 2), (2, 3, 2, 3)),
     "conv2d stride over kernel": (lambda x, w: F.conv2d(x, w, stride=3, groups=3), (1, 8, 7, 6), (1, 2, 2, 3)),
     "relu": (F.relu, (3, 5, 7)),
     "relu of one number": (F.relu, (1,)),
@@ -104,7 +106,9 @@ def test_columns_by_kernels(name, dtype, monkeypatch):
 
 
 @built
-@pytest.mark.parametrize(("cache", "parts"), [(1, 1), (1, 32), (3000, 2), (3000, 32), (1 << 20, 2), (1 << 20, 3), (1 << 20, 32)])
+@pytest.mark.parametrize(
+    ("cache", "parts"), [(1, 1), (1, 32), (6000, 3), (20000, 2), (30000, 32), (1 << 20, 2), (1 << 20, 3), (1 << 20, 32)]
+)
 @pytest.mark.parametrize("name", ["conv2d as conv1", "conv2d as conv2", "conv2d uneven", "conv2d of several panels"])
 def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
     """Single rows, several rows, several images at a time; one part of the gradient to one an image."""
@@ -114,6 +118,41 @@ def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkey
     arrays = [numbers(*s, seed=i) for i, s in enumerate([(7, *image), *shapes])]
     for a, b in zip(*both_ways(pytest.MonkeyPatch(), f, *arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@built
+def test_direct_convolution_of_a_long_row():
+    """The square of the row's length passes 2^31."""
+    x, w = numbers(1, 1, 200_000, 1), numbers(1, 3, 1, 1, seed=1)
+    expected = sum(x.ravel()[k : k + 199_998] * w.ravel()[k] for k in range(3))
+    np.testing.assert_allclose(F.conv2d(x, w).data.ravel(), expected, rtol=1e-12, atol=1e-12)
+
+
+@built
+def test_a_gradient_that_sums_many_products_keeps_its_precision():
+    rng = np.random.default_rng(0)
+    x, w = rng.random((1, 512, 512, 1), np.float32), Tensor(np.zeros((1, 1, 1, 1), np.float32), requires_grad=True)
+    y = F.conv2d(x, w)
+    gy = rng.random(y.shape, np.float32)
+    y.backward(gy)
+    np.testing.assert_allclose(w.grad.item(), np.vdot(x.astype(float), gy.astype(float)), rtol=3e-6)
+
+
+@built
+@pytest.mark.parametrize("needs", [(False, True), (True, False)])
+def test_convolution_with_a_frozen_weight_or_bias(needs):
+    x, w, b, gy = numbers(2, 5, 5, 3), numbers(3, 3, 3, 4), numbers(4), numbers(2, 3, 3, 4, seed=9)
+
+    def gradients(*needs):
+        leaves = [Tensor(a, requires_grad=need) for a, need in zip((w, b), needs)]
+        F.conv2d(x, *leaves).backward(gy)
+        return [leaf.grad for leaf in leaves]
+
+    for part, whole, need in zip(gradients(*needs), gradients(True, True), needs):
+        if need:
+            np.testing.assert_allclose(part, whole, rtol=1e-12)
+        else:
+            assert part is None
 
 
 @built
@@ -148,6 +187,24 @@ def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
         ours, reference = both_ways(monkeypatch, f, *arrays)
     assert np.isnan(ours[0]).any()
     for a, b in zip(ours, reference):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+@built
+@pytest.mark.parametrize("planted", ["b", "gy"])
+def test_nan_and_infinity_elsewhere_in_a_convolution(planted, monkeypatch):
+    arrays = {"x": numbers(2, 5, 7, 3), "w": numbers(3, 3, 3, 4), "b": numbers(4), "gy": numbers(2, 3, 4, 4)}
+    arrays[planted].reshape(-1)[[0, 1, -1]] = np.nan, np.inf, -np.inf
+    results = []
+    for mode in ("cpu", "none"):
+        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+        leaves = [Tensor(arrays[name], requires_grad=True) for name in ("x", "w", "b")]
+        y = F.conv2d(*leaves, stride=2, padding=1)
+        with np.errstate(all="ignore"):
+            y.backward(arrays["gy"])
+        results.append([y.data, *[leaf.grad for leaf in leaves]])
+    assert any(np.isnan(a).any() for a in results[0])
+    for a, b in zip(*results):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 

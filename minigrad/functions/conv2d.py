@@ -11,8 +11,8 @@ independent convolutions: output columns of group g see only its own input chann
 times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
 
 Kernels: im2col, col2im, add_bias, sum_rows (kernels/convolution.cu) on a GPU; on a CPU the same sums without columns (direct.py,
-kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5
-is the split over two GPUs; Krizhevsky et al. (2012), section 3.5.
+kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs; Krizhevsky et al. (2012),
+section 3.5.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import direct, geometry
 from minigrad.functions.geometry import Windows
 
-# Columns made at a time: on a CPU a few megabytes, so that they are still in cache for the product; on a GPU enough for a large product.
+# Columns made at a time: in the array form a few megabytes, still in cache for the product; on a GPU enough for a large product.
 COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 
 
@@ -131,7 +131,9 @@ class Conv2d(Function):
         if direct.ready(x):
             gy = kernels.contiguous(gy)
             gx = direct.input_gradient(gy, w, self.win, self.groups) if self.needs[0] else None
-            gw, gb = direct.filter_gradient(x, gy, w, self.win, self.groups) if self.needs[1] or self.needs[2] else (None, None)
+            if not self.needs[1]:
+                return gx, None, sum_rows(gy.reshape(-1, self.O)) if self.needs[2] else None
+            gw, gb = direct.filter_gradient(x, gy, w, self.win, self.groups)
             return gx, gw, gb if self.needs[2] else None
         w2 = w.reshape(-1, self.O)
         gy = gy.reshape(-1, self.O)

@@ -3,6 +3,9 @@
 The formulas are those of conv2d.py, and its array form is the reference. No window is copied to a row of columns: a tile of sums stays
 in the vector registers and reads the windows where they lie, in a padded copy of a few image rows that fits the second-level cache.
 
+One difference: where a filter is infinite or NaN, pixels of the input gradient near the border become NaN that are finite in the array
+form, because here the zeros around gy are multiplied too.
+
 The input gradient is a convolution too, of gy with the filters' taps in reverse order and c and o exchanged. With a stride S, the pixels
 h = S q + a of x (a = 0 ... S - 1) were seen by the taps kh = r, r + S, r + 2S, ... alone, r = (a + P) mod S:
 
@@ -22,26 +25,28 @@ from minigrad.functions.geometry import Windows
 PANEL = 32  # output channels that lie side by side, as in kernels/direct.cpp
 CACHE = 384 << 10  # bytes that a block works on at a time: they stay in a second-level cache of 512 KB
 PARTS, PARTS_BYTES = 32, 64 << 20  # a filters' gradient is summed in at most so many parts, of at most so many bytes together
-BLOCKS = 16  # what one launch is at least divided into, where it can be
+BLOCKS = 16  # a launch has at least as many, where the work can be divided: enough for as many threads
 
 
 def ready(x: Array) -> bool:
     return isinstance(x, np.ndarray) and kernels.ready(x)
 
 
-def ceil(a: int, b: int) -> int:
+def divide_up(a: int, b: int) -> int:
     return -(-a // b)
 
 
 def padded_size(win: Windows, rows: int, channels: int) -> int:
     """Numbers in the input rows that `rows` output rows see, with their padding, in whole cache lines."""
-    return ceil(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16) * 16
+    return divide_up(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16) * 16
 
 
-def band_in_cache(win: Windows, channels: int, panel: int, itemsize: int) -> int:
-    """How many output rows fit CACHE at a time, with the input rows they see and `panel` numbers for each output; shared out evenly."""
-    fits = (r for r in range(win.OH, 1, -1) if (padded_size(win, r, channels) + r * win.OW * panel) * itemsize <= CACHE)
-    return ceil(win.OH, ceil(win.OH, next(fits, 1)))
+def rows_that_fit(win: Windows, channels: int, panel: int, numbers: int) -> int:
+    """How many output rows to work on at a time: they, with `panel` numbers a pixel, and the input rows they see are to be at most
+    `numbers`. All rows in equal shares; at least one."""
+    row = ((win.OW - 1) * win.SW + win.KW) * channels  # of the input
+    rows = (numbers - (win.KH - win.SH) * row) // max(1, win.SH * row + win.OW * panel)
+    return divide_up(win.OH, divide_up(win.OH, min(win.OH, max(1, rows))))
 
 
 def sizes(win: Windows) -> tuple[int, ...]:
@@ -55,11 +60,12 @@ def convolve(
     `to` being (SH, SW, h0, w0). flip: x is a gy, and w is turned into the filters of the input gradient."""
     KH, KW, CG, O = w.shape
     channels, outputs = (O // groups, CG) if flip else (CG, O // groups)
-    panels = ceil(outputs, PANEL)
+    panels = divide_up(outputs, PANEL)
     filters = np.empty_like(w, shape=(groups, panels, 1 + KH * KW * channels, PANEL))
     kernels.launch("pack_filters", groups * panels * KH * KW, w, b, filters, KH * KW, CG, O // groups, groups, int(flip))
-    band = min(band_in_cache(win, channels, 0, 2 * x.itemsize), max(1, win.OH * win.N * groups // BLOCKS))  # half the cache is the filters'
-    blocks, shared = win.N * groups * ceil(win.OH, band), padded_size(win, band, channels)
+    band = rows_that_fit(win, channels, 0, CACHE // 2 // x.itemsize)  # the other half is for the filters' panel
+    band = min(band, max(1, win.OH * win.N * groups // BLOCKS))
+    blocks, shared = win.N * groups * divide_up(win.OH, band), padded_size(win, band, channels)
     arrays = x, filters, y
     kernels.launch("direct_forward", blocks, *arrays, *sizes(win), outputs * groups, groups, *y.shape[1:3], *to, band, shared=shared)
 
@@ -85,7 +91,8 @@ def input_gradient(gy: Array, w: Array, win: Windows, groups: int) -> Array:
                 gx[:, h0 :: win.SH, w0 :: win.SW] = 0
                 continue
             KH, KW = taps.shape[:2]
-            OH, OW = ceil(win.H - h0, win.SH), ceil(win.W - w0, win.SW)
+            OH, OW = divide_up(win.H - h0, win.SH), divide_up(win.W - w0, win.SW)
+            # A padding below 0, where all taps lie further on, leaves out the first rows of gy.
             phase = Windows(win.N, win.OH, win.OW, w.shape[3], KH, KW, 1, 1, KH - 1 - down, KW - 1 - along, OH, OW)
             convolve(gy, taps, no_bias, gx, phase, groups, flip=True, to=(win.SH, win.SW, h0, w0))
     return gx
@@ -94,12 +101,12 @@ def input_gradient(gy: Array, w: Array, win: Windows, groups: int) -> Array:
 def filter_gradient(x: Array, gy: Array, w: Array, win: Windows, groups: int) -> tuple[Array, Array]:
     """gw, gb. The sum over the images is made in parts, which depend on the shapes alone."""
     KH, KW, CG, O = w.shape
-    panels = ceil(O // groups, PANEL)
+    panels = divide_up(O // groups, PANEL)
     size = groups * panels * (1 + KH * KW * CG) * PANEL
-    span = max(1, ceil(win.N, max(1, min(PARTS, PARTS_BYTES // max(1, size * x.itemsize)))))  # images a part
-    count = ceil(win.N, span)
-    splits = max(1, min(panels, ceil(BLOCKS, max(1, count * groups))))
-    band = band_in_cache(win, CG, PANEL, x.itemsize)
+    span = max(1, divide_up(win.N, max(1, min(PARTS, PARTS_BYTES // max(1, size * x.itemsize)))))  # images a part
+    count = divide_up(win.N, span)
+    splits = max(1, min(panels, divide_up(BLOCKS, max(1, count * groups))))
+    band = rows_that_fit(win, CG, PANEL, CACHE // x.itemsize)
     each = padded_size(win, band, CG) + band * win.OW * PANEL
     chunk = max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1  # images at a time
     parts = np.empty_like(w, shape=(count, size))
