@@ -16,7 +16,7 @@ def sources_hash() -> str:
 
 
 def host_kernels(real: str) -> Extension:
-    """kernels/*.cu for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
+    """The kernels for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
     flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fno-wrapv -pthread"
     if platform.machine() in ("x86_64", "AMD64"):
         flags += " -mprefer-vector-width=512"
