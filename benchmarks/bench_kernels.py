@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigrad import backend, kernels, optim, random
+from minigrad.data.preparation import Preparation
 from minigrad.functions.avg_pool2d import AvgPool2d
 from minigrad.functions.conv2d import Conv2d, add_bias, sum_rows
 from minigrad.functions.dropout import Dropout
@@ -134,6 +135,12 @@ def cases(n: int, device: str) -> list[Row]:
     p, each = loss.saved, numbers(n)
     add("softmax_cross_entropy_forward", logits, lambda: SoftmaxCrossEntropy(labels, "none").forward(logits), 8)
     add("softmax_cross_entropy_backward", logits, lambda: with_saved(loss, p).backward(each), 8)
+    if device == "cpu":  # pictures are prepared there, whatever the network runs on
+        pictures = rng.integers(0, 256, (n, 256, 256, 3), dtype=np.uint8)
+        preparation = Preparation(227, pictures.mean(axis=0)[14:241, 14:241], 1.0, np.eye(3))
+        crops = np.stack([rng.integers(0, 30, n), rng.integers(0, 30, n), np.arange(n) % 2], axis=1).astype(np.int32)
+        ready, noise = np.empty((n, 227, 227, 3), np.float32), rng.standard_normal((n, 3), dtype=np.float32)
+        add("prepare_images", ready, lambda: prepared(preparation, ready, pictures, crops, noise), 5)
     w, v, g = numbers(9216, 4096), numbers(9216, 4096), numbers(9216, 4096)
     add("sgd_update", w, lambda: step(w, v, g), 20, changed=(w, v))
     return rows
@@ -146,6 +153,11 @@ def with_saved(function, saved):
 
 def scatter(conv, cols, out, cs):
     conv.scatter(cols, out, cs)
+    return out
+
+
+def prepared(preparation, out, *given):
+    preparation.into(out, *given)
     return out
 
 
