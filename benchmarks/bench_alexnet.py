@@ -62,8 +62,8 @@ class Ours:
         self.F, self.no_grad, self.device = functions, no_grad, device
         chosen = preset(network)
         self.model = alexnet.AlexNet(chosen)
-        self.optimizer = self.model.make_optimizer()
         self.model.to(device)
+        self.optimizer = self.model.make_optimizer()
         x, t = batch(chosen, n)
         self.x, self.t = Tensor(backend.to_device(x, device)), backend.to_device(t, device)
 
