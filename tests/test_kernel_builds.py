@@ -4,7 +4,9 @@ Each build runs tests/test_kernels.py in a process of its own. A block of four t
 the stride loops are right for any block size and no barrier is missing; a missing one is planted, and must be found.
 """
 
+import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -70,6 +72,25 @@ def test_tiles_of_each_instruction_set(tiles, tmp_path):
         pytest.skip(f"this processor has no {tiles}")
     result = run_kernel_tests(build(tmp_path, ["-std=c++17", "-O2", f"-DTILES={tiles}"]))
     assert result.returncode == 0, result.stdout[-4000:]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("nm") is None, reason="x86-64 alone has clones; nm lists them")
+def test_the_best_clone_is_chosen(tmp_path):
+    """By the processor's features: a clone for another model with the same features would not do."""
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    v3 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"} <= flags
+    v4 = v3 and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags
+    path = build(tmp_path, ["-std=c++17", "-O1"]) / "float.so"
+    table = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
+    names = {int(line.split()[0], 16): line.split()[2] for line in table.splitlines() if len(line.split()) == 3}
+    library = ctypes.CDLL(str(path))
+
+    def address(name: str) -> int:
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+
+    start = address("sources_hash") - next(at for at, name in names.items() if name == "sources_hash")
+    best = ("avx512f", "x86_64_v4") if v4 else ("avx2", "x86_64_v3") if v3 else ("default",)
+    assert names[address("relu_forward") - start].endswith(best)
 
 
 @pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "direct.cpp"])
