@@ -49,10 +49,6 @@ def rows_that_fit(win: Windows, channels: int, panel: int, numbers: int) -> int:
     return divide_up(win.OH, divide_up(win.OH, min(win.OH, max(1, rows))))
 
 
-def sizes(win: Windows) -> tuple[int, ...]:
-    return win.H, win.W, win.C, win.KH, win.KW, win.SH, win.SW, win.PH, win.PW, win.OH, win.OW
-
-
 def convolve(
     x: Array, w: Array, b: Array, y: Array, win: Windows, groups: int, flip: bool = False, to: tuple[int, int, int, int] = (1, 1, 0, 0)
 ) -> None:
@@ -67,7 +63,9 @@ def convolve(
     band = min(band, max(1, win.OH * win.N * groups // BLOCKS))
     blocks, shared = win.N * groups * divide_up(win.OH, band), padded_size(win, band, channels)
     arrays = x, filters, y
-    kernels.launch("direct_forward", blocks, *arrays, *sizes(win), outputs * groups, groups, *y.shape[1:3], *to, band, shared=shared)
+    kernels.launch(
+        "direct_forward", blocks, *arrays, *win.kernel_arguments, outputs * groups, groups, *y.shape[1:3], *to, band, shared=shared
+    )
 
 
 def forward(x: Array, w: Array, b: Array | None, win: Windows, groups: int) -> Array:
@@ -111,7 +109,9 @@ def filter_gradient(x: Array, gy: Array, w: Array, win: Windows, groups: int) ->
     chunk = max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1  # images at a time
     parts = np.empty_like(w, shape=(count, size))
     blocks, shared = count * groups * splits, chunk * each
-    kernels.launch("direct_filter_gradient", blocks, x, gy, parts, *sizes(win), O, groups, win.N, span, chunk, band, splits, shared=shared)
+    kernels.launch(
+        "direct_filter_gradient", blocks, x, gy, parts, *win.kernel_arguments, O, groups, win.N, span, chunk, band, splits, shared=shared
+    )
     gw, gb = np.empty_like(w, order="C"), np.empty_like(w, shape=(O,))
     kernels.launch("unpack_filters", groups * panels * KH * KW, parts, gw, gb, count, KH * KW, CG, O // groups, groups)
     return gw, gb

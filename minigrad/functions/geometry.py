@@ -62,7 +62,7 @@ class Windows:
 
     @property
     def kernel_arguments(self) -> tuple[int, ...]:
-        """Sizes in the order of the pooling kernels' signatures."""
+        """Sizes in the order of the signatures of pooling and of convolution on a CPU."""
         return self.H, self.W, self.C, self.KH, self.KW, self.SH, self.SW, self.PH, self.PW, self.OH, self.OW
 
     def pad(self, x: Array, value: float = 0) -> Array:
