@@ -93,9 +93,7 @@ class Ours:
         self.optimizer.lr = rate
 
     def memory(self) -> int:
-        """Bytes at the peak."""
-        if self.device == "cpu":
-            return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        """Bytes at the peak, on a GPU."""
         return backend.cupy().get_default_memory_pool().total_bytes()
 
 
@@ -182,9 +180,7 @@ class Torch:
         self.optimizer.param_groups[0]["lr"] = rate
 
     def memory(self) -> int:
-        """Bytes at the peak."""
-        if self.device == "cpu":
-            return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        """Bytes at the peak, on a GPU."""
         return self.torch.cuda.max_memory_reserved()
 
 
@@ -237,7 +233,8 @@ def work(name: str, network: str, n: int, device: str) -> None:
             began = time.perf_counter()
             getattr(contender, command)()
             times.append(time.perf_counter() - began)
-        print(json.dumps([times, contender.memory() / 1e9]), flush=True)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if device == "cpu" else contender.memory()
+        print(json.dumps([times, peak / 1e9]), flush=True)
 
 
 class Process:

@@ -115,34 +115,34 @@ def library(name: str) -> str:
     return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_under_the_sanitizers(tmp_path):
-    """Address and undefined-behaviour sanitizers, no leaks looked for (the interpreter has its own)."""
+@pytest.fixture
+def sanitizers() -> dict[str, str]:
+    """The environment that a library built with them runs in."""
     preload = [library("libasan.so"), library("libubsan.so")]
     if not all(os.path.isabs(p) for p in preload):
         pytest.skip("the compiler's sanitizer libraries are not installed")
+    return {"LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
+
+
+def test_under_the_sanitizers(sanitizers, tmp_path):
+    """Address and undefined-behaviour sanitizers, no leaks looked for (the interpreter has its own)."""
     folder = build(tmp_path, SANITIZERS)
-    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
 
-def test_the_sanitizers_see_a_planted_overrun(tmp_path):
-    preload = [library("libasan.so"), library("libubsan.so")]
-    if not all(os.path.isabs(p) for p in preload):
-        pytest.skip("the compiler's sanitizer libraries are not installed")
+def test_the_sanitizers_see_a_planted_overrun(sanitizers, tmp_path):
     folder = build(
         tmp_path, SANITIZERS, lambda n, t: t.replace("int count = size - first < span ? (int)(size - first) : span;", "int count = span;")
     )
-    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode != 0
     assert "AddressSanitizer" in result.stdout + result.stderr
 
 
-def test_the_sanitizers_see_too_little_shared_memory(tmp_path):
-    preload = [library("libasan.so"), library("libubsan.so")]
-    if not all(os.path.isabs(p) for p in preload):
-        pytest.skip("the compiler's sanitizer libraries are not installed")
+def test_the_sanitizers_see_too_little_shared_memory(sanitizers, tmp_path):
     folder = build(tmp_path, SANITIZERS, lambda n, t: t.replace("shared(shared_bytes + 64)", "shared(shared_bytes)"))
-    result = run_kernel_tests(folder, LD_PRELOAD=" ".join(preload), ASAN_OPTIONS="detect_leaks=0")
+    result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode != 0
     assert "AddressSanitizer" in result.stdout + result.stderr
 
