@@ -300,10 +300,9 @@ class AlexNet(nn.Module):
         x = self.checked(x)
         if upto is not None and upto not in self.layers:
             raise ValueError(f"unknown stage {upto!r}: choose from {', '.join(self.layers)}")
-        for name, layer in self.layers.items():
-            x = self.apply(layer, x)
-            if name == upto:
-                break
+        wanted = self.stages[: self.stages.index(upto) + 1 if upto else None]
+        for layer, options in nn.steps(self.layers[name] for name in wanted):
+            x = self.apply(layer, x, **options)
         return x
 
     def activations(self, x) -> dict[str, Tensor]:
@@ -336,8 +335,8 @@ class AlexNet(nn.Module):
                 x = y
 
     @staticmethod
-    def apply(layer: nn.Module, x: Tensor) -> Tensor:
-        return layer(nn.Flatten()(x) if isinstance(layer, nn.Linear) and x.ndim == 4 else x)
+    def apply(layer: nn.Module, x: Tensor, **options: bool) -> Tensor:
+        return layer(nn.Flatten()(x) if isinstance(layer, nn.Linear) and x.ndim == 4 else x, **options)
 
     def checked(self, x) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(x)

@@ -25,7 +25,8 @@ import numpy as np
 from minigrad import backend, kernels, optim, random
 from minigrad.data.preparation import Preparation
 from minigrad.functions.avg_pool2d import AvgPool2d
-from minigrad.functions.conv2d import Conv2d, add_bias, sum_rows
+from minigrad.functions.bias import add_bias, sum_rows
+from minigrad.functions.conv2d import Conv2d
 from minigrad.functions.dropout import Dropout
 from minigrad.functions.geometry import windows
 from minigrad.functions.lrn import LRN
@@ -73,7 +74,7 @@ def convolutions(n: int) -> list[Row]:
         gy = rng.standard_normal(conv.forward(x, w, None).shape, dtype=np.float32)
         operations = 2 * gy.size * w.size // O
 
-        def gradient(*needs: bool, conv=conv, saved=(x, w), gy=gy) -> backend.Array:
+        def gradient(*needs: bool, conv=conv, saved=(x, w, None), gy=gy) -> backend.Array:
             conv.needs = needs
             return np.concatenate([g.ravel() for g in with_saved(conv, saved).backward(gy) if g is not None])
 

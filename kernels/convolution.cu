@@ -1,4 +1,4 @@
-// im2col, its transpose, and the bias of a convolution; channels last, one group of channels [c0, c0 + CG) at a time.
+// im2col and its transpose; channels last, one group of channels [c0, c0 + CG) at a time.
 //
 //     cols[(n, oh, ow), (kh, kw, c)] = x[n, oh SH - PH + kh, ow SW - PW + kw, c0 + c]        0 outside the image
 //     gx[n, h, w, c0 + c] = sum of cols over the windows and taps that were copied from (n, h, w, c0 + c)
@@ -49,21 +49,5 @@ extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restric
         for (int c = threadIdx.x; c < CG; c += blockDim.x) out[c] += in[c];
       }
     }
-  }
-}
-
-// y[row, o] += b[o].   block = one row.   Bytes an element: 8.
-extern "C" __global__ void add_bias(real *__restrict__ y, const real *__restrict__ b, int O) {
-  real *row = y + (i64)blockIdx.x * O;
-  for (int o = threadIdx.x; o < O; o += blockDim.x) row[o] += b[o];
-}
-
-// out[block, o] = sum of g[row, o] over the block's `span` rows: one level of a bias' gradient.   Bytes an element: 4.
-extern "C" __global__ void sum_rows(const real *__restrict__ g, real *__restrict__ out, i64 rows, int O, int span) {
-  i64 first = (i64)blockIdx.x * span, last = first + span < rows ? first + span : rows;
-  real *__restrict__ total = out + (i64)blockIdx.x * O;
-  for (int o = threadIdx.x; o < O; o += blockDim.x) total[o] = 0;
-  for (i64 row = first; row < last; ++row) {
-    for (int o = threadIdx.x; o < O; o += blockDim.x) total[o] += g[row * O + o];
   }
 }

@@ -12,6 +12,7 @@
 //                in shared memory, which on a CPU is the second-level cache.
 #include "prelude.cuh"
 
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -60,7 +61,7 @@ struct Walk {
 struct Tiles {
   int rows;
   void (*run)(int rows, int width, real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row, const real *b,
-              const Walk &walk);
+              const Walk &walk, real floor);
 };
 
 // 32 vector registers hold 14 x 2 sums beside two vectors of b and a number of a; 16 hold 6 x 2.
@@ -100,10 +101,10 @@ static Tiles best_tiles() {
 }
 
 // block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row and 32 channels.
-// Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
+// Output (oh, ow), or max(0, output) with relu, is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W, int C, int KH, int KW, int SH, int SW,
                                           int PH, int PW, int OH, int OW, int O, int groups, int YH, int YW, int TH, int TW, int h0, int w0,
-                                          int band) {
+                                          int band, int relu) {
   Convolution s = {H, W, C, KH, KW, SH, SW, PH, PW, OH, OW, O, groups};
   Tiles tiles = best_tiles();
   int bands = (OH + band - 1) / band, n = blockIdx.x / (groups * bands), g = blockIdx.x / bands % groups, first = blockIdx.x % bands * band;
@@ -117,7 +118,7 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
     const real *filter = filters + (g * s.panels() + p) * s.panel_size();
     real *out = y + ((i64(n) * YH + (first + r) * TH + h0) * YW + ow * TW + w0) * O + g * s.OG() + p * PANEL;
     tiles.run(end - ow, s.width(p), out, i64(TW) * O, filter, 0, padded + r * SH * s.padded_row() + ow * SW * s.CG(), SW * s.CG(),
-              filter + PANEL, window);
+              filter + PANEL, window, relu ? 0 : -INFINITY);
   }
 }
 
@@ -157,7 +158,7 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
         for (int i = threadIdx.x; i < KH * pieces; i += blockDim.x) {
           int kh = i / pieces, e = i64(row) * (i % pieces) / pieces, to = i64(row) * (i % pieces + 1) / pieces;
           real *here = out + (1 + kh * row + e) * PANEL;
-          tiles.run(to - e, PANEL, here, PANEL, here, PANEL, padded + kh * s.padded_row() + e, 1, panel, over);
+          tiles.run(to - e, PANEL, here, PANEL, here, PANEL, padded + kh * s.padded_row() + e, 1, panel, over, -INFINITY);
         }
         __syncthreads();
       }

@@ -9,6 +9,7 @@
 #endif
 #include "prelude.cuh"
 
+#include "bias.cu"
 #include "convolution.cu"
 #include "direct.cpp"
 #include "dropout.cu"

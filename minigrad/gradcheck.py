@@ -275,6 +275,13 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
             [n(2, 6, 9, 2), n(3, 2, 2, 3)],
         ),
         ("conv2d: stride over kernel", lambda x, w: F.conv2d(x, w, stride=3), [n(1, 8, 7, 2), n(2, 2, 2, 3)]),
+        # Kinks: the bias keeps every output of a ReLU well above 0, or well below.
+        ("linear: relu", lambda x, w, b: F.linear(x, w, b, relu=True), [n(3, 4), 0.1 * n(4, 5), np.array([3.0, -3, 3, -3, 3])]),
+        (
+            "conv2d: relu, groups 2",
+            lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2, relu=True),
+            [n(2, 5, 4, 6), 0.1 * n(3, 3, 3, 4), np.array([5.0, -5, -5, 5])],
+        ),
         ("lrn: alpha=1", lambda x: F.lrn(x, alpha=1.0), [n(2, 3, 2, 7)]),
         ("lrn: even n, per column, divided", lambda x: F.lrn(x, 4, 1.0, 2.0, 0.5, True, 2), [n(3, 10)]),
         ("lrn: n above C", lambda x: F.lrn(x, n=9, alpha=1.0), [n(4, 3)]),

@@ -7,7 +7,7 @@ the weight of `self.conv1` is "conv1.w".
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,8 +60,8 @@ class Module:
     def forward(self, x: Any) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must write forward(self, x)")
 
-    def __call__(self, x: Any) -> Tensor:
-        return self.forward(x)
+    def __call__(self, x: Any, **options: Any) -> Tensor:
+        return self.forward(x, **options)
 
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct sub-modules, in the order they were made."""
@@ -146,8 +146,8 @@ class Conv2d(Module):
         self.b = None if bias is None else Parameter(np.full(out_channels, bias, dtype), "b")
         self.stride, self.padding, self.groups, self.ceil_mode = stride, padding, groups, ceil_mode
 
-    def forward(self, x):
-        return F.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, self.ceil_mode)
+    def forward(self, x, relu: bool = False):
+        return F.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, self.ceil_mode, relu)
 
 
 class Linear(Module):
@@ -160,8 +160,8 @@ class Linear(Module):
         self.w = Parameter(init(rng or random.default_stream(), (in_features, out_features)).astype(dtype), "w")
         self.b = None if bias is None else Parameter(np.full(out_features, bias, dtype), "b")
 
-    def forward(self, x):
-        return F.linear(x, self.w, self.b)
+    def forward(self, x, relu: bool = False):
+        return F.linear(x, self.w, self.b, relu)
 
 
 class ReLU(Module):
@@ -241,6 +241,24 @@ class Flatten(Module):
         return F.flatten(x)
 
 
+def steps(layers: Iterable[Module]) -> Iterator[tuple[Module, dict[str, bool]]]:
+    """(layer, options to call it with), in order. A ReLU right after a Conv2d or Linear is no step of its own: that layer does it, with its
+    bias, in one pass over memory. The results have the same bits either way. A subclass, or a layer whose `forward` was replaced
+    (to watch it, say), is called by itself."""
+
+    def ours(layer: Module, *kinds: type) -> bool:
+        return type(layer) in kinds and "forward" not in vars(layer)
+
+    pending = list(layers)
+    while pending:
+        layer = pending.pop(0)
+        if pending and ours(layer, Conv2d, Linear) and ours(pending[0], ReLU):
+            del pending[0]
+            yield layer, {"relu": True}
+        else:
+            yield layer, {}
+
+
 class Sequential(Module):
     """Layers one after the other: `Sequential(Linear(2, 8), ReLU())`, or with names, `Sequential(fc1=Linear(2, 8), relu1=ReLU())`."""
 
@@ -251,6 +269,6 @@ class Sequential(Module):
         return self.layers[str(name)]
 
     def forward(self, x):
-        for layer in self.layers.values():
-            x = layer(x)
+        for layer, options in steps(self.layers.values()):
+            x = layer(x, **options)
         return x

@@ -64,6 +64,11 @@ CASES = {
     "conv2d, mostly padding": (lambda x, w: F.conv2d(x, w, padding=(1, 6), stride=(5, 13)), (1, 3, 1, 2), (2, 3, 2, 3)),
     "conv2d stride over the image": (lambda x, w: F.conv2d(x, w, padding=1, stride=7), (2, 3, 2, 2), (2, 3, 2, 3)),
     "conv2d stride over kernel": (lambda x, w: F.conv2d(x, w, stride=3, groups=3), (1, 8, 7, 6), (1, 2, 2, 3)),
+    "conv2d with relu": (lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=2, relu=True), (3, 7, 31, 8), (3, 3, 4, 70), (70,)),
+    "conv2d with relu, without bias": (lambda x, w: F.conv2d(x, w, relu=True), (2, 5, 6, 3), (3, 3, 3, 4)),
+    "linear": (F.linear, (5, 4), (4, 33), (33,)),
+    "linear with relu": (lambda x, w, b: F.linear(x, w, b, relu=True), (5, 4), (4, 33), (33,)),
+    "linear with relu, without bias": (lambda x, w: F.linear(x, w, relu=True), (5, 4), (4, 1)),
     "relu": (F.relu, (3, 5, 7)),
     "relu of one number": (F.relu, (1,)),
     "relu longer than a block": (F.relu, (2 * kernels.SPAN + 3,)),
@@ -178,7 +183,10 @@ def test_dropout_masks_are_identical(monkeypatch):
 
 
 @built
-@pytest.mark.parametrize("name", ["relu", "max_pool2d", "avg_pool2d", "lrn", "conv2d 3x3", "dropout", "softmax_cross_entropy"])
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "conv2d with relu", "linear with relu", "max_pool2d", "avg_pool2d", "lrn", "conv2d 3x3", "dropout", "softmax_cross_entropy"],
+)
 def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
     f, *shapes = CASES[name]
     arrays = [numbers(*s, seed=i) for i, s in enumerate(shapes)]

@@ -28,6 +28,52 @@ def test_names_and_state_round_trip():
     assert a["fc2"].b.data[0] == 0, "the state is a copy"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_relu_is_done_by_the_layer_before_it_with_the_same_bits(dtype, forms):
+    rng = random.Stream(0, "relu")
+    model = nn.Sequential(
+        nn.Conv2d(3, 35, 3, groups=1, bias=0.1, rng=rng, dtype=dtype), nn.ReLU(), nn.Conv2d(35, 4, 2, bias=None, rng=rng, dtype=dtype),
+        nn.ReLU(), nn.Flatten(), nn.Linear(36, 7, rng=rng, dtype=dtype), nn.ReLU(), nn.ReLU(), nn.Linear(7, 3, rng=rng, dtype=dtype),
+    )  # fmt: skip
+    x = rng.normal((2, 6, 6, 3)).astype(dtype)
+    x[0, 2, 2, 1] = np.nan
+    assert [type(layer).__name__ for layer, options in nn.steps(model.layers.values()) if options] == ["Conv2d", "Conv2d", "Linear"]
+    together, one_by_one = model(x), x
+    for layer in model.layers.values():
+        one_by_one = layer(one_by_one)
+    gy = rng.normal((2, 3)).astype(dtype)
+    gradients = []
+    for y in (together, one_by_one):
+        y.backward(gy)
+        gradients.append([p.grad for p in model.parameters()])
+        for p in model.parameters():
+            p.grad = None
+    np.testing.assert_array_equal(together.data, one_by_one.data)
+    assert np.isnan(together.data[0]).all()
+    assert np.isfinite(together.data[1]).all()
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_relu_of_somebody_else_is_a_step_of_its_own():
+    class Doubled(nn.ReLU):
+        def forward(self, x):
+            return super().forward(x) * 2.0
+
+    class Halved(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 0.5
+
+    layers = [nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU()]
+    assert list(nn.steps(layers)) == [(layer, {}) for layer in layers]
+    pair = [nn.Linear(2, 2), nn.ReLU()]
+    assert list(nn.steps(pair)) == [(pair[0], {"relu": True})]
+    for layer in pair:
+        layer.forward = layer.forward
+        assert list(nn.steps(pair)) == [(layer, {}) for layer in pair]
+        del layer.forward
+
+
 def test_nested_names():
     class Net(nn.Module):
         def __init__(self):

@@ -7,12 +7,13 @@ Write every window as one row of a matrix, `cols` (N OH OW, KH KW C); the filter
     y = cols w + b      gw = cols^T gy      gcols = gy w^T      gb = sum of gy      gx = col2im(gcols)
 
 where col2im adds each element of gcols back to the pixel it was copied from. With groups, channels are split into `groups`
-independent convolutions: output columns of group g see only its own input channels. Saved: x, w. The columns are K^2/S^2
-times as large as x, so they are made a few images at a time, stay in cache, and are made again in backward.
+independent convolutions: output columns of group g see only its own input channels. With `relu`, y is max(0, y), and gy counts
+where y > 0. Saved: x, w, and y with `relu`. The columns are K^2/S^2 times as large as x, so they are made a few images at a time,
+stay in cache, and are made again in backward.
 
-Kernels: im2col, col2im, add_bias, sum_rows (kernels/convolution.cu) on a GPU; on a CPU the same sums without columns (direct.py,
-kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs; Krizhevsky et al. (2012),
-section 3.5.
+Kernels: im2col, col2im (kernels/convolution.cu), add_bias, sum_rows (bias.py, kernels/bias.cu) on a GPU; on a CPU the same sums without
+columns (direct.py, kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs;
+Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import direct, geometry
+from minigrad.functions.bias import add_bias, sum_rows
 from minigrad.functions.geometry import Windows
+from minigrad.functions.relu import relu_gradient
 
 # Columns made at a time: in the array form a few megabytes, still in cache for the product; on a GPU enough for a large product.
 COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
@@ -47,28 +50,9 @@ def col2im(cols: Array, win: Windows) -> Array:
     return win.unpad(padded)
 
 
-def add_bias(y: Array, b: Array) -> None:
-    """Add b (O,) to every row of y (rows, O), in place."""
-    if kernels.ready(y):
-        kernels.launch("add_bias", len(y), y, kernels.contiguous(b), y.shape[1])
-    else:
-        y += b
-
-
-def sum_rows(g: Array) -> Array:
-    """Sum of the rows of g (rows, O), in blocks of 64 rows first, so that the order does not depend on the threads."""
-    if not kernels.ready(g):
-        return g.sum(axis=0)
-    while len(g) > 1:
-        parts = np.empty_like(g, shape=(-(-len(g) // 64), g.shape[1]))
-        kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, len(g), g.shape[1], 64)
-        g = parts
-    return g[0]
-
-
 class Conv2d(Function):
-    def __init__(self, win: Windows, groups: int) -> None:
-        self.win, self.groups = win, groups
+    def __init__(self, win: Windows, groups: int, relu: bool = False) -> None:
+        self.win, self.groups, self.relu = win, groups, relu
         self.room: Array | None = None  # for a chunk of columns
 
     def pieces(self, x: Array) -> Iterator[tuple[slice, slice, slice, slice]]:
@@ -113,21 +97,29 @@ class Conv2d(Function):
 
     def forward(self, x, w, b):
         x = kernels.contiguous(x)
-        self.save(x, w)
         self.O, self.room = w.shape[3], None
         if direct.ready(x):
-            return direct.forward(x, w, b, self.win, self.groups)
-        win, w = self.win, w.reshape(-1, self.O)
+            y = direct.forward(x, w, b, self.win, self.groups, self.relu)
+        else:
+            y = self.by_columns(x, w.reshape(-1, self.O), b)
+        self.save(x, w, y if self.relu else None)
+        return y
+
+    def by_columns(self, x: Array, w: Array, b: Array | None) -> Array:
+        """y as im2col and a matrix product with w (KH KW C / groups, O)."""
+        win = self.win
         y = np.empty_like(x, shape=(win.N * win.OH * win.OW, self.O))
         for images, rows, cs, os in self.pieces(x):
             np.matmul(self.columns(x[images], cs), w[:, os], out=y[rows, os])
-            if b is not None and os.stop == self.O:  # the last group of this chunk
-                add_bias(y[rows], b)
+            if os.stop == self.O:  # the last group of this chunk
+                add_bias(y[rows], b, self.relu)
         self.room = None
         return y.reshape(win.N, win.OH, win.OW, self.O)
 
     def backward(self, gy):
-        x, w = self.saved
+        x, w, y = self.saved
+        if self.relu:
+            gy = relu_gradient(gy, y)
         if direct.ready(x):
             gy = kernels.contiguous(gy)
             gx = direct.input_gradient(gy, w, self.win, self.groups) if self.needs[0] else None
@@ -152,7 +144,7 @@ class Conv2d(Function):
         return gx, gw, gb
 
 
-def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False) -> Tensor:
+def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False, relu: bool = False) -> Tensor:
     """Convolution of a batch of images with a bank of filters.
 
     Args:
@@ -162,6 +154,7 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
         stride, padding: a number, or (vertical, horizontal). Padding is with zeros.
         groups: channels are split into this many independent convolutions; divides C and O.
         ceil_mode: round the output size up (see functions/geometry.py).
+        relu: max(0, y) in place of y: the bits of functions.relu(conv2d(...)), in the same pass over memory.
     Returns: (N, OH, OW, O).
     """
     x, w = as_tensor(x), as_tensor(w)
@@ -181,4 +174,4 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
     if b is not None and as_tensor(b).shape != (O,):
         raise ValueError(f"conv2d: b must have shape ({O},), not {as_tensor(b).shape}")
     win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
-    return Conv2d(win, groups)(x, w, b)
+    return Conv2d(win, groups, relu)(x, w, b)

@@ -3,38 +3,46 @@
     x (N, in), w (in, out), b (out,), y (N, out)
     gx = gy w^T,   gw = x^T gy,   gb = sum of gy over the batch.
 
-Saved: x, w. The products are the BLAS's. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 -> classes), which hold
-58.6 of the network's 61 million parameters; Krizhevsky et al. (2012), section 3.5.
+With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`. The products are the BLAS's; the bias:
+bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 -> classes), which hold 58.6 of the network's 61 million
+parameters; Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations
 
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.bias import add_bias
+from minigrad.functions.relu import relu_gradient
 
 
 class Linear(Function):
+    def __init__(self, relu: bool = False) -> None:
+        self.relu = relu
+
     def forward(self, x, w, b):
-        self.save(x, w)
         y = x @ w
-        if b is not None:
-            y += b
+        add_bias(y, b, self.relu)
+        self.save(x, w, y if self.relu else None)
         return y
 
     def backward(self, gy):
-        x, w = self.saved
+        x, w, y = self.saved
+        if self.relu:
+            gy = relu_gradient(gy, y)
         gx = gy @ w.T if self.needs[0] else None
         gw = x.T @ gy if self.needs[1] else None
         gb = gy.sum(axis=0) if self.needs[2] else None
         return gx, gw, gb
 
 
-def linear(x, w, b=None) -> Tensor:
+def linear(x, w, b=None, relu: bool = False) -> Tensor:
     """Dense layer y = x w + b.
 
     Args:
         x: (N, in). Flatten image batches first (functions.flatten).
         w: (in, out).
         b: (out,), or None for no bias.
+        relu: max(0, y) in place of y, in the same pass over memory as the bias.
     Returns: (N, out).
     """
     x, w = as_tensor(x), as_tensor(w)
@@ -45,4 +53,4 @@ def linear(x, w, b=None) -> Tensor:
         raise ValueError(f"linear: w must be (in, out) with in = {x.shape[1]}, but has shape {w.shape}{hint}")
     if b is not None and as_tensor(b).shape != (w.shape[1],):
         raise ValueError(f"linear: b must have shape ({w.shape[1]},), not {as_tensor(b).shape}")
-    return Linear()(x, w, b)
+    return Linear(relu)(x, w, b)

@@ -1,0 +1,38 @@
+"""The bias of conv2d.py and linear.py: added to every row, with the ReLU that follows in the same pass over memory; and its gradient.
+
+    y = y + b,   or  y = max(0, y + b)          gb = sum of the rows of gy
+
+y (rows, O), b (O,). Kernels: add_bias, sum_rows (kernels/bias.cu).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minigrad import kernels
+from minigrad.backend import Array
+
+
+def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
+    """Add b (O,), if there is one, to every row of y (rows, O), then, if asked for, set what is below 0 to 0; all in place."""
+    if b is None and not relu:
+        return
+    if kernels.ready(y):
+        b = np.zeros_like(y, shape=y.shape[1:]) if b is None else kernels.contiguous(b)
+        kernels.launch("add_bias", len(y), y, b, y.shape[1], int(relu))
+        return
+    if b is not None:
+        y += b
+    if relu:
+        np.maximum(y, 0, out=y)
+
+
+def sum_rows(g: Array) -> Array:
+    """Sum of the rows of g (rows, O), in blocks of 64 rows first, so that the order does not depend on the threads."""
+    if not kernels.ready(g):
+        return g.sum(axis=0)
+    while len(g) > 1:
+        parts = np.empty_like(g, shape=(-(-len(g) // 64), g.shape[1]))
+        kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, len(g), g.shape[1], 64)
+        g = parts
+    return g[0]
