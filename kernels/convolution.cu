@@ -3,51 +3,48 @@
 //     cols[(n, oh, ow), (kh, kw, c)] = x[n, oh SH - PH + kh, ow SW - PW + kw, c0 + c]        0 outside the image
 //     gx[n, h, w, c0 + c] = sum of cols over the windows and taps that were copied from (n, h, w, c0 + c)
 //
-//     block = one output row (n, oh)      for each window and window row kh, a run of KW * CG numbers is copied:
-//     x     ..[c c c c c c c c c]..  ->  cols  [kh=0: c c c c c c c c c][kh=1: ...]
+//     im2col  block = one output row (n, oh);  a thread = one element (kh, kw, c) of a window, for each window of the row in turn
+//     x     ..[c c c c c c c c c]..  ->  cols  [kh=0: c c c c c c c c c][kh=1: ...]        neighbours in cols are neighbours in x
+//     col2im  block = one input row (n, h);    a thread = one element (w, c) of it, gathered from the windows that cover it, in a fixed
+//             order; no atomics
 //
 // Bytes moved an element of cols: im2col reads 4 and writes 4, col2im reads 4 (and writes 4 for each element of gx).
+// A CPU does without columns (direct.cpp), so the loops are in the order that suits a GPU, whose threads are many.
 #include "prelude.cuh"
 
 extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W, int C, int c0, int CG,
                                   int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / OH, oh = blockIdx.x % OH;
-  real *out = cols + (i64)blockIdx.x * OW * KH * KW * CG;
-  // All channels: the KW pixels of a window row lie side by side and are one run. Some channels: KW runs of CG.
-  int runs = CG == C ? 1 : KW, pixels = KW / runs, length = pixels * CG;
-  for (int ow = 0; ow < OW; ++ow) {
-    for (int kh = 0; kh < KH; ++kh) {
-      int h = oh * SH - PH + kh;
-      for (int r = 0; r < runs; ++r, out += length) {
-        int w = ow * SW - PW + r;  // of the run's first pixel
-        // Elements [lo, hi) of the run are inside the image.
-        int lo = least(length, most(0, -w) * CG), hi = most(lo, least(pixels, W - w) * CG);
-        if (h < 0 || h >= H) lo = hi = length;
-        const real *in = x + (((i64)n * H + h) * W + w) * C + c0;
-        for (int e = threadIdx.x; e < lo; e += blockDim.x) out[e] = 0;
-        for (int e = lo + threadIdx.x; e < hi; e += blockDim.x) out[e] = in[e];
-        for (int e = hi + threadIdx.x; e < length; e += blockDim.x) out[e] = 0;
-      }
+  int n = blockIdx.x / OH, oh = blockIdx.x % OH, K = KH * KW * CG;
+  for (int e = threadIdx.x; e < K; e += blockDim.x) {
+    int kh = e / (KW * CG), kw = e / CG % KW, h = oh * SH - PH + kh;
+    bool row = 0 <= h && h < H;  // inside the image
+    const real *in = x + ((i64)n * H + h) * W * C + c0 + e % CG;
+    real *out = cols + (i64)blockIdx.x * OW * K + e;
+    for (int ow = 0; ow < OW; ++ow) {
+      int w = ow * SW - PW + kw;
+      out[(i64)ow * K] = row && 0 <= w && w < W ? in[(i64)w * C] : 0;
     }
   }
 }
 
-// block = one input row (n, h): each pixel gathers from the windows that cover it, in a fixed order; no atomics.
+// The first window that reaches pixel p along one axis; the last one is (p + padding) / stride, if there are as many.
+__device__ inline int first_window(int p, int kernel, int stride, int padding) {
+  return most(0, (p + padding - kernel + stride) / stride);
+}
+
 extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H, int W, int C, int c0, int CG,
                                   int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H;
-  for (int w = 0; w < W; ++w) {
-    real *__restrict__ out = gx + (((i64)n * H + h) * W + w) * C + c0;
-    for (int c = threadIdx.x; c < CG; c += blockDim.x) out[c] = 0;
-    for (int kh = 0; kh < KH; ++kh) {
-      int down = h + PH - kh, oh = down / SH;
-      if (down < 0 || down % SH || oh >= OH) continue;
-      for (int kw = 0; kw < KW; ++kw) {
-        int along = w + PW - kw, ow = along / SW;
-        if (along < 0 || along % SW || ow >= OW) continue;
-        const real *in = cols + ((((i64)n * OH + oh) * OW + ow) * KH * KW + kh * KW + kw) * CG;
-        for (int c = threadIdx.x; c < CG; c += blockDim.x) out[c] += in[c];
-      }
+  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  for (int e = threadIdx.x; e < W * CG; e += blockDim.x) {
+    int w = e / CG, c = e % CG;
+    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    real total = 0;
+    for (int oh = oh0; oh <= oh1; ++oh) {
+      int kh = h + PH - oh * SH, kw = w + PW - ow0 * SW;  // the tap of window ow0; in the next window it is kw - SW
+      const real *in = cols + ((((i64)n * OH + oh) * OW + ow0) * KH * KW + kh * KW + kw) * CG + c;
+      for (int i = 0; i <= ow1 - ow0; ++i) total += in[i * (i64)(KH * KW - SW) * CG];
     }
+    gx[(((i64)n * H + h) * W + w) * C + c0 + c] = total;
   }
 }

@@ -8,7 +8,7 @@
 extern "C" __global__ void relu_forward(const real *__restrict__ x, real *__restrict__ y, i64 size, int span) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+  UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {
     real v = x[first + i];
     y[first + i] = v < 0 ? 0 : v;
   }
@@ -18,7 +18,7 @@ extern "C" __global__ void relu_backward(const real *__restrict__ gy, const real
                                          int span) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
-  for (int i = threadIdx.x; i < count; i += blockDim.x) {
+  UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {
     real g = gy[first + i];  // read in any case: a choice between values vectorises, a conditional read does not
     gx[first + i] = y[first + i] > 0 ? g : 0;
   }

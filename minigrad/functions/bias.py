@@ -12,6 +12,9 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 
+SPAN = 64  # rows a block of sum_rows
+NUMBERS = 4096  # a block of add_bias, about
+
 
 def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
     """Add b (O,), if there is one, to every row of y (rows, O), then, if asked for, set what is below 0 to 0; all in place."""
@@ -19,7 +22,8 @@ def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
         return
     if kernels.ready(y):
         b = np.zeros_like(y, shape=y.shape[1:]) if b is None else kernels.contiguous(b)
-        kernels.launch("add_bias", len(y), y, b, y.shape[1], int(relu))
+        span = max(1, NUMBERS // max(1, y.shape[1]))
+        kernels.launch("add_bias", -(-len(y) // span), y, b, *y.shape, span, int(relu))
         return
     if b is not None:
         y += b
@@ -28,11 +32,11 @@ def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
 
 
 def sum_rows(g: Array) -> Array:
-    """Sum of the rows of g (rows, O), in blocks of 64 rows first, so that the order does not depend on the threads."""
+    """Sum of the rows of g (rows, O), in blocks of SPAN rows first, so that the order does not depend on the threads."""
     if not kernels.ready(g):
         return g.sum(axis=0)
     while len(g) > 1:
-        parts = np.empty_like(g, shape=(-(-len(g) // 64), g.shape[1]))
-        kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, len(g), g.shape[1], 64)
+        parts = np.empty_like(g, shape=(-(-len(g) // SPAN), g.shape[1]))
+        kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, *g.shape, SPAN)
         g = parts
     return g[0]
