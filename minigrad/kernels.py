@@ -150,7 +150,7 @@ def ready(array: Array) -> bool:
 
 def contiguous(array: Array) -> Array:
     """The array itself if its elements lie in C order without gaps, else a copy that does."""
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else array.copy(order="C")  # np.ascontiguousarray refuses CuPy's
 
 
 def real_of(array: Array) -> str:
@@ -158,14 +158,14 @@ def real_of(array: Array) -> str:
 
 
 @functools.cache
-def plan(name: str, real: str) -> tuple[tuple[Parameter, str, Any], ...]:
-    """For each parameter: itself, the dtype of its array ("" for a number), the C type it is passed as."""
+def plan(name: str, real: str) -> tuple[tuple[Parameter, np.dtype, Any], ...]:
+    """For each parameter: itself, the dtype of its array or number, the C type it is passed as."""
     if name not in signatures():
         raise KeyError(f"there is no kernel {name!r} in {folder()}")
     rows = []
     for p in signatures()[name][1]:
         kind = real if p.type == "real" else p.type
-        rows.append((p, ELEMENTS[kind], ctypes.c_void_p) if p.pointer else (p, "", SCALARS[kind]))
+        rows.append((p, np.dtype(ELEMENTS[kind]), ctypes.c_void_p if p.pointer else SCALARS[kind]))
     return tuple(rows)
 
 
@@ -212,7 +212,7 @@ def check(name: str, args: tuple, real: str) -> None:
                 raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
         elif not backend.is_array(value):
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {type(value).__name__}")
-        elif value.dtype != np.dtype(dtype):
+        elif value.dtype != dtype:
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {value.dtype}")
         elif not value.flags.c_contiguous:
             raise TypeError(f"{where}: the array is not contiguous")
@@ -244,7 +244,7 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         host_function(name, real)(blocks, shared_bytes, pointers, threads())
         return
     # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
-    values = [a if p.pointer else np.dtype(kind).type(a) for (p, _, kind), a in zip(rows, args)]
+    values = [a if p.pointer else dtype.type(a) for (p, dtype, _), a in zip(rows, args)]
     device = next(backend.device_of(a) for a in args if backend.is_array(a))
     function = gpu_function(name, real, device)
     if shared_bytes > 48 << 10:  # more than a kernel has without asking

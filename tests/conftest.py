@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from minigrad import data, kernels
+from minigrad import backend, data, kernels
 from minigrad.data import synthetic
 
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=25)
@@ -20,9 +20,14 @@ def pytest_addoption(parser) -> None:
     parser.addoption(
         "--host-library", metavar="DIR", help="run the CPU kernels of DIR/float.so and DIR/double.so instead of the installed ones"
     )
+    parser.addoption("--stand-in-gpu", action="store_true", help="tests/stand_in_cupy.py takes CuPy's place")
 
 
 def pytest_configure(config) -> None:
+    if config.getoption("--stand-in-gpu"):
+        import stand_in_cupy
+
+        backend.cupy = lambda: stand_in_cupy
     folder = config.getoption("--host-library")
     if folder:
         kernels.host_library = functools.cache(lambda real: ctypes.CDLL(str(Path(folder) / f"{real}.so")))

@@ -1,15 +1,20 @@
-"""The kernels on a GPU: `pytest -m gpu`. The bodies and cases are tests/test_kernels.py's; the CPU is the oracle."""
+"""Everything that runs on a GPU: `pytest -m gpu`. The bodies and cases are tests/test_kernels.py's; the CPU is the oracle.
+
+Without a GPU tests/test_gpu_path.py runs this file on a stand-in for CuPy.
+"""
 
 import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import test_trainer
 from test_kernels import CASES, DTYPES, numbers
 
 import alexnet
-from minigrad import backend, random
+from minigrad import backend, gradcheck, health, optim, random
 from minigrad import functions as F
+from minigrad.data import synthetic
 from minigrad.engine import Tensor, no_grad
 
 pytestmark = [
@@ -35,6 +40,23 @@ def test_gpu_against_cpu(name, dtype):
     arrays = [numbers(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes)]
     for a, b in zip(on("gpu", f, *arrays), on("cpu", f, *arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+@pytest.mark.parametrize(("name", "f", "inputs"), gradcheck.cases(), ids=lambda v: v if isinstance(v, str) else "")
+def test_every_function(name, f, inputs, layout):
+    """Those without kernels too: their array forms run on CuPy's arrays."""
+    if layout == "transposed":
+        inputs = [a.T.copy().T for a in inputs]
+    results = []
+    for device in ("gpu", "cpu"):
+        leaves = [Tensor(backend.to_device(a, device), requires_grad=a.dtype.kind == "f") for a in inputs]
+        with random.rewound():
+            y = f(*leaves)
+        y.backward(backend.to_device(numbers(*y.shape, seed=9), y.device))
+        results.append([y.numpy()] + [backend.to_numpy(x.grad) for x in leaves if x.requires_grad])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -80,6 +102,62 @@ def test_steps_of_alexnet_follow_the_cpu():
             path.append(loss.item())
         losses.append(path)
     np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def test_health_is_read_on_the_gpu():
+    model = alexnet.AlexNet(alexnet.shrunken("paper"), 5, 0)
+    model.to("gpu")
+    x = backend.to_device(numbers(2, 67, 67, 3, dtype="float32"), "gpu")
+    before = {name: p.data.copy() for name, p in model.named_parameters()}
+    model.layers["conv3"].w.data *= np.float32(2)
+    rows = {row[1]: row for row in health.readings(model, before, x, 1)}
+    assert float(rows["conv3.w"][4]) == pytest.approx(0.5)
+    assert 0 <= float(rows["relu3"][5]) < 1
+    assert health.first_not_finite(model, x) == ""
+    model.layers["conv3"].w.data[...] = np.float32(3e38)
+    assert health.first_not_finite(model, x) == "they appear first in the output of conv3"
+
+
+def test_a_run_on_the_gpu(tmp_path, monkeypatch, capsys):
+    """Trained and fine-tuned there; evaluated and used on either machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "mpl"))
+    monkeypatch.setitem(alexnet.PRESETS, "tiny", replace(alexnet.shrunken("krizhevsky2012"), lrn_alpha=1e-4, within_alpha=1e-4))
+    synthetic.draw_set(tmp_path / "set", train=4, val=2)
+
+    def said(*args):
+        code = alexnet.main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert code in (None, 0), err
+        return out + err
+
+    start = ["train", "--data", "set", "--preset", "tiny", "--batch-size", 8, "--device", "gpu"]
+    said(*start, "--epochs", 2, "--output", "run")
+    said(*start, "--epochs", 1, "--finetune", "run", "--output", "tuned")
+    losses = [float(said("evaluate", "run", "--device", device).split("loss ")[1].split(",")[0]) for device in ("gpu", "cpu")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    picture = next(path for path in (tmp_path / "set" / "val").rglob("*") if path.is_file())
+    answers = [said("predict", "run", picture, "--device", device) for device in ("gpu", "cpu")]
+    assert answers[0] == answers[1]
+
+
+def test_a_run_taken_up_on_the_gpu(pictures, tmp_path):
+    def trainer(name):
+        t = test_trainer.trainer(pictures, tmp_path / name)
+        t.model.to("gpu")
+        t.optimizer, t.device = t.model.make_optimizer(), "gpu"
+        t.schedule = optim.StepSchedule(t.optimizer, (2,))
+        return t
+
+    whole, first, second = trainer("whole"), trainer("parts"), trainer("parts")
+    whole.fit(2)
+    first.fit(1)
+    second.resume()
+    second.fit(2)
+    assert {p.device for p in second.model.parameters()} == {"gpu:0"}
+    for name, value in whole.model.state_dict().items():
+        np.testing.assert_allclose(second.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_memory_is_returned():

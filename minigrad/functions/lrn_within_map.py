@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.geometry import whole
@@ -34,14 +35,14 @@ class LRNWithinMap(Function):
     def forward(self, x):
         self.save(x)
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
-        return np.ascontiguousarray(x * s**-self.beta)
+        return kernels.contiguous(x * s**-self.beta)
 
     def backward(self, gy):
         (x,) = self.saved
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
         scaled = gy * s**-self.beta
         cross = box_sum(scaled * x / s, self.after, self.before)
-        return np.ascontiguousarray(scaled - (2 * self.alpha * self.beta) * x * cross)
+        return kernels.contiguous(scaled - (2 * self.alpha * self.beta) * x * cross)
 
 
 def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> Tensor:

@@ -1,0 +1,95 @@
+"""What happens on a GPU, without one: tests/test_gpu.py on a stand-in for CuPy, and the stand-in itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import stand_in_cupy
+
+from minigrad import backend, kernels
+from minigrad import functions as F
+from minigrad.engine import Tensor
+
+pytestmark = pytest.mark.skipif(
+    not (kernels.host_library("float") and kernels.host_library("double")),
+    reason="the stand-in runs the CPU's kernels, which are not built",
+)
+
+
+def run_gpu_tests(*options, **environment):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--stand-in-gpu",
+        *options,
+        Path(__file__).with_name("test_gpu.py"),
+    ]
+    result = subprocess.run(list(map(str, command)), env=os.environ | environment, capture_output=True, text=True)
+    return result.returncode, result.stdout[-4000:] + result.stderr[-4000:]
+
+
+@pytest.mark.parametrize("mode", ["gpu", "none"])
+def test_the_gpu_tests_on_a_stand_in(mode):
+    """By the kernels, and by the array forms on CuPy's arrays."""
+    code, said = run_gpu_tests("-k", "not 2_to_the_31", MINIGRAD_KERNELS=mode)
+    assert code == 0, said
+    assert int(re.search(r"(\d+) passed", said)[1]) > 150
+    assert "skipped" not in said
+
+
+@pytest.mark.slow  # 10 GB
+def test_more_than_2_to_the_31_column_elements_on_a_stand_in():
+    code, said = run_gpu_tests("-k", "2_to_the_31")
+    assert code == 0, said
+    assert "1 passed" in said
+
+
+@pytest.fixture
+def on_stand_in(monkeypatch):
+    monkeypatch.setattr(backend, "cupy", lambda: stand_in_cupy)
+    return lambda a: backend.to_device(np.asarray(a), "gpu")
+
+
+def test_the_stand_in_refuses_what_cupy_refuses(on_stand_in):
+    x, host = on_stand_in(np.arange(6.0).reshape(2, 3)), np.ones(3)
+    refused = [
+        lambda: np.ascontiguousarray(x.T), lambda: np.asarray(x), lambda: x + host, lambda: np.add(x, 1, out=host),
+        lambda: np.where(host, x, x),
+        lambda: x.__setitem__((0, slice(1, 3)), host[:2]), lambda: x.tofile, lambda: np.add.at(x, 0, 1), lambda: x.sum(out=host),
+    ]  # fmt: skip
+    for action in refused:
+        with pytest.raises((TypeError, AttributeError)):
+            action()
+    assert isinstance(x.sum(), stand_in_cupy.Array)
+    assert x.sum().shape == ()
+    assert x[0].base is x
+    assert np.isnan(np.empty_like(x)._host).all()
+
+
+def test_a_launch_on_the_stand_in_checks_its_numbers(on_stand_in):
+    x, y = on_stand_in(np.ones(5)), on_stand_in(np.zeros(5))
+    kernel = stand_in_cupy.RawModule(code=kernels.gpu_source("relu.cu"), options=kernels.gpu_options("double")).get_function("relu_forward")
+    kernel((1,), (128,), (x, y, np.int64(5), np.int32(16)))
+    assert y.get().tolist() == [1] * 5
+    for args in [(x, y, 5, np.int32(16)), (x, y, np.int64(5), np.int64(16)), (x, np.zeros(5), np.int64(5), np.int32(16))]:
+        with pytest.raises(AssertionError):
+            kernel((1,), (128,), args)
+    with pytest.raises(ValueError, match="shorter"):
+        kernel((1,), (128,), (x, y, np.int64(5)))
+
+
+def test_a_function_that_would_convert_an_array_is_found(on_stand_in, monkeypatch):
+    """NumPy's ascontiguousarray does not leave the work to CuPy, and fails where a gradient was broadcast."""
+    x, t = Tensor(on_stand_in(np.ones((4, 3))), requires_grad=True), on_stand_in(np.arange(4) % 3)
+    F.softmax_cross_entropy(x, t).backward()
+    monkeypatch.setattr(kernels, "contiguous", np.ascontiguousarray)
+    with pytest.raises(TypeError, match="Implicit conversion"):
+        F.softmax_cross_entropy(x, t)
