@@ -12,7 +12,6 @@
 //                in shared memory, which on a CPU is the second-level cache.
 #include "prelude.cuh"
 
-#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -61,7 +60,7 @@ struct Walk {
 struct Tiles {
   int rows;
   void (*run)(int rows, int width, real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row, const real *b,
-              const Walk &walk, real floor);
+              const Walk &walk);
 };
 
 // 32 vector registers hold 14 x 2 sums beside two vectors of b and a number of a; 16 hold 6 x 2.
@@ -118,7 +117,11 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
     const real *filter = filters + (g * s.panels() + p) * s.panel_size();
     real *out = y + ((i64(n) * YH + (first + r) * TH + h0) * YW + ow * TW + w0) * O + g * s.OG() + p * PANEL;
     tiles.run(end - ow, s.width(p), out, i64(TW) * O, filter, 0, padded + r * SH * s.padded_row() + ow * SW * s.CG(), SW * s.CG(),
-              filter + PANEL, window, relu ? 0 : -INFINITY);
+              filter + PANEL, window);
+    // The tile is still in the first-level cache. (With the comparison inside it, it needs a register more than there are.)
+    for (int r = 0; r < end - ow && relu; ++r) {
+      for (int v = 0; v < s.width(p); ++v) out[i64(r) * TW * O + v] = out[i64(r) * TW * O + v] < 0 ? 0 : out[i64(r) * TW * O + v];
+    }
   }
 }
 
@@ -158,7 +161,7 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
         for (int i = threadIdx.x; i < KH * pieces; i += blockDim.x) {
           int kh = i / pieces, e = i64(row) * (i % pieces) / pieces, to = i64(row) * (i % pieces + 1) / pieces;
           real *here = out + (1 + kh * row + e) * PANEL;
-          tiles.run(to - e, PANEL, here, PANEL, here, PANEL, padded + kh * s.padded_row() + e, 1, panel, over, -INFINITY);
+          tiles.run(to - e, PANEL, here, PANEL, here, PANEL, padded + kh * s.padded_row() + e, 1, panel, over);
         }
         __syncthreads();
       }

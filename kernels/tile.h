@@ -4,13 +4,13 @@
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 constexpr int LANES = BYTES / sizeof(real);
 
-// out[r][v] = max(floor, start[r][v] + sum over the walk of a[r] * b[v])        for R rows r and V (1 or 2) vectors of columns v
+// out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]        for R rows r and V (1 or 2) vectors of columns v
 //
 //     b    |  v v v v  |  v v v v  |     The R x V sums stay in registers. A turn loads V vectors of b and, for each row, one number
 //   a  r   |  sum sum  |  sum sum  |     of a, which multiplies them: R V multiply-adds for R + V loads.
 //      r   |  sum sum  |  sum sum  |
 template <int R, int V>
-TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row, const real *b, const Walk &walk, real floor) {
+TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row, const real *b, const Walk &walk) {
   vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -31,14 +31,11 @@ TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      vec total = *(const vec *)(start + r * start_row + v * LANES) + sum[r][v];
-      *(vec *)(out + r * out_row + v * LANES) = total < floor ? vec{} + floor : total;  // NaN stays NaN
-    }
+    for (int v = 0; v < V; ++v) *(vec *)(out + r * out_row + v * LANES) = *(const vec *)(start + r * start_row + v * LANES) + sum[r][v];
   }
 }
 
-typedef void Tile(real *, i64, const real *, i64, const real *, i64, const real *, const Walk &, real);
+typedef void Tile(real *, i64, const real *, i64, const real *, i64, const real *, const Walk &);
 template <int V, int... R> constexpr Tile *tile_of(int rows, std::integer_sequence<int, R...>) {
   constexpr Tile *tiles[] = {tile<R + 1, V>...};
   return tiles[rows - 1];
@@ -46,16 +43,16 @@ template <int V, int... R> constexpr Tile *tile_of(int rows, std::integer_sequen
 
 // A tile of `rows` rows and the first `width` columns of a panel.
 TARGET static void panel_tile(int rows, int width, real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row,
-                              const real *b, const Walk &walk, real floor) {
+                              const real *b, const Walk &walk) {
   constexpr auto sizes = std::make_integer_sequence<int, ROWS>();
   for (int v = 0, vectors; v < width; v += vectors * LANES) {
     vectors = width - v > LANES ? 2 : 1;
     Tile *tile = vectors == 2 ? tile_of<2>(rows, sizes) : tile_of<1>(rows, sizes);
     if (v + vectors * LANES <= width) {
-      tile(out + v, out_row, start + v, start_row, a, a_row, b + v, walk, floor);
+      tile(out + v, out_row, start + v, start_row, a, a_row, b + v, walk);
     } else {  // the panel is wider than the array: only what belongs to it is written
       real whole[ROWS * 2 * LANES];
-      tile(whole, 2 * LANES, start + v, start_row, a, a_row, b + v, walk, floor);
+      tile(whole, 2 * LANES, start + v, start_row, a, a_row, b + v, walk);
       for (int r = 0; r < rows; ++r) {
         for (int u = v; u < width; ++u) out[r * out_row + u] = whole[r * 2 * LANES + u - v];
       }
