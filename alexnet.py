@@ -301,7 +301,7 @@ class AlexNet(nn.Module):
         if upto is not None and upto not in self.layers:
             raise ValueError(f"unknown stage {upto!r}: choose from {', '.join(self.layers)}")
         wanted = self.stages[: self.stages.index(upto) + 1 if upto else None]
-        for layer, options in nn.steps(self.layers[name] for name in wanted):
+        for layer, options in nn.steps((self.layers[name] for name in wanted), x.device):
             x = self.apply(layer, x, **options)
         return x
 

@@ -37,10 +37,16 @@ def test_a_relu_is_done_by_the_layer_before_it_with_the_same_bits(dtype, forms):
     )  # fmt: skip
     x = rng.normal((2, 6, 6, 3)).astype(dtype)
     x[0, 2, 2, 1] = np.nan
-    assert [type(layer).__name__ for layer, options in nn.steps(model.layers.values()) if options] == ["Conv2d", "Conv2d", "Linear"]
-    together, one_by_one = model(x), x
-    for layer in model.layers.values():
-        one_by_one = layer(one_by_one)
+    assert [type(layer).__name__ for layer, options in nn.steps(model.layers.values(), "gpu:0") if options] == [
+        "Conv2d",
+        "Conv2d",
+        "Linear",
+    ]
+    assert not any(options for _, options in nn.steps(model.layers.values(), "cpu"))
+    together = x
+    for layer, options in nn.steps(model.layers.values(), "gpu:0"):
+        together = layer(together, **options)
+    one_by_one = model(x)
     gy = rng.normal((2, 3)).astype(dtype)
     gradients = []
     for y in (together, one_by_one):
@@ -65,12 +71,12 @@ def test_a_relu_of_somebody_else_is_a_step_of_its_own():
             return super().forward(x) * 0.5
 
     layers = [nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU()]
-    assert list(nn.steps(layers)) == [(layer, {}) for layer in layers]
+    assert list(nn.steps(layers, "gpu:0")) == [(layer, {}) for layer in layers]
     pair = [nn.Linear(2, 2), nn.ReLU()]
-    assert list(nn.steps(pair)) == [(pair[0], {"relu": True})]
+    assert list(nn.steps(pair, "gpu:0")) == [(pair[0], {"relu": True})]
     for layer in pair:
         layer.forward = layer.forward
-        assert list(nn.steps(pair)) == [(layer, {}) for layer in pair]
+        assert list(nn.steps(pair, "gpu:0")) == [(layer, {}) for layer in pair]
         del layer.forward
 
 
