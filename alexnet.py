@@ -505,7 +505,7 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
         raise ValueError("training needs --data, a folder, an archive or a name (or --resume RUN, or --config RUN/settings.json)")
     for key, value in DEFAULTS.items():
         setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
-    backend.to_device(np.zeros(1, np.float32), args.device)  # a device that is not there is better told now than later
+    backend.use(args.device)  # one that is not there is better told now than later
     cache = runs.cache_folder(args.cache)
     sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache)
     if args.resume:
@@ -608,6 +608,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, 
     tensors, description = checkpoint.load(runs.checkpoint_of(run), prefix=("model.", "preparation."))
     settings = description["settings"]
     preset = preset_from_json(settings["network"])
+    backend.use(device)
     model = AlexNet(preset, len(settings["classes"]))
     model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
     model.to(device).eval()

@@ -47,8 +47,8 @@ setup(
     py_modules=["alexnet"],
     install_requires=["numpy>=2", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
     extras_require={
-        "cuda12": ["cupy-cuda12x>=13"],
-        "cuda13": ["cupy-cuda13x>=13.6"],
+        "cuda12": ["cupy-cuda12x[ctk]>=14"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14"],  # ctk: NVRTC, cuBLAS and headers, where only a driver is installed
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],

@@ -77,15 +77,31 @@ def to_numpy(array: Array) -> np.ndarray:
 def to_device(array: Array, device: str) -> Array:
     """The array on `device`: itself if it is there already, else a copy."""
     kind, index = parse_device(device)
+    array = np.asarray(array) if isinstance(array, np.generic) else array
     if kind == "cpu":
         return to_numpy(array)
     if not isinstance(array, np.ndarray) and index in (None, array.device.id):
         return array
-    cp = cupy()
-    if (index or 0) >= gpu_count():
-        raise DeviceError(f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine")
+    require(device)
     with on_device(device):
-        return cp.asarray(array)
+        return cupy().asarray(array)
+
+
+def require(device: str) -> None:
+    """Raise DeviceError if `device` is not there."""
+    kind, index = parse_device(device)
+    if kind == "gpu":
+        cupy()  # says how to install it
+        if (index or 0) >= gpu_count():
+            raise DeviceError(f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine")
+
+
+def use(device: str) -> None:
+    """From now on new CuPy arrays and kernels land on `device`. Raises DeviceError if it is not there."""
+    require(device)
+    index = parse_device(device)[1]
+    if index is not None:
+        cupy().cuda.Device(index).use()
 
 
 def synchronize(device: str) -> None:

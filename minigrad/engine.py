@@ -26,7 +26,6 @@ from minigrad.backend import Array
 
 FLOATS = ("float32", "float64")
 
-
 _mode = threading.local()
 
 
@@ -106,21 +105,21 @@ class Tensor:
         root = self.creator or (self if self.requires_grad else None)
         if root is None:
             raise RuntimeError("backward: nothing here requires a gradient (made under no_grad, or from inputs that need none)")
-        if gy is None:
-            if self.size != 1:
-                raise ValueError(
-                    f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
-                    "only a single number can go without (did you mean y.sum().backward()?)"
-                )
-            with backend.on_device(self.device):
-                gy = np.ones_like(self.data)
+        if gy is None and self.size != 1:
+            raise ValueError(
+                f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
+                "only a single number can go without (did you mean y.sum().backward()?)"
+            )
+        with backend.on_device(self.device):
+            gy = np.ones_like(self.data) if gy is None else gy
         if not backend.is_array(gy):
             raise TypeError(f"gy must be a plain array, not {type(gy).__name__}")
         given, own = (f"{a.dtype} {a.shape} on {backend.device_of(a)}" for a in (gy, self.data))
         if given != own:
             raise ValueError(f"gy is {given}, but the tensor is {own}: they must agree")
         if isinstance(root, Tensor):
-            root.accumulate(gy, fresh=False)
+            with backend.on_device(self.device):
+                root.accumulate(gy, fresh=False)
             return
         grads: dict[Function, Array] = {root: gy}
         for node in topological_order(root):
@@ -229,7 +228,8 @@ class Function:
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     """The value as a Tensor. A plain number takes the dtype and device of `like`, so it never promotes an array."""
     if like is not None and isinstance(value, (int, float)):
-        return Tensor(np.full_like(like.data, value, shape=()))
+        with backend.on_device(like.device):
+            return Tensor(np.asarray(value, like.dtype, like=like.data))
     return value if isinstance(value, Tensor) else Tensor(value)
 
 

@@ -31,7 +31,7 @@ import threadpoolctl
 from minigrad import backend
 from minigrad.backend import Array
 
-SPAN = 1 << 14  # numbers a block of the elementwise kernels works on
+SPAN = 1 << 12  # numbers a block of the elementwise kernels works on
 THREADS = 128  # a block, on a GPU
 SCALARS = {"int": ctypes.c_int, "i64": ctypes.c_longlong, "u32": ctypes.c_uint, "float": ctypes.c_float, "double": ctypes.c_double}
 ELEMENTS = {"u8": "uint8", "u32": "uint32", "int": "int32", "i64": "int64", "float": "float32", "double": "float64"}

@@ -29,8 +29,10 @@ METHODS = {
     "transpose", "var", "view",
 }  # fmt: skip
 ATTRIBUTES = {"T", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"}
+VIEWS_AND_READS = {"item", "ravel", "reshape", "squeeze", "swapaxes", "tobytes", "tolist", "transpose", "view"}  # from any device
 SHARED_WITHOUT_ASKING = 48 << 10
-_used = 0
+DEVICES = 2
+_used, _current = 0, 0
 
 
 def _freed(size: int) -> None:
@@ -46,11 +48,11 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, host: np.ndarray, base: "Array | None" = None) -> None:
         global _used
         self._host, self.base = host, base
+        self.device = SimpleNamespace(id=_current if base is None else base.device.id)
         if base is None:
             _used += host.nbytes
             weakref.finalize(self, _freed, host.nbytes)
 
-    device = property(lambda self: SimpleNamespace(id=0))
     flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous))
     __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3})
 
@@ -65,6 +67,8 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         assert REAL is None or hasattr(REAL.ndarray, name), f"cupy.ndarray has no {name}"
 
         def method(*args: Any, **kwargs: Any) -> Any:
+            if name not in VIEWS_AND_READS:
+                unwrapped(self)
             return wrapped(getattr(self._host, name)(*unwrapped(args), **unwrapped(kwargs)), self, scalars=name not in ("item", "tolist"))
 
         return method
@@ -91,6 +95,8 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
                 signature = None
             if signature is not None:
                 signature.bind(*args, **kwargs)  # TypeError where CuPy does not take them
+        if name.endswith("_like") and kwargs.get("shape") == ():
+            kwargs = {k: v for k, v in kwargs.items() if k != "shape"}  # as CuPy does
         host_args = args if name == "numpy.asarray" else unwrapped(args)  # it alone moves an array to the device
         result = func(*[a._host if isinstance(a, Array) else a for a in host_args], **unwrapped(kwargs))
         if name.startswith("numpy.empty"):
@@ -101,7 +107,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         return wrapped(self._host[unwrapped(index)], self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self._host[unwrapped(index)] = unwrapped(value)
+        unwrapped(self)[unwrapped(index)] = unwrapped(value)
 
     def __len__(self) -> int:
         return len(self._host)
@@ -123,8 +129,11 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def unwrapped(value: Any) -> Any:
-    """Arguments for NumPy. An array of NumPy's own among them is what CuPy calls an unsupported type."""
+    """Arguments for NumPy. An array of NumPy's own among them is what CuPy calls an unsupported type; what computes runs on the current
+    device, and may not reach arrays on another."""
     if isinstance(value, Array):
+        if value.device.id != _current:
+            raise ValueError(f"The device where the array resides ({value.device.id}) is different from the current device ({_current}).")
         return value._host
     if isinstance(value, np.ndarray):
         raise TypeError(f"Unsupported type {type(value)}: a NumPy array of shape {value.shape} beside CuPy's")
@@ -150,7 +159,9 @@ def wrapped(result: Any, *sources: Any, scalars: bool = True) -> Any:
 
 
 def asarray(array: Any) -> Array:
-    return array if isinstance(array, Array) else Array(np.array(array, order="C"))
+    if isinstance(array, Array):
+        return array if array.device.id == _current else Array(array._host.copy())
+    return Array(np.array(array, order="K"))
 
 
 class RawModule:
@@ -180,6 +191,7 @@ class Kernel:
             kind = self.real if p.type == "real" else p.type
             if p.pointer:
                 assert isinstance(value, Array), f"{self.name}, {p.name}"
+                assert value.device.id == _current, f"{self.name}, {p.name}"
                 assert value.dtype == kernels.ELEMENTS[kind], f"{self.name}, {p.name}"
                 assert value.flags.c_contiguous, f"{self.name}, {p.name}"
                 values.append(ctypes.c_void_p(value._host.ctypes.data))
@@ -193,19 +205,30 @@ class Kernel:
 
 class Device:
     def __init__(self, index: int) -> None:
-        assert index == 0
+        assert 0 <= index < DEVICES
+        self.index = index
+
+    def use(self) -> None:
+        global _current
+        _current = self.index
 
     def __enter__(self) -> "Device":
+        self.before = Device(_current)
+        self.use()
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.before.use()
 
 
 cuda = SimpleNamespace(
     Device=Device,
     get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
-    runtime=SimpleNamespace(getDeviceCount=lambda: 1, getDeviceProperties=lambda index: {"name": b"a stand-in for a GPU"}),
+    runtime=SimpleNamespace(
+        getDeviceCount=lambda: DEVICES,
+        getDeviceProperties=lambda index: {"name": b"a stand-in for a GPU"},
+        memGetInfo=lambda: (16 << 30, 16 << 30),
+    ),
 )
 
 

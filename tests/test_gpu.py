@@ -15,12 +15,13 @@ import alexnet
 from minigrad import backend, gradcheck, health, optim, random
 from minigrad import functions as F
 from minigrad.data import synthetic
-from minigrad.engine import Tensor, no_grad
+from minigrad.engine import Tensor, as_tensor, no_grad, topological_order
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(backend.gpu_count() == 0, reason="no GPU that CuPy can use: the kernels run on the CPU only here"),
 ]
+DEVICES = ["gpu", "gpu:1"][: backend.gpu_count()]
 TOLERANCE = {"float32": 2e-4, "float64": 1e-11}
 
 
@@ -42,21 +43,62 @@ def test_gpu_against_cpu(name, dtype):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.fixture(autouse=True)
+def current_device():
+    """The first one again, after a test that used another."""
+    yield
+    backend.use("gpu:0")
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 @pytest.mark.parametrize(("name", "f", "inputs"), gradcheck.cases(), ids=lambda v: v if isinstance(v, str) else "")
-def test_every_function(name, f, inputs, layout):
-    """Those without kernels too: their array forms run on CuPy's arrays."""
+def test_every_function(name, f, inputs, layout, device):
+    """Those without kernels too: their array forms run on CuPy's arrays, on whatever GPU they lie."""
     if layout == "transposed":
         inputs = [a.T.copy().T for a in inputs]
     results = []
-    for device in ("gpu", "cpu"):
-        leaves = [Tensor(backend.to_device(a, device), requires_grad=a.dtype.kind == "f") for a in inputs]
+    for place in (device, "cpu"):
+        leaves = [Tensor(backend.to_device(a, place), requires_grad=a.dtype.kind == "f") for a in inputs]
         with random.rewound():
             y = f(*leaves)
         y.backward(backend.to_device(numbers(*y.shape, seed=9), y.device))
         results.append([y.numpy()] + [backend.to_numpy(x.grad) for x in leaves if x.requires_grad])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_numbers_beside_a_tensor(device):
+    x = Tensor(backend.to_device(np.arange(6.0).reshape(2, 3), device), requires_grad=True)
+    assert (x * 2.0).creator.parents[0] is x
+    assert as_tensor(2.0, like=x).shape == ()
+    y = F.sum(-x * 2.0 + 1.0)
+    y[...].backward()
+    np.testing.assert_array_equal(backend.to_numpy(x.grad), -2)
+    (F.sum(x).to("cpu") * 3.0).backward()
+    np.testing.assert_array_equal(backend.to_numpy(x.grad), 1)
+    x.grad = None
+    x.backward(backend.to_device(np.ones((2, 3)), device))
+    assert backend.device_of(x.grad) == x.device
+
+
+def test_a_bias_gradient_of_transposed_rows():
+    """70 rows: two blocks of sum_rows, whose sums must not take over the order of a gy that lies in columns."""
+    arrays = numbers(70, 1, 1, 3), numbers(1, 1, 3, 4, seed=1), numbers(4, seed=2)
+    f = lambda x, w, b: F.transpose(F.reshape(F.conv2d(x, w, b), 70, 4), 1, 0)  # noqa: E731
+    for a, b in zip(on("gpu", f, *arrays), on("cpu", f, *arrays), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+
+
+def test_relu_and_bias_in_one_pass():
+    model = alexnet.AlexNet(alexnet.shrunken("paper"), 5, 0).eval()
+    model.to("gpu")
+    x = backend.to_device(numbers(2, 67, 67, 3, dtype="float32"), "gpu")
+    logits, stages = model(x), model.activations(x)
+    assert sum(type(node).__name__ == "ReLU" for node in topological_order(stages["fc8"].creator)) == 7
+    assert not any(type(node).__name__ == "ReLU" for node in topological_order(logits.creator))
+    np.testing.assert_array_equal(logits.numpy(), stages["fc8"].numpy())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -74,6 +116,8 @@ def test_dropout_masks_are_identical():
 
 def test_more_than_2_to_the_31_column_elements(monkeypatch):
     """im2col addresses its columns in 64 bits; the last image's result shows whether it does. Takes 10 GB."""
+    if backend.cupy().cuda.runtime.memGetInfo()[0] < 12 << 30:
+        pytest.skip("less than 12 GB of the GPU's memory are free")
     monkeypatch.setattr(sys.modules["minigrad.functions.conv2d"], "GPU_COLUMN_BYTES", 1 << 40)  # all images in one launch
     x = np.zeros((70, 224, 224, 3), np.float32)
     x[-1] = numbers(224, 224, 3, dtype="float32")
@@ -118,7 +162,8 @@ def test_health_is_read_on_the_gpu():
     assert health.first_not_finite(model, x) == "they appear first in the output of conv3"
 
 
-def test_a_run_on_the_gpu(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("gpu", DEVICES)
+def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     """Trained and fine-tuned there; evaluated and used on either machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -132,13 +177,13 @@ def test_a_run_on_the_gpu(tmp_path, monkeypatch, capsys):
         assert code in (None, 0), err
         return out + err
 
-    start = ["train", "--data", "set", "--preset", "tiny", "--batch-size", 8, "--device", "gpu"]
+    start = ["train", "--data", "set", "--preset", "tiny", "--batch-size", 8, "--device", gpu]
     said(*start, "--epochs", 2, "--output", "run")
     said(*start, "--epochs", 1, "--finetune", "run", "--output", "tuned")
-    losses = [float(said("evaluate", "run", "--device", device).split("loss ")[1].split(",")[0]) for device in ("gpu", "cpu")]
+    losses = [float(said("evaluate", "run", "--device", device).split("loss ")[1].split(",")[0]) for device in (gpu, "cpu")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     picture = next(path for path in (tmp_path / "set" / "val").rglob("*") if path.is_file())
-    answers = [said("predict", "run", picture, "--device", device) for device in ("gpu", "cpu")]
+    answers = [said("predict", "run", picture, "--device", device) for device in (gpu, "cpu")]
     assert answers[0] == answers[1]
 
 

@@ -36,7 +36,7 @@ def sum_rows(g: Array) -> Array:
     if not kernels.ready(g):
         return g.sum(axis=0)
     while len(g) > 1:
-        parts = np.empty_like(g, shape=(-(-len(g) // SPAN), g.shape[1]))
+        parts = np.empty_like(g, shape=(-(-len(g) // SPAN), g.shape[1]), order="C")
         kernels.launch("sum_rows", len(parts), kernels.contiguous(g), parts, *g.shape, SPAN)
         g = parts
     return g[0]

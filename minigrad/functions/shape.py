@@ -54,7 +54,7 @@ class GetItem(Function):
         return x[self.index]
 
     def backward(self, gy):
-        gx = np.zeros_like(self.like, shape=self.shape)
+        gx = np.zeros(self.shape, self.like.dtype, like=self.like)  # not zeros_like: on a GPU it takes shape=() for none
         gx[self.index] = gy
         return gx
 

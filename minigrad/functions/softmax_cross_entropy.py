@@ -73,10 +73,12 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
         )
     if backend.device_of(labels) != logits.device:
         raise ValueError(f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}")
-    low, high = int(labels.min()), int(labels.max())
+    with backend.on_device(logits.device):
+        labels = kernels.contiguous(labels.astype(np.int64, copy=False))
+        low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(
             f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes labels are 0 to {logits.shape[1] - 1}"
         )
-    return SoftmaxCrossEntropy(kernels.contiguous(labels.astype(np.int64, copy=False)), reduction)(logits)
+    return SoftmaxCrossEntropy(labels, reduction)(logits)
