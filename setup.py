@@ -17,7 +17,8 @@ def sources_hash() -> str:
 
 def host_kernels(real: str) -> Extension:
     """The kernels for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
-    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fno-wrapv -pthread"
+    # The last but one: a loop over one pixel's channels stays a loop, a call of memcpy would cost more than its copy.
+    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fno-wrapv -fno-tree-loop-distribute-patterns -pthread"
     if platform.machine() in ("x86_64", "AMD64"):
         flags += " -mprefer-vector-width=512"
     return Extension(

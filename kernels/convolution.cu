@@ -27,11 +27,6 @@ extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__
   }
 }
 
-// The first window that reaches pixel p along one axis; the last one is (p + padding) / stride, if there are as many.
-__device__ inline int first_window(int p, int kernel, int stride, int padding) {
-  return most(0, (p + padding - kernel + stride) / stride);
-}
-
 extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H, int W, int C, int c0, int CG,
                                   int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H;

@@ -31,6 +31,7 @@ static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
 #define __device__ static __attribute__((always_inline))
 #define __restrict__ __restrict
 #define UNROLL
+#define CHANNELS 256
 #define SHARED(type, name) type *name = reinterpret_cast<type *>(host_shared);
 
 using std::exp;

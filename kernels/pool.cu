@@ -3,64 +3,65 @@
 //     max    y = largest of the window's taps; the first wins a tie, NaN wins over all; `winner` is its tap number, one byte
 //     avg    y = sum of the taps inside the image / their number
 //
-//     forward   block = one output row (n, oh): window after window, threads over the channels
-//     backward  block = one input row (n, h): each pixel gathers from the windows that cover it; no atomics
+//     forward   block = one output row (n, oh);  a thread = CHANNELS channels of one pixel of y, from the taps inside the image
+//     backward  block = one input row (n, h);    a thread = CHANNELS channels of one pixel of gx, from the windows that cover it, the last
+//               window first, for which the pixel is the first tap; no atomics
 //
 // Bytes: forward reads 4 an input element and writes 5 (avg: 4) an output element; backward the reverse.
 #include "prelude.cuh"
 
 extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y, u8 *__restrict__ winner, int H, int W,
                                             int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / OH, oh = blockIdx.x % OH;
-  for (int ow = 0; ow < OW; ++ow) {
-    i64 at = ((i64)blockIdx.x * OW + ow) * C;
-    real *__restrict__ best = y + at;
-    u8 *__restrict__ tap = winner + at;
+  int n = blockIdx.x / OH, top = blockIdx.x % OH * SH - PH, pieces = (C + CHANNELS - 1) / CHANNELS;
+  for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
+    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c), left = ow * SW - PW;
+    real best[CHANNELS];
+    u8 tap[CHANNELS];
     bool first = true;
-    for (int kh = 0; kh < KH; ++kh) {
-      int h = oh * SH - PH + kh;
-      if (h < 0 || h >= H) continue;
-      for (int kw = 0; kw < KW; ++kw) {
-        int w = ow * SW - PW + kw;
-        if (w < 0 || w >= W) continue;
-        const real *in = x + (((i64)n * H + h) * W + w) * C;
+    for (int kh = most(0, -top); kh < least(KH, H - top); ++kh) {
+      for (int kw = most(0, -left); kw < least(KW, W - left); ++kw) {
+        const real *in = x + (((i64)n * H + top + kh) * W + left + kw) * C + c;
         u8 here = (u8)(kh * KW + kw);
         if (first) {
-          for (int c = threadIdx.x; c < C; c += blockDim.x) best[c] = in[c], tap[c] = here;
+          for (int i = 0; i < channels; ++i) best[i] = in[i], tap[i] = here;
         } else {
-          for (int c = threadIdx.x; c < C; c += blockDim.x) {
-            real v = in[c], b = best[c];
+          for (int i = 0; i < channels; ++i) {
+            real v = in[i], b = best[i];
             bool better = (v > b) | ((v != v) & (b == b));
-            best[c] = better ? v : b;
-            tap[c] = better ? here : tap[c];
+            best[i] = better ? v : b;
+            tap[i] = better ? here : tap[i];
           }
         }
         first = false;
       }
     }
+    i64 at = ((i64)blockIdx.x * OW + ow) * C + c;
+    for (int i = 0; i < channels; ++i) y[at + i] = best[i];
+    for (int i = 0; i < channels; ++i) winner[at + i] = tap[i];
   }
 }
 
 extern "C" __global__ void max_pool_backward(const real *__restrict__ gy, const u8 *__restrict__ winner, real *__restrict__ gx, int H,
                                              int W, int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / H, h = blockIdx.x % H;
-  for (int w = 0; w < W; ++w) {
-    real *__restrict__ out = gx + (((i64)n * H + h) * W + w) * C;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] = 0;
-    for (int kh = 0; kh < KH; ++kh) {
-      int down = h + PH - kh, oh = down / SH;
-      if (down < 0 || down % SH || oh >= OH) continue;
-      for (int kw = 0; kw < KW; ++kw) {
-        int along = w + PW - kw, ow = along / SW;
-        if (along < 0 || along % SW || ow >= OW) continue;
-        i64 at = (((i64)n * OH + oh) * OW + ow) * C;
-        u8 here = (u8)(kh * KW + kw);
-        for (int c = threadIdx.x; c < C; c += blockDim.x) {
-          real g = gy[at + c];  // read in any case: a choice between values vectorises, a conditional read does not
-          out[c] += winner[at + c] == here ? g : 0;
+  int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
+  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {
+    int w = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c);
+    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    real total[CHANNELS];
+    for (int i = 0; i < channels; ++i) total[i] = 0;
+    for (int oh = oh1; oh >= oh0; --oh) {
+      for (int ow = ow1; ow >= ow0; --ow) {
+        i64 at = (((i64)n * OH + oh) * OW + ow) * C + c;
+        u8 here = (u8)((h + PH - oh * SH) * KW + w + PW - ow * SW);
+        for (int i = 0; i < channels; ++i) {
+          real g = gy[at + i];  // read in any case: a choice between values vectorises, a conditional read does not
+          total[i] += winner[at + i] == here ? g : 0;
         }
       }
     }
+    real *out = gx + ((i64)blockIdx.x * W + w) * C + c;
+    for (int i = 0; i < channels; ++i) out[i] = total[i];
   }
 }
 
@@ -72,41 +73,40 @@ __device__ inline int inside(int o, int size, int kernel, int stride, int paddin
 
 extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__restrict__ y, int H, int W, int C, int KH, int KW,
                                             int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / OH, oh = blockIdx.x % OH;
-  for (int ow = 0; ow < OW; ++ow) {
-    real *__restrict__ total = y + ((i64)blockIdx.x * OW + ow) * C;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) total[c] = 0;
-    for (int kh = 0; kh < KH; ++kh) {
-      int h = oh * SH - PH + kh;
-      if (h < 0 || h >= H) continue;
-      for (int kw = 0; kw < KW; ++kw) {
-        int w = ow * SW - PW + kw;
-        if (w < 0 || w >= W) continue;
-        const real *in = x + (((i64)n * H + h) * W + w) * C;
-        for (int c = threadIdx.x; c < C; c += blockDim.x) total[c] += in[c];
+  int n = blockIdx.x / OH, oh = blockIdx.x % OH, top = oh * SH - PH, pieces = (C + CHANNELS - 1) / CHANNELS;
+  for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
+    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c), left = ow * SW - PW;
+    real total[CHANNELS];
+    for (int i = 0; i < channels; ++i) total[i] = 0;
+    for (int kh = most(0, -top); kh < least(KH, H - top); ++kh) {
+      for (int kw = most(0, -left); kw < least(KW, W - left); ++kw) {
+        const real *in = x + (((i64)n * H + top + kh) * W + left + kw) * C + c;
+        for (int i = 0; i < channels; ++i) total[i] += in[i];
       }
     }
     real count = inside(oh, H, KH, SH, PH) * inside(ow, W, KW, SW, PW);
-    for (int c = threadIdx.x; c < C; c += blockDim.x) total[c] /= count;
+    real *out = y + ((i64)blockIdx.x * OW + ow) * C + c;
+    for (int i = 0; i < channels; ++i) out[i] = total[i] / count;
   }
 }
 
 extern "C" __global__ void avg_pool_backward(const real *__restrict__ gy, real *__restrict__ gx, int H, int W, int C, int KH, int KW,
                                              int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / H, h = blockIdx.x % H;
-  for (int w = 0; w < W; ++w) {
-    real *__restrict__ out = gx + (((i64)n * H + h) * W + w) * C;
-    for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] = 0;
-    for (int kh = 0; kh < KH; ++kh) {
-      int down = h + PH - kh, oh = down / SH;
-      if (down < 0 || down % SH || oh >= OH) continue;
-      for (int kw = 0; kw < KW; ++kw) {
-        int along = w + PW - kw, ow = along / SW;
-        if (along < 0 || along % SW || ow >= OW) continue;
+  int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
+  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {
+    int w = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c);
+    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    real total[CHANNELS];
+    for (int i = 0; i < channels; ++i) total[i] = 0;
+    for (int oh = oh1; oh >= oh0; --oh) {
+      for (int ow = ow1; ow >= ow0; --ow) {
         real count = inside(oh, H, KH, SH, PH) * inside(ow, W, KW, SW, PW);
-        const real *in = gy + (((i64)n * OH + oh) * OW + ow) * C;
-        for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] += in[c] / count;
+        const real *in = gy + (((i64)n * OH + oh) * OW + ow) * C + c;
+        for (int i = 0; i < channels; ++i) total[i] += in[i] / count;
       }
     }
+    real *out = gx + ((i64)blockIdx.x * W + w) * C + c;
+    for (int i = 0; i < channels; ++i) out[i] = total[i];
   }
 }

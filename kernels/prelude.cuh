@@ -23,6 +23,9 @@ typedef long long i64;
 // Before a loop: four turns at a time, so that a thread waits for four loads from memory together and not for one after the other.
 // (On a CPU nothing: the loop is the vectoriser's.)
 #define UNROLL _Pragma("unroll 4")
+// Neighbouring channels that a thread takes together. One here: what it sums up stays in a register. (On a CPU as many as the vectoriser
+// likes, in an array that stays in the first-level cache.)
+#define CHANNELS 1
 // Dynamic shared memory, sized at the launch.
 #define SHARED(type, name)                         \
   extern __shared__ __align__(16) char shared_[];  \
@@ -50,3 +53,7 @@ BLOCK_REDUCE(block_max, a > b || a != a ? a : b)
 
 __device__ inline int least(int a, int b) { return a < b ? a : b; }
 __device__ inline int most(int a, int b) { return a > b ? a : b; }
+// The first window that reaches pixel p along one axis; the last one is (p + padding) / stride, if there are as many.
+__device__ inline int first_window(int p, int kernel, int stride, int padding) {
+  return most(0, (p + padding - kernel + stride) / stride);
+}
