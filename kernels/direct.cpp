@@ -101,6 +101,7 @@ static Tiles best_tiles() {
 
 // block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row and 32 channels.
 // Output (oh, ow), or max(0, output) with relu, is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
+// Bytes: reads 4 a number of x, once a band that sees it, writes 4 a number of y; the filters come from cache.
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W, int C, int KH, int KW, int SH, int SW,
                                           int PH, int PW, int OH, int OW, int O, int groups, int YH, int YW, int TH, int TW, int h0, int w0,
                                           int band, int relu) {
@@ -127,6 +128,7 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
 
 // block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 (ROWS) numbers of a window row and 32 channels, summed
 // over the pixels of `chunk` images and `band` output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
+// Bytes: reads 4 a number of x, once a share of panels, and 4 a number of gy, writes 4 a number of the part.
 extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy, real *parts, int H, int W, int C, int KH, int KW, int SH,
                                                   int SW, int PH, int PW, int OH, int OW, int O, int groups, int N, int span, int chunk,
                                                   int band, int splits) {
@@ -184,7 +186,7 @@ extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *
   for (int v = threadIdx.x; v < PANEL && tap == 0; v += blockDim.x) panel[v] = v < width ? b[g * columns + p * PANEL + v] : 0;
 }
 
-// The sum of `count` parts, in order, from panels to gw (taps, CG, groups OG) and gb; block = (group, panel, tap).
+// The sum of `count` parts, in order, from panels to gw (taps, CG, groups OG) and gb; block = (group, panel, tap). Bytes a number of gw: reads 4 a part, writes 4.
 extern "C" __global__ void unpack_filters(const real *__restrict__ parts, real *__restrict__ gw, real *__restrict__ gb, int count, int taps,
                                           int CG, int OG, int groups) {
   int panels = (OG + PANEL - 1) / PANEL;

@@ -61,7 +61,7 @@ class Tensor:
             raise TypeError("Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself")
         self.data: Array = data if backend.is_array(data) else np.asarray(data)
         if self.data.dtype.kind not in "fiub" or not self.data.dtype.isnative:
-            raise TypeError(f"a Tensor holds numbers in this machine's byte order, not {self.data.dtype}")
+            raise TypeError(f"a Tensor holds real numbers in this machine's byte order, not {self.data.dtype}")
         self.creator: Function | None = None
         self.grad: Array | None = None
         self.name = name

@@ -6,7 +6,8 @@
         np.maximum(x, 0, out=y)
 
 The C signature in the source is the only declaration of a kernel: it is parsed here, and every launch is checked against it (count,
-dtype, contiguity, device), because neither CuPy nor a C library would. A wrong call is a TypeError, never a crash.
+dtype, range, contiguity, device), because neither CuPy nor a C library would: a wrong call is a TypeError. That the arrays are as large as
+the sizes beside them say is the business of the functions that launch.
 
 `MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error where they were not built); "gpu" for
 the GPU's only; unset, kernels are used where they are found. CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every
@@ -158,14 +159,16 @@ def real_of(array: Array) -> str:
 
 
 @functools.cache
-def plan(name: str, real: str) -> tuple[tuple[Parameter, np.dtype, Any], ...]:
-    """For each parameter: itself, the dtype of its array or number, the C type it is passed as."""
+def plan(name: str, real: str) -> tuple[tuple[Parameter, np.dtype, Any, tuple[int, int] | None], ...]:
+    """For each parameter: itself, the dtype of its array or number, the C type it is passed as, the limits of a whole number."""
     if name not in signatures():
         raise KeyError(f"there is no kernel {name!r} in {folder()}")
     rows = []
     for p in signatures()[name][1]:
         kind = real if p.type == "real" else p.type
-        rows.append((p, np.dtype(ELEMENTS[kind]), ctypes.c_void_p if p.pointer else SCALARS[kind]))
+        dtype = np.dtype(ELEMENTS[kind])
+        limits = None if p.pointer or dtype.kind == "f" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        rows.append((p, dtype, ctypes.c_void_p if p.pointer else SCALARS[kind], limits))
     return tuple(rows)
 
 
@@ -200,15 +203,16 @@ def check(name: str, args: tuple, real: str) -> None:
     rows = plan(name, real)
     if len(args) != len(rows):
         raise TypeError(f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}")
-    device = next(backend.device_of(a) for a in args if backend.is_array(a))
+    device = next((backend.device_of(a) for a in args if backend.is_array(a)), "cpu")
     if device != "cpu" and signatures()[name][0] == CPU_ONLY:
         raise TypeError(f"kernel {name} is for the CPU only; its arrays are on {device}")
-    for (p, dtype, _), value in zip(rows, args):
+    for (p, dtype, _, limits), value in zip(rows, args):
         where = f"kernel {name}, {p.name}"
-        if not p.pointer:
-            if not isinstance(value, (int, float, np.number)) or (
-                p.type not in ("real", "float", "double") and not float(value).is_integer()
-            ):
+        if limits:
+            if not isinstance(value, (int, np.integer)) or not limits[0] <= value <= limits[1]:
+                raise TypeError(f"{where}: a {p.type}, from {limits[0]} to {limits[1]}, is wanted, not {value!r}")
+        elif not p.pointer:
+            if not isinstance(value, (int, float, np.integer, np.floating)):
                 raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
         elif not backend.is_array(value):
             raise TypeError(f"{where}: an array of {dtype} is wanted, not {type(value).__name__}")
@@ -230,21 +234,23 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         args: arrays (C-contiguous) and numbers, in the order of the C signature.
         shared: elements of `real` of shared memory.
     """
-    real = next(real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f")
+    real = next((real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f"), "float")
     check(name, args, real)
+    shared_bytes = shared * (4 if real == "float" else 8)
+    if not (0 <= blocks < 1 << 31 and 0 <= shared_bytes < 1 << 31):
+        raise TypeError(f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and {shared_bytes}")
     if blocks == 0:
         return
     rows = plan(name, real)
-    shared_bytes = shared * (4 if real == "float" else 8)
     on_host = isinstance(next(a for a in args if backend.is_array(a)), np.ndarray)
     if on_host:
         values = [kind(a.ctypes.data if p.pointer else int(a) if kind not in (ctypes.c_float, ctypes.c_double) else a)
-                  for (p, _, kind), a in zip(rows, args)]  # fmt: skip
+                  for (p, _, kind, _), a in zip(rows, args)]  # fmt: skip
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
         host_function(name, real)(blocks, shared_bytes, pointers, threads())
         return
     # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
-    values = [a if p.pointer else dtype.type(a) for (p, dtype, _), a in zip(rows, args)]
+    values = [a if p.pointer else dtype.type(a) for (p, dtype, _, _), a in zip(rows, args)]
     device = next(backend.device_of(a) for a in args if backend.is_array(a))
     function = gpu_function(name, real, device)
     if shared_bytes > 48 << 10:  # more than a kernel has without asking

@@ -27,7 +27,14 @@ CHUNK = 1 << 16  # elements updated at a time: temporaries stay in cache
 
 
 def sgd_update(w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str) -> None:
-    """One step of SGD on one parameter: changes w and v in place. All arrays have the same size and are contiguous."""
+    """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays have the same size.
+
+    Raises ValueError where they have not, or where `form` is neither "paper" nor "torch".
+    """
+    if form not in ("paper", "torch"):
+        raise ValueError(f"sgd_update: form must be 'paper' or 'torch', not {form!r}")
+    if not (w.size == v.size == g.size and w.flags.c_contiguous and v.flags.c_contiguous):
+        raise ValueError(f"sgd_update: w, v and g must have one size, w and v be contiguous; they have {w.shape}, {v.shape}, {g.shape}")
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
     if kernels.ready(w):
         constants = lr, momentum, weight_decay, int(form == "paper")

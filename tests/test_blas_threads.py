@@ -64,8 +64,11 @@ def test_a_forked_child_has_threads_of_its_own():
     assert work(1)
     child = multiprocessing.get_context("fork").Process(target=lambda: exit(0 if work(2) else 1))
     child.start()
-    child.join(60)
-    assert child.exitcode == 0
+    try:
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        child.kill()  # one that hangs would be waited for again when the tests end
 
 
 def test_the_thread_count_of_the_blas_still_counts():

@@ -359,6 +359,30 @@ def test_the_kernel_and_the_array_form_prepare_alike(tree, monkeypatch):
     np.testing.assert_allclose(batches[0], batches[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["auto", "none"])
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("a crop of 5x5 at .4, 5. reaches outside pictures of 9x9", {"crops": np.array([[0, 0, 0], [4, 5, 1]], np.int32)}),
+        ("a crop of 5x5 at .-1, 0. reaches outside", {"crops": np.array([[0, 0, 0], [-1, 0, 0]], np.int32)}),
+        ("a crop of 5x5 at .0, 0. reaches outside pictures of 4x4", {"pictures": np.zeros((2, 4, 4, 3), np.uint8)}),
+        (r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 8, 3\)", {"pictures": np.zeros((2, 9, 8, 3), np.uint8)}),
+        (r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 9, 1\)", {"pictures": np.zeros((2, 9, 9, 1), np.uint8)}),
+        (r"\(2 or more, side, side, 3\) uint8, not \(1, 9, 9, 3\)", {"pictures": np.zeros((1, 9, 9, 3), np.uint8)}),
+        ("uint8, not .* float32", {"pictures": np.zeros((2, 9, 9, 3), np.float32)}),
+        (r"crops must be \(2, 3\) int32: top, left, mirror; not \(2, 3\) int64", {"crops": np.zeros((2, 3), np.int64)}),
+        (r"prepared pictures are \(n, 5, 5, 3\) float32, not \(2, 6, 6, 3\)", {"out": np.zeros((2, 6, 6, 3), np.float32)}),
+        ("float32, not .* float64", {"out": np.zeros((2, 5, 5, 3))}),
+    ],
+)
+def test_what_cannot_be_prepared(words, change, mode, monkeypatch):
+    monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+    given = {"out": np.zeros((2, 5, 5, 3), np.float32), "pictures": np.zeros((2, 9, 9, 3), np.uint8), "crops": np.zeros((2, 3), np.int32)}
+    plain(5).into(**given, noise=None)
+    with pytest.raises(ValueError, match=words):
+        plain(5).into(**given | change, noise=None)
+
+
 def test_the_systems_trouble_is_not_the_pictures(tree, tmp_path, monkeypatch):
     """Too many open files: no picture is remembered as broken for that."""
 

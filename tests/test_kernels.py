@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from minigrad import functions as F
 from minigrad import kernels, optim, random
+from minigrad.data.preparation import prepare_images
 from minigrad.engine import Tensor
 from minigrad.functions import direct
 
@@ -72,7 +74,9 @@ CASES = {
     "relu": (F.relu, (3, 5, 7)),
     "relu of one number": (F.relu, (1,)),
     "relu longer than a block": (F.relu, (2 * kernels.SPAN + 3,)),
+    "linear to a wide row": (F.linear, (3, 2), (2, 4097), (4097,)),
     "lrn": (lambda x: F.lrn(x, alpha=1.0), (2, 3, 3, 17)),
+    "lrn of many channels": (lambda x: F.lrn(x, alpha=1.0), (2, 4100)),
     "lrn, one channel": (lambda x: F.lrn(x, alpha=1.0), (2, 3, 3, 1)),
     "lrn, four channels": (lambda x: F.lrn(x, alpha=1.0), (5, 4)),
     "lrn, even n, columns, another power": (lambda x: F.lrn(x, 4, 1.0, 2.0, 0.6, True, 2), (2, 3, 12)),
@@ -80,6 +84,7 @@ CASES = {
     "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2), (2, 7, 9, 5)),
     "max_pool2d padded, ceil": (lambda x: F.max_pool2d(x, (3, 2), (2, 1), padding=1, ceil_mode=True), (2, 6, 5, 3)),
     "max_pool2d stride over kernel": (lambda x: F.max_pool2d(x, 2, 3), (2, 8, 8, 3)),
+    "max_pool2d of 256 taps": (lambda x: F.max_pool2d(x, (256, 1), 1), (1, 260, 2, 2)),
     "max_pool2d of many channels": (lambda x: F.max_pool2d(x, 2, 1), (1, 3, 4, 515)),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2), (2, 7, 9, 5)),
     "avg_pool2d padded, ceil": (lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True), (2, 6, 6, 3)),
@@ -164,9 +169,10 @@ def test_convolution_with_a_frozen_weight_or_bias(needs):
 
 
 @built
-def test_packed_filters_are_unpacked_to_themselves():
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packed_filters_are_unpacked_to_themselves(dtype):
     taps, CG, OG, groups = 4, 3, 35, 2
-    w, b = numbers(taps, CG, groups * OG), numbers(groups * OG, seed=1)
+    w, b = numbers(taps, CG, groups * OG, dtype=dtype), numbers(groups * OG, dtype=dtype, seed=1)
     filters = poisoned(w, shape=(groups, 2, 1 + taps * CG, 32))
     kernels.launch("pack_filters", groups * 2 * taps, w, b, filters, taps, CG, OG, groups, 0)
     assert filters[1, 1, 0, :3].tolist() == b[67:].tolist()
@@ -174,14 +180,33 @@ def test_packed_filters_are_unpacked_to_themselves():
     assert not filters[:, 1, :, 3:].any()
     gw, gb = poisoned(w), poisoned(b)
     kernels.launch("unpack_filters", groups * 2 * taps, np.stack([filters, 2 * filters]), gw, gb, 2, taps, CG, OG, groups)
-    np.testing.assert_array_equal(gw, 3 * w)
-    np.testing.assert_array_equal(gb, 3 * b)
+    np.testing.assert_array_equal(gw, w + 2 * w)
+    np.testing.assert_array_equal(gb, b + 2 * b)
 
 
 @built
 def test_dropout_masks_are_identical(monkeypatch):
     f = CASES["dropout longer than a block"][0]
     ours, reference = both_ways(monkeypatch, f, np.ones(2 * kernels.SPAN + 3))
+    np.testing.assert_array_equal(ours[0], reference[0])
+
+
+@built
+def test_dropout_of_nan_is_nan(monkeypatch):
+    """Where the number is dropped, too: 0 times NaN."""
+    for result in both_ways(monkeypatch, CASES["dropout"][0], np.full((3, 7, 11), np.nan)):
+        assert np.isnan(result[0]).all()
+
+
+@built
+@pytest.mark.parametrize("draw", [1, (1 << 32) + 1, (5 << 32) + 1])
+def test_dropout_counts_its_draws_in_64_bits(draw, monkeypatch):
+    def f(x):
+        stream = random.Stream(3, "draws")
+        stream.counter = draw
+        return F.dropout(x, 0.5, rng=stream)
+
+    ours, reference = both_ways(monkeypatch, f, np.ones(1000))
     np.testing.assert_array_equal(ours[0], reference[0])
 
 
@@ -234,12 +259,80 @@ def test_sgd_update(form, dtype, size, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+EMPTY = {
+    "relu": (F.relu, (0, 3)),
+    "lrn": (F.lrn, (0, 2, 2, 3)),
+    "lrn without channels": (F.lrn, (2, 0)),
+    "max_pool2d": (lambda x: F.max_pool2d(x, 2), (0, 4, 4, 3)),
+    "max_pool2d without channels": (lambda x: F.max_pool2d(x, 2), (1, 4, 4, 0)),
+    "avg_pool2d": (lambda x: F.avg_pool2d(x, 2), (0, 4, 4, 3)),
+    "dropout": (F.dropout, (0, 3)),
+    "conv2d": (F.conv2d, (0, 4, 4, 3), (2, 2, 3, 5), (5,)),
+    "conv2d without channels": (F.conv2d, (2, 4, 4, 0), (2, 2, 0, 5), (5,)),
+    "conv2d without filters": (F.conv2d, (2, 4, 4, 3), (2, 2, 3, 0), (0,)),
+    "linear": (F.linear, (0, 3), (3, 2), (2,)),
+    "linear of nothing": (F.linear, (2, 0), (0, 3), (3,)),
+    "linear to nothing": (F.linear, (2, 3), (3, 0), (0,)),
+}
+
+
+@pytest.mark.parametrize("mode", ["auto", "none", "columns"])
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_arrays(name, mode, monkeypatch):
+    """Whatever has no elements has a result of the right shape, forward and backward, in every form."""
+    if mode == "none":
+        monkeypatch.setenv("MINIGRAD_KERNELS", "none")
+    if mode == "columns":
+        monkeypatch.setattr(direct, "ready", lambda x: False)
+    f, *shapes = EMPTY[name]
+    leaves = [Tensor(numbers(*s, seed=i), requires_grad=True) for i, s in enumerate(shapes)]
+    y = f(*leaves)
+    y.backward(np.ones(y.shape))
+    assert all(leaf.grad.shape == leaf.shape and np.isfinite(leaf.grad).all() for leaf in leaves)
+    if name == "conv2d without channels":
+        np.testing.assert_array_equal(y.numpy(), np.broadcast_to(leaves[2].data, (2, 3, 3, 5)))
+
+
+@pytest.mark.parametrize(
+    ("words", "call"),
+    [
+        ("0x4 images have no pixels", lambda: F.avg_pool2d(np.zeros((1, 0, 4, 2)), 2, padding=1)),
+        ("stride 4294967296, 4294967296, .*: none may be above 268435456", lambda: F.max_pool2d(np.zeros((1, 4, 4, 1)), 3, 2**32, 1)),
+        ("none may be above 268435456", lambda: F.conv2d(np.zeros((1, 1, 2, 1)), np.zeros((1, 2, 1, 1)), padding=2**30)),
+        ("a 257x1 window has more than 256 taps", lambda: F.max_pool2d(np.zeros((1, 300, 1, 1)), (257, 1))),
+        ("w, v and g must have one size", lambda: optim.sgd_update(np.ones(3000), np.ones(2), np.ones(3), 0.1, 0.9, 0.0, "paper")),
+        ("w and v be contiguous", lambda: optim.sgd_update(np.ones((3, 2)).T, np.ones((2, 3)), np.ones((2, 3)), 0.1, 0.9, 0.0, "paper")),
+        ("form must be 'paper' or 'torch', not 'Paper'", lambda: optim.sgd_update(*np.ones((3, 3)), 0.1, 0.9, 0.0, "Paper")),
+        ("all three finite, not k=nan", lambda: F.lrn(np.ones((2, 3)), k=float("nan"))),
+        ("all three finite, .*beta=inf", lambda: F.lrn(np.ones((2, 3)), beta=float("inf"))),
+    ],
+)  # fmt: skip
+def test_sizes_and_constants_that_no_kernel_gets(words, call):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_lrn_over_many_more_channels_than_there_are():
+    x = np.arange(12.0).reshape(3, 4)
+    np.testing.assert_allclose(F.lrn(x, n=10**9).data, F.lrn(x, n=9).data, rtol=1e-12)
+
+
+def prepared(dtype):
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (3, 9, 9, 3), np.uint8)
+    crops = np.array([[0, 4, 1], [4, 0, 0], [2, 3, 1]], np.int32)
+    out = np.full((3, 5, 5, 3), np.nan, dtype)
+    mean, shift = rng.uniform(0, 255, (5, 5, 3)).astype(dtype), rng.standard_normal((3, 3)).astype(dtype)
+    prepare_images(pictures, crops, mean, shift, 1 / 60, out)
+    return out
+
+
 @built
-def test_empty_arrays():
-    assert F.relu(np.zeros((0, 3))).shape == (0, 3)
-    assert F.lrn(np.zeros((0, 2, 2, 3))).shape == (0, 2, 2, 3)
-    assert F.max_pool2d(np.zeros((0, 4, 4, 3)), 2).shape == (0, 2, 2, 3)
-    assert F.dropout(np.zeros((0, 3))).shape == (0, 3)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prepared_pictures(dtype, monkeypatch):
+    ours = prepared(dtype)
+    monkeypatch.setenv("MINIGRAD_KERNELS", "none")
+    np.testing.assert_allclose(ours, prepared(dtype), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 SAME_BITS = """
@@ -263,7 +356,7 @@ c = Conv2d(windows("conv2d", x, 5, 1, 2, False), 2)
 cols = c.columns(x, slice(3, 6))
 gx = np.zeros_like(x)
 c.scatter(cols, gx, slice(3, 6))
-h.update(cols.tobytes() + gx.tobytes())
+h.update(cols.tobytes() + gx.tobytes() + t.prepared("float32").tobytes())
 print(h.hexdigest())
 """
 
@@ -286,13 +379,28 @@ def test_same_bits_at_any_thread_count():
         ("x: an array of float64 is wanted, not list", ([1.0], np.zeros(3), 3, 4)),
         ("y: an array of float64 is wanted, not float32", (np.zeros(3), np.zeros(3, np.float32), 3, 4)),
         ("x: the array is not contiguous", (np.zeros((3, 3)).T, np.zeros(9), 9, 4)),
-        ("size: a i64 is wanted, not 2.5", (np.zeros(3), np.zeros(3), 2.5, 4)),
-        ("span: a int is wanted, not array", (np.zeros(3), np.zeros(3), 3, np.zeros(3))),
+        ("size: a i64, from -9223372036854775808 to 9223372036854775807, is wanted, not 2.5", (np.zeros(3), np.zeros(3), 2.5, 4)),
+        ("span: a int, .*, is wanted, not array", (np.zeros(3), np.zeros(3), 3, np.zeros(3))),
+        ("span: a int, from -2147483648 to 2147483647, is wanted, not 4294967296", (np.zeros(3), np.zeros(3), 3, 1 << 32)),
+        ("x: an array of float32 is wanted, not int", (8, 8, 3, 4)),
     ],
 )
 def test_a_wrong_launch_is_an_error_not_a_crash(words, args):
     with pytest.raises(TypeError, match=words):
         kernels.launch("relu_forward", 1, *args)
+
+
+@built
+@pytest.mark.parametrize(("blocks", "shared"), [(-1, 0), (1 << 31, 0), (2**70, 0), (1, -1000), (1, 1 << 40)])
+def test_a_launch_of_impossible_size(blocks, shared):
+    with pytest.raises(TypeError, match=r"kernel relu_forward: from 0 to 2\^31 - 1 blocks and bytes of shared memory, not"):
+        kernels.launch("relu_forward", blocks, np.zeros(3), np.zeros(3), 3, 4, shared=shared)
+
+
+@built
+def test_a_number_for_the_kernel_is_no_complex_one():
+    with pytest.raises(TypeError, match="kernel lrn_forward, k: a real is wanted, not 2j"):
+        kernels.launch("lrn_forward", 1, np.zeros(3), np.zeros(3), 3, 2, 2, 2j, 1.0, 0.75, shared=7)
 
 
 @built
@@ -309,6 +417,29 @@ def test_a_kernel_for_the_cpu_is_not_launched_on_a_gpu(monkeypatch):
         kernels.check("pack_filters", (*[np.zeros((1, 1, 1))] * 3, 1, 1, 1, 1, 0), "double")
 
 
+def test_arrays_on_several_devices_are_refused(monkeypatch):
+    y = np.zeros(3)
+    monkeypatch.setattr(kernels.backend, "device_of", lambda array: "gpu:1" if array is y else "gpu:0")
+    with pytest.raises(TypeError, match="y: the array is on gpu:1, the others on gpu:0"):
+        kernels.check("relu_forward", (np.zeros(3), y, 3, 4), "double")
+
+
+def test_threads(monkeypatch):
+    for variables, expected in (
+        ({"MINIGRAD_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+        ({"OMP_NUM_THREADS": "5"}, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),  # of nested regions: the outermost
+        ({"MINIGRAD_THREADS": "0", "OMP_NUM_THREADS": "many"}, None),
+        ({}, None),
+    ):
+        for name in ("MINIGRAD_THREADS", "OMP_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        assert kernels.threads.__wrapped__() == (expected or available)
+
+
 def test_unknown_kernel():
     with pytest.raises(KeyError, match="there is no kernel 'relu_sideways'"):
         kernels.plan("relu_sideways", "float")
@@ -322,12 +453,25 @@ def test_signatures_are_parsed_from_the_sources():
     ]  # fmt: skip
 
 
-def test_every_kernel_has_a_host_launcher_and_a_user():
-    """A symbol in kernels/ that nothing launches, or that the CPU library lacks, fails here."""
+@built
+def test_every_kernel_has_a_host_launcher_and_a_test(monkeypatch):
+    """A symbol in kernels/ that the CPU library lacks, or that none of the cases above launches, fails here."""
     listed = set(re.findall(r"^HOST_KERNEL\((\w+)\)", (kernels.folder() / "host.cpp").read_text(), re.MULTILINE))
     assert listed == set(kernels.signatures())
-    users = "".join(p.read_text() for p in (ROOT / "minigrad").rglob("*.py"))
-    assert not [name for name in kernels.signatures() if f'"{name}"' not in users]
+    launched, find = set(), kernels.host_function
+    monkeypatch.setattr(kernels, "host_function", lambda name, real: launched.add(name) or find(name, real))
+
+    def run(f, *shapes):
+        y = f(*[Tensor(numbers(*s), requires_grad=True) for s in shapes])
+        y.backward(np.ones(y.shape))
+
+    for case in CASES.values():
+        run(*case)
+    optim.sgd_update(*numbers(3, 5), 0.1, 0.9, 0.01, "paper")
+    prepared("float64")
+    monkeypatch.setattr(direct, "ready", lambda x: False)
+    run(*CASES["conv2d 3x3"])
+    assert launched == set(kernels.signatures())
 
 
 def test_sources_are_found_in_a_checkout():
@@ -346,6 +490,11 @@ def test_modes(monkeypatch):
     assert "array forms only" in kernels.state()
     monkeypatch.setenv("MINIGRAD_KERNELS", "gpu")
     assert not kernels.ready(x), "on the CPU there is none then"
+    on_a_gpu = SimpleNamespace(dtype=np.dtype("float32"))
+    assert kernels.ready(on_a_gpu)
+    monkeypatch.setenv("MINIGRAD_KERNELS", "cpu")
+    assert not kernels.ready(on_a_gpu), "on a GPU there is none then"
+    assert not kernels.ready(x.astype(np.float16)), "none for this dtype"
     monkeypatch.setenv("MINIGRAD_KERNELS", "fast")
     with pytest.raises(ValueError, match="use none, cpu or gpu"):
         kernels.ready(x)

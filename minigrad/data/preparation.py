@@ -63,6 +63,20 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
     )  # fmt: skip
 
 
+def prepare_images(pictures: np.ndarray, crops: np.ndarray, mean: np.ndarray, shift: np.ndarray, scale: float, out: np.ndarray) -> None:
+    """out = (mirror(crop(picture)) - mean + shift) * scale. Shapes as in Preparation.into; shift (n, 3). Kernel: kernels/images.cu."""
+    n, size = out.shape[:2]
+    if kernels.ready(out):
+        given = [kernels.contiguous(a) for a in (pictures, crops, mean, shift)]
+        kernels.launch("prepare_images", n * size, *given, out, pictures.shape[1], size, scale)
+        return
+    for i, (top, left, mirror) in enumerate(crops):
+        crop = pictures[i, top : top + size, left : left + size]
+        np.subtract(crop[:, ::-1] if mirror else crop, mean, out=out[i])
+    out += shift[:, None, None]
+    out *= out.dtype.type(scale)
+
+
 @dataclass
 class Preparation:
     """How a picture becomes input. size: side of the crop; mean: (size, size, 3) or (3,); scale: a factor;
@@ -83,23 +97,25 @@ class Preparation:
     def into(self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None) -> None:
         """Write prepared pictures into out (n, size, size, 3) float32.
 
-        crops: (n, 3) int32, top, left, mirror; noise: (n, 3), the paper's a.
+        pictures: at least n, (side, side, 3) bytes each; crops: (n, 3) int32, top, left, mirror; noise: (n, 3), the paper's a.
+        Raises ValueError where a crop reaches outside the pictures, or arrays have other shapes or dtypes.
         """
-        if pictures.ndim != 4 or pictures.shape[0] < len(out) or crops.shape != (len(out), 3):
-            raise ValueError(f"pictures must be (n, 256, 256, 3) and crops (n, 3), not {pictures.shape} and {crops.shape}")
+        n, side = len(out), pictures.shape[1] if pictures.ndim > 1 else 0
+        if out.shape != (n, self.size, self.size, 3) or out.dtype != np.float32:
+            raise ValueError(f"prepared pictures are (n, {self.size}, {self.size}, 3) float32, not {out.shape} {out.dtype}")
+        if pictures.ndim != 4 or len(pictures) < n or pictures.shape[1:] != (side, side, 3) or pictures.dtype != np.uint8:
+            raise ValueError(f"pictures must be ({n} or more, side, side, 3) uint8, not {pictures.shape} {pictures.dtype}")
+        if crops.shape != (n, 3) or crops.dtype != np.int32:
+            raise ValueError(f"crops must be ({n}, 3) int32: top, left, mirror; not {crops.shape} {crops.dtype}")
+        corners = crops[:, :2]
+        if n and not 0 <= corners.min() <= corners.max() <= side - self.size:
+            outside = tuple(corners[((corners < 0) | (corners > side - self.size)).any(axis=1)][0].tolist())
+            raise ValueError(f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}")
         shift, scale = np.zeros((len(out), 3), np.float32), self.scale
         if self.colour is not None and noise is not None:
             shift[:] = noise @ self.colour.T
             scale /= self.shrink
-        if kernels.ready(out):
-            blocks = len(out) * self.size
-            kernels.launch("prepare_images", blocks, pictures, crops, self.mean, shift, out, pictures.shape[1], self.size, scale)
-            return
-        for i, (top, left, mirror) in enumerate(crops):
-            crop = pictures[i, top : top + self.size, left : left + self.size]
-            np.subtract(crop[:, ::-1] if mirror else crop, self.mean, out=out[i])
-        out += shift[:, None, None]
-        out *= np.float32(scale)
+        prepare_images(pictures, crops, self.mean, shift, scale, out)
 
     def centre(self, pictures: np.ndarray) -> np.ndarray:
         """The test view of pictures (n, 256, 256, 3): (n, size, size, 3)."""

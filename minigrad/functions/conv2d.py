@@ -18,6 +18,7 @@ Krizhevsky et al. (2012), section 3.5.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,13 +38,13 @@ COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 def im2col(x: Array, win: Windows) -> Array:
     """Windows as rows: (n, H, W, C) -> (n OH OW, KH KW C)."""
     taps = np.stack(list(win.taps(win.pad(x))), axis=3)  # (n, OH, OW, KH KW, C)
-    return taps.reshape(-1, win.KH * win.KW * x.shape[3])
+    return taps.reshape(len(x) * win.OH * win.OW, win.KH * win.KW * x.shape[3])
 
 
 def col2im(cols: Array, win: Windows) -> Array:
     """The transpose of im2col: add every column element back to its pixel. (n OH OW, KH KW C) -> (n, H, W, C)."""
-    taps = cols.reshape(-1, win.OH, win.OW, win.KH * win.KW, cols.shape[1] // (win.KH * win.KW))
-    n, C = taps.shape[0], taps.shape[4]
+    n, C = len(cols) // (win.OH * win.OW), cols.shape[1] // (win.KH * win.KW)
+    taps = cols.reshape(n, win.OH, win.OW, win.KH * win.KW, C)
     padded = win.pad(np.zeros_like(cols, shape=(n, win.H, win.W, C)))
     for tap, target in enumerate(win.taps(padded)):
         target += taps[:, :, :, tap]
@@ -101,7 +102,7 @@ class Conv2d(Function):
         if direct.ready(x):
             y = direct.forward(x, w, b, self.win, self.groups, self.relu)
         else:
-            y = self.by_columns(x, w.reshape(-1, self.O), b)
+            y = self.by_columns(x, w.reshape(math.prod(w.shape[:3]), self.O), b)
         self.save(x, w, y if self.relu else None)
         return y
 
@@ -124,11 +125,11 @@ class Conv2d(Function):
             gy = kernels.contiguous(gy)
             gx = direct.input_gradient(gy, w, self.win, self.groups) if self.needs[0] else None
             if not self.needs[1]:
-                return gx, None, sum_rows(gy.reshape(-1, self.O)) if self.needs[2] else None
+                return gx, None, sum_rows(gy.reshape(math.prod(gy.shape[:3]), self.O)) if self.needs[2] else None
             gw, gb = direct.filter_gradient(x, gy, w, self.win, self.groups)
             return gx, gw, gb if self.needs[2] else None
-        w2 = w.reshape(-1, self.O)
-        gy = gy.reshape(-1, self.O)
+        w2 = w.reshape(math.prod(w.shape[:3]), self.O)
+        gy = gy.reshape(math.prod(gy.shape[:3]), self.O)
         gx = np.empty_like(x) if self.needs[0] else None
         gw = np.zeros_like(w, order="C") if self.needs[1] else None
         gb = np.zeros_like(w, shape=(self.O,)) if self.needs[2] else None

@@ -18,6 +18,8 @@ import numpy as np
 
 from minigrad.backend import Array
 
+LARGEST = 1 << 28  # of every size along an axis: kernels add and multiply a few of them in 32 bits
+
 
 def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> tuple[int, int]:
     """A size given as one number or as (height, width), checked: whole numbers, at least `least`."""
@@ -92,6 +94,11 @@ def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bo
     SH, SW = pair(stride, "stride", function, least=1)
     PH, PW = pair(padding, "padding", function, least=0)
     N, H, W, C = x.shape
+    if max(H, W, KH, KW, SH, SW, PH, PW) > LARGEST:
+        sizes = f"{H}x{W} images, window {KH}x{KW}, stride {SH}, {SW}, padding {PH}, {PW}"
+        raise ValueError(f"{function}: {sizes}: none may be above {LARGEST}")
+    if H < 1 or W < 1:
+        raise ValueError(f"{function}: {H}x{W} images have no pixels")
     OH, OW = output_size(H, KH, SH, PH, ceil_mode), output_size(W, KW, SW, PW, ceil_mode)
     if OH < 1 or OW < 1:
         raise ValueError(f"{function}: a {KH}x{KW} window does not fit into {H}x{W} images with padding {PH}, {PW}")

@@ -16,6 +16,7 @@ Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after the ReLUs of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -47,16 +48,17 @@ class LRN(Function):
     def rows(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """The arrays as matrices with one window domain (the channels of one group) a row, a chunk of rows at a time."""
         C = arrays[0].shape[-1] // self.groups
-        flat = [a.reshape(-1, C) for a in arrays]
-        step = max(1, CHUNK // C)
+        flat = [a.reshape(a.size // max(C, 1), C) for a in arrays]
+        step = max(1, CHUNK // max(C, 1))
         for i in range(0, len(flat[0]), step):
             yield tuple(a[i : i + step] for a in flat)
 
     def launch(self, name: str, rows: int, *arrays: Array) -> None:
         C = arrays[0].shape[-1] // self.groups
-        constants = C, self.before, self.after, self.k, self.alpha, self.beta
+        before, after = min(self.before, C), min(self.after, C)  # no window sees more
+        constants = C, before, after, self.k, self.alpha, self.beta
         blocks = arrays[0].size // max(C, 1)
-        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * (C + self.before + self.after))
+        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * (C + before + after))
 
     def forward(self, x):
         self.save(x)
@@ -99,6 +101,6 @@ def lrn(x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, 
     if x.ndim < 1 or x.shape[-1] % groups:
         raise ValueError(f"lrn: groups={groups} must divide the channels of x, shape {x.shape}")
     n = whole(n, "n", "lrn")
-    if k <= 0 or alpha < 0:
-        raise ValueError(f"lrn: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
+    if not (0 < k < math.inf and 0 <= alpha < math.inf and math.isfinite(beta)):
+        raise ValueError(f"lrn: k must be above 0, alpha at least 0, and all three finite, not k={k}, alpha={alpha}, beta={beta}")
     return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(x)
