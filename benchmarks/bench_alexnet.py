@@ -16,20 +16,21 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from setting import describe, whole, writable
 
-from minigrad import backend
+from minigrad import backend, kernels
 
 NETWORKS = ("paper", "nolrn", "torchvision")
+TOLERANCE = {"tf32": 1e-2, "amp": 1e-2}  # of the loss before timing; else 1e-3
 PEERS = {"cpu": ("eager", "channels_last", "compile"), "gpu": ("eager", "tf32", "amp", "compile")}
 
 
@@ -171,8 +172,8 @@ class Torch:
 
     def check(self) -> float:
         self.model.eval()
-        with self.torch.no_grad():
-            loss = float(self.torch.nn.functional.cross_entropy(self.model(self.x), self.t))
+        with self.torch.no_grad(), self.autocast():
+            loss = float(self.torch.nn.functional.cross_entropy(self.call(self.x), self.t))
         self.model.train()
         return loss
 
@@ -237,13 +238,17 @@ def work(name: str, network: str, n: int, device: str) -> None:
         print(json.dumps([times, peak / 1e9]), flush=True)
 
 
+class ProcessEnded(RuntimeError):
+    """A contender could not start or work; what it said stands above."""
+
+
 class Process:
     """A contender in a process of its own."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--worker", name, "--network", args.network, "--batch", str(args.batch)]
         command += ["--device", args.device]
-        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OPENBLAS_NUM_THREADS": str(args.threads)}
+        environment = os.environ | dict.fromkeys(("MINIGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
         self.name, self.times = name, {"step": [], "infer": [], "busy": []}
         self.peak = 0.0
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -252,7 +257,7 @@ class Process:
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.name} ended without an answer")
+            raise ProcessEnded(f"the process of {self.name} ended without an answer")
         return json.loads(line)
 
     def ask(self, what: str):
@@ -282,20 +287,20 @@ def one_core_busy() -> Iterator[None]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=NETWORKS, default="paper")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=whole, default=128)
     parser.add_argument("--device", choices=PEERS, default="cpu")
     parser.add_argument(
         "--peers", help="comma-separated, or none; default: all, " + "; ".join(f"{d}: {', '.join(p)}" for d, p in PEERS.items())
     )
-    parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--steps", type=int, help="in a block; default 3, on a GPU 25")
-    parser.add_argument("--warm", type=int, help="steps before the first block; default 2, on a GPU 20")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--blocks", type=whole, default=4)
+    parser.add_argument("--steps", type=whole, help="in a block; default 3, on a GPU 25")
+    parser.add_argument("--warm", type=whole, help="steps before the first block; default 2, on a GPU 20")
+    parser.add_argument("--threads", type=whole, default=kernels.threads())
     parser.add_argument(
-        "--follow", type=int, metavar="STEPS", help="compare the losses of so many steps with PyTorch's, and do nothing else"
+        "--follow", type=whole, metavar="STEPS", help="compare the losses of so many steps with PyTorch's, and do nothing else"
     )
     parser.add_argument("--busy", action="store_true", help="also: steps while another process keeps one core busy")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=writable, metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -313,21 +318,41 @@ def main() -> int:
     if unknown:
         parser.error(f"--peers {','.join(unknown)}: on this device there are {', '.join(PEERS[args.device])}")
     names = ["minigrad", *peers, "sgemm"]
-    contenders = {name: Process(name, args) for name in names}
-    losses = {name: c.ask("check") for name, c in contenders.items() if name != "sgemm"}
+    contenders, losses = {}, {}
+    for name in names:
+        try:
+            contender = Process(name, args)
+            answer = contender.ask("check")
+        except ProcessEnded as error:
+            leave_out(name, error, peers)
+            continue
+        contenders[name] = contender
+        if name != "sgemm":
+            losses[name] = answer
     for name, loss in losses.items():
-        if not abs(loss - losses["minigrad"]) <= 1e-3 * abs(loss):
+        if not abs(loss - losses["minigrad"]) <= TOLERANCE.get(name, 1e-3) * abs(loss):
             raise SystemExit(f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same network, nothing is timed")
     for block in range(args.blocks + 1):
-        for c in contenders.values():
-            c.block("step", args.warm if block == 0 else args.steps, warm=block == 0)
-            c.block("infer", args.warm if block == 0 else args.steps, warm=block == 0)
-            if args.busy:
-                c.block("busy", args.steps, warm=block == 0)
+        for name, c in list(contenders.items()):
+            try:
+                c.block("step", args.warm if block == 0 else args.steps, warm=block == 0)
+                c.block("infer", args.warm if block == 0 else args.steps, warm=block == 0)
+                if args.busy:
+                    c.block("busy", args.steps, warm=block == 0)
+            except ProcessEnded as error:
+                leave_out(name, error, peers)
+                del contenders[name], losses[name]
     report(args, contenders, losses)
     for c in contenders.values():
         c.process.kill()
     return 0
+
+
+def leave_out(name: str, error: ProcessEnded, peers: Sequence[str]) -> None:
+    """A peer that cannot run is left out of the table; without minigrad and the ceiling there is none."""
+    if name not in peers:
+        raise SystemExit(str(error)) from None
+    print(f"{error}: left out", flush=True)
 
 
 def follow(args: argparse.Namespace) -> int:
@@ -350,12 +375,19 @@ def report(args: argparse.Namespace, contenders: dict[str, Process], losses: dic
     rows = alexnet.table(alexnet.AlexNet(preset(args.network)))
     forward = 2 * args.batch * sum(r.multiply_adds for r in rows)
     floor = (3 * forward - 2 * args.batch * rows[0].multiply_adds) / rate  # no input gradient for conv1
-    machine = f"{args.threads} threads, {platform.processor() or platform.machine()}" if args.device == "cpu" else backend.gpu_name(0)
-    print(f"{args.network}, batch {args.batch}, {machine}, NumPy {np.__version__}")
+    setting = describe()
+    print(setting)
+    print(f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32")
     print(f"sgemm ceiling {rate / 1e9:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {forward / rate:.4f} s; losses {losses}")
     ours = {kind: float(np.median(contenders["minigrad"].times[kind])) for kind in ("step", "infer")}
     print(f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
-    result = {"settings": vars(args), "gflops": rate / 1e9, "floor": floor, "rows": {}}
+    result = {
+        "settings": {k: str(v) for k, v in vars(args).items()},
+        "machine": setting.split("\n"),
+        "gflops": rate / 1e9,
+        "floor": floor,
+        "rows": {},
+    }
     for name, c in contenders.items():
         if name == "sgemm":
             continue
@@ -369,8 +401,7 @@ def report(args: argparse.Namespace, contenders: dict[str, Process], losses: dic
             print(f"{'':14}{np.median(c.times['busy']):8.3f} s with one core busy: {np.median(c.times['busy']) / step:.2f} times as long")
         result["rows"][name] = c.times | {"peak": c.peak}
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=1)
+        args.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from setting import describe, whole, writable
 
 from minigrad import backend, kernels, optim, random
 from minigrad.data.preparation import Preparation
@@ -192,14 +192,16 @@ def spin() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=whole, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each kernel")
     parser.add_argument("--busy", action="store_true", help="with another process on one core")
-    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--json", type=writable, metavar="FILE")
     args = parser.parse_args()
     if args.device != "cpu" and backend.gpu_count() == 0:
         parser.error(f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says more)")
+    if not kernels.ready(backend.to_device(np.zeros(1, np.float32), args.device)):
+        parser.error(f"there are no kernels to time on {args.device}: {kernels.state()}")
     if args.busy:
         multiprocessing.get_context("spawn").Process(target=spin, daemon=True).start()
         time.sleep(1)
@@ -211,9 +213,9 @@ def main() -> int:
         kernels.launch("relu_forward", blocks, x, y, x.size, kernels.SPAN)
 
     ceiling = 8 * x.size / np.median(timed(copy, args.device, args.seconds)) / 1e9
-    print(
-        f"batch {args.batch}, {args.device}, {kernels.threads()} threads, {platform.processor() or platform.machine()}, busy: {args.busy}"
-    )
+    setting = describe()
+    print(setting)
+    print(f"batch {args.batch}, {args.device}, {kernels.threads()} CPU threads, busy: {args.busy}")
     print(f"copy ceiling {ceiling:.1f} GB/s (read and write)")
     ceilings = {"GB/s": ceiling}
     table = cases(args.batch, args.device)
@@ -223,7 +225,7 @@ def main() -> int:
         print(f"sgemm ceiling {ceilings['GFLOP/s']:.0f} GFLOP/s")
         table = convolutions(args.batch) + table
     print(f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest difference from the array form")
-    result = {"ceilings": ceilings, "rows": []}
+    result = {"machine": setting.split("\n"), "ceilings": ceilings, "rows": []}
     chosen = os.environ.pop("MINIGRAD_KERNELS", "auto")
     for row in table:
         os.environ["MINIGRAD_KERNELS"] = "none"
@@ -241,8 +243,7 @@ def main() -> int:
         print(f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f} {row.unit:7}{share:12.0%}  {error:.1e}", flush=True)
         result["rows"].append({"kernel": row.name, "ms": median * 1e3, "rate": rate, "unit": row.unit, "share": share})
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump(result, file, indent=1)
+        args.json.write_text(json.dumps(result, indent=1))
     return 0
 
 

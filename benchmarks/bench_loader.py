@@ -10,7 +10,6 @@ are repeated until there are enough.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -18,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from setting import whole
 
-from minigrad import data, random
+from minigrad import data, kernels, random
 from minigrad.data.images import SIZE
 
 CROP = 227
@@ -80,12 +80,15 @@ def torch_epochs(files: list[str], mean: np.ndarray, batch: int, workers: int):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="DIR", help="CLASS/PICTURE")
-    parser.add_argument("--pictures", type=int, default=1024)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--pictures", type=whole, default=1024)
+    parser.add_argument("--batch", type=whole, default=128)
+    parser.add_argument("--epochs", type=whole, default=4)
+    parser.add_argument("--workers", type=whole, default=kernels.threads())
     args = parser.parse_args()
-    images = data.open_folder(args.data)
+    try:
+        images = data.open_folder(args.data)
+    except data.DataError as error:
+        parser.error(str(error))
     images = images.take(np.arange(args.pictures) % len(images))
     mean = np.full(3, 120, np.float32)
     preparation = data.Preparation(CROP, mean, 1.0)

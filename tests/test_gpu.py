@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import test_trainer
-from test_kernels import CASES, DTYPES, numbers
+from test_kernels import CASES, DTYPES, numbers, prepared
 
 import alexnet
-from minigrad import backend, gradcheck, health, optim, random
+from minigrad import backend, gradcheck, health, kernels, optim, random
 from minigrad import functions as F
 from minigrad.data import synthetic
 from minigrad.engine import Tensor, as_tensor, no_grad, topological_order
@@ -101,12 +101,33 @@ def test_relu_and_bias_in_one_pass():
     np.testing.assert_array_equal(logits.numpy(), stages["fc8"].numpy())
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [5, 3 * kernels.THREADS + 1])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_cross_entropy(reduction):
-    x, t = numbers(7, 5), np.arange(7) % 5
+def test_cross_entropy(reduction, classes, dtype):
+    """Rows shorter and longer than a block has threads."""
+    x, t = numbers(7, classes, dtype=dtype), np.arange(7) % 5
     results = [on(d, lambda x, d=d: F.softmax_cross_entropy(x, backend.to_device(t, d), reduction), x) for d in ("gpu", "cpu")]
     for a, b in zip(*results, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11)
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["paper", "torch"])
+def test_sgd_update(form, dtype):
+    results = []
+    for device in ("gpu", "cpu"):
+        w, v, g = (backend.to_device(numbers(2 * kernels.SPAN + 3, dtype=dtype, seed=s), device) for s in range(3))
+        optim.sgd_update(w, v, g, 0.1, 0.9, 0.01, form)
+        results.append([backend.to_numpy(w), backend.to_numpy(v)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_prepared_pictures(dtype):
+    out = backend.to_numpy(prepared(dtype, "gpu"))
+    np.testing.assert_allclose(out, prepared(dtype, "cpu"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_dropout_masks_are_identical():

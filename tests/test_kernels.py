@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from minigrad import backend, kernels, optim, random
 from minigrad import functions as F
-from minigrad import kernels, optim, random
 from minigrad.data.preparation import prepare_images
 from minigrad.engine import Tensor
 from minigrad.functions import direct
@@ -317,12 +317,13 @@ def test_lrn_over_many_more_channels_than_there_are():
     np.testing.assert_allclose(F.lrn(x, n=10**9).data, F.lrn(x, n=9).data, rtol=1e-12)
 
 
-def prepared(dtype):
+def prepared(dtype, device="cpu"):
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (3, 9, 9, 3), np.uint8)
     crops = np.array([[0, 4, 1], [4, 0, 0], [2, 3, 1]], np.int32)
     out = np.full((3, 5, 5, 3), np.nan, dtype)
     mean, shift = rng.uniform(0, 255, (5, 5, 3)).astype(dtype), rng.standard_normal((3, 3)).astype(dtype)
+    pictures, crops, mean, shift, out = (backend.to_device(a, device) for a in (pictures, crops, mean, shift, out))
     prepare_images(pictures, crops, mean, shift, 1 / 60, out)
     return out
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import kernels, random
+from minigrad import backend, kernels, random
 from minigrad.data.cache import Pictures
 from minigrad.data.images import SIZE, ImageError
 
@@ -70,7 +70,7 @@ def prepare_images(pictures: np.ndarray, crops: np.ndarray, mean: np.ndarray, sh
         given = [kernels.contiguous(a) for a in (pictures, crops, mean, shift)]
         kernels.launch("prepare_images", n * size, *given, out, pictures.shape[1], size, scale)
         return
-    for i, (top, left, mirror) in enumerate(crops):
+    for i, (top, left, mirror) in enumerate(backend.to_numpy(crops)):
         crop = pictures[i, top : top + size, left : left + size]
         np.subtract(crop[:, ::-1] if mirror else crop, mean, out=out[i])
     out += shift[:, None, None]
