@@ -226,6 +226,14 @@ def test_a_run_taken_up_on_the_gpu(pictures, tmp_path):
         np.testing.assert_allclose(second.model.state_dict()[name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_arrays_on_two_devices_are_refused():
+    x = Tensor(backend.to_device(numbers(2, 3), "gpu"))
+    with pytest.raises(ValueError, match="different devices .gpu:0, cpu.; move them with .to"):
+        F.add(x, numbers(2, 3))
+    with pytest.raises(ValueError, match="labels are on cpu, logits on gpu:0"):
+        F.softmax_cross_entropy(x, np.array([0, 1]))
+
+
 def test_memory_is_returned():
     pool = backend.cupy().get_default_memory_pool()
     f, *shapes = CASES["conv2d as conv1"]

@@ -17,7 +17,7 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.geometry import whole
-from minigrad.functions.lrn import window_sum
+from minigrad.functions.lrn import check_constants, window_sum
 
 
 def box_sum(a: Array, before: int, after: int) -> Array:
@@ -58,6 +58,5 @@ def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: flo
     if x.ndim != 4:
         raise ValueError(f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}")
     n = whole(n, "n", "lrn_within_map")
-    if k <= 0 or alpha < 0:
-        raise ValueError(f"lrn_within_map: k must be above 0 and alpha at least 0, not k={k}, alpha={alpha}")
+    check_constants("lrn_within_map", k, alpha, beta)
     return LRNWithinMap(n, float(k), float(alpha), float(beta))(x)

@@ -74,8 +74,8 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
     if backend.device_of(labels) != logits.device:
         raise ValueError(f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}")
     with backend.on_device(logits.device):
-        labels = kernels.contiguous(labels.astype(np.int64, copy=False))
         low, high = int(labels.min()), int(labels.max())
+        labels = kernels.contiguous(labels.astype(np.int64, copy=False))
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(
