@@ -192,6 +192,7 @@ def backward_twice():
         (ValueError, "does not fit", lambda: leaf(3).reshape(2, 2)),
         (ValueError, "are not an order of the axes", lambda: leaf(3, 2).transpose(0, 0)),
         (TypeError, "whole numbers, slices", lambda: leaf(3)[np.array([0, 0])]),
+        (TypeError, "pow: the exponent must be a number, not ndarray", lambda: F.pow(leaf(3), np.ones(3))),
     ],
 )
 def test_errors_are_sentences(error, words, action):

@@ -145,6 +145,9 @@ def test_plateau_schedule_drops_three_times_and_its_state_comes_back():
         ("form must be", lambda: optim.SGD([parameter()], form="adam")),
         ("need lr >= 0", lambda: optim.SGD([parameter()], lr=-1)),
         ("unknown or missing", lambda: optim.SGD([{"params": [parameter()], "rate": 1}])),
+        ("w, v and g must have one size", lambda: optim.sgd_update(np.ones(3000), np.ones(2), np.ones(3), 0.1, 0.9, 0.0, "paper")),
+        ("w and v be contiguous", lambda: optim.sgd_update(np.ones((3, 2)).T, np.ones((2, 3)), np.ones((2, 3)), 0.1, 0.9, 0.0, "paper")),
+        ("form must be 'paper' or 'torch', not 'Paper'", lambda: optim.sgd_update(*np.ones((3, 3)), 0.1, 0.9, 0.0, "Paper")),
     ],
 )
 def test_errors(words, action):
