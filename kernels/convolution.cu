@@ -30,10 +30,10 @@ extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__
 extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H, int W, int C, int c0, int CG,
                                   int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H;
-  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * CG; e += blockDim.x) {
     int w = e / CG, c = e % CG;
-    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    int ow0 = first_window(w, KW, SW, PW), ow1 = last_window(w, SW, PW, OW);
     real total = 0;
     for (int oh = oh0; oh <= oh1; ++oh) {
       int kh = h + PH - oh * SH, kw = w + PW - ow0 * SW;  // the tap of window ow0; in the next window it is kw - SW

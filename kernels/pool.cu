@@ -44,10 +44,10 @@ extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__
 extern "C" __global__ void max_pool_backward(const real *__restrict__ gy, const u8 *__restrict__ winner, real *__restrict__ gx, int H,
                                              int W, int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
-  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {
     int w = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c);
-    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    int ow0 = first_window(w, KW, SW, PW), ow1 = last_window(w, SW, PW, OW);
     real total[CHANNELS];
     for (int i = 0; i < channels; ++i) total[i] = 0;
     for (int oh = oh1; oh >= oh0; --oh) {
@@ -93,10 +93,10 @@ extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__
 extern "C" __global__ void avg_pool_backward(const real *__restrict__ gy, real *__restrict__ gx, int H, int W, int C, int KH, int KW,
                                              int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
-  int oh0 = first_window(h, KH, SH, PH), oh1 = least(OH - 1, (h + PH) / SH);
+  int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {
     int w = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c);
-    int ow0 = first_window(w, KW, SW, PW), ow1 = least(OW - 1, (w + PW) / SW);
+    int ow0 = first_window(w, KW, SW, PW), ow1 = last_window(w, SW, PW, OW);
     real total[CHANNELS];
     for (int i = 0; i < channels; ++i) total[i] = 0;
     for (int oh = oh1; oh >= oh0; --oh) {

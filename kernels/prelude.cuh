@@ -53,7 +53,8 @@ BLOCK_REDUCE(block_max, a > b || a != a ? a : b)
 
 __device__ inline int least(int a, int b) { return a < b ? a : b; }
 __device__ inline int most(int a, int b) { return a > b ? a : b; }
-// The first window that reaches pixel p along one axis; the last one is (p + padding) / stride, if there are as many.
+// The first and the last window that reach pixel p along one axis, of `count` windows.
 __device__ inline int first_window(int p, int kernel, int stride, int padding) {
   return most(0, (p + padding - kernel + stride) / stride);
 }
+__device__ inline int last_window(int p, int stride, int padding, int count) { return least(count - 1, (p + padding) / stride); }
