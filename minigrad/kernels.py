@@ -198,8 +198,8 @@ def gpu_function(name: str, real: str, device: str) -> Any:
     return module.get_function(name)
 
 
-def check(name: str, args: tuple, real: str) -> None:
-    """Raise TypeError where the arguments do not fit the signature."""
+def check(name: str, args: tuple, real: str) -> str:
+    """The device of the arrays. Raises TypeError where the arguments do not fit the signature."""
     rows = plan(name, real)
     if len(args) != len(rows):
         raise TypeError(f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}")
@@ -224,6 +224,7 @@ def check(name: str, args: tuple, real: str) -> None:
             raise TypeError(f"{where}: the array is on {backend.device_of(value)}, the others on {device}")
         elif isinstance(value, np.ndarray) and not p.const and not value.flags.writeable:
             raise TypeError(f"{where}: the array is read-only")
+    return device
 
 
 def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
@@ -235,15 +236,14 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         shared: elements of `real` of shared memory.
     """
     real = next((real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f"), "float")
-    check(name, args, real)
+    device = check(name, args, real)
     shared_bytes = shared * (4 if real == "float" else 8)
     if not (0 <= blocks < 1 << 31 and 0 <= shared_bytes < 1 << 31):
         raise TypeError(f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and {shared_bytes}")
     if blocks == 0:
         return
     rows = plan(name, real)
-    on_host = isinstance(next(a for a in args if backend.is_array(a)), np.ndarray)
-    if on_host:
+    if device == "cpu":
         values = [kind(a.ctypes.data if p.pointer else int(a) if kind not in (ctypes.c_float, ctypes.c_double) else a)
                   for (p, _, kind, _), a in zip(rows, args)]  # fmt: skip
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
@@ -251,7 +251,6 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         return
     # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
     values = [a if p.pointer else dtype.type(a) for (p, dtype, _, _), a in zip(rows, args)]
-    device = next(backend.device_of(a) for a in args if backend.is_array(a))
     function = gpu_function(name, real, device)
     if shared_bytes > 48 << 10:  # more than a kernel has without asking
         function.max_dynamic_shared_size_bytes = shared_bytes

@@ -26,13 +26,18 @@ from minigrad.engine import Tensor
 CHUNK = 1 << 16  # elements updated at a time: temporaries stay in cache
 
 
+def check_form(caller: str, form: str) -> None:
+    """ValueError, unless form is the paper's update or PyTorch's."""
+    if form not in ("paper", "torch"):
+        raise ValueError(f"{caller}: form must be 'paper' or 'torch', not {form!r}")
+
+
 def sgd_update(w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str) -> None:
     """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays have the same size.
 
     Raises ValueError where they have not, or where `form` is neither "paper" nor "torch".
     """
-    if form not in ("paper", "torch"):
-        raise ValueError(f"sgd_update: form must be 'paper' or 'torch', not {form!r}")
+    check_form("sgd_update", form)
     if not (w.size == v.size == g.size and w.flags.c_contiguous and v.flags.c_contiguous):
         raise ValueError(f"sgd_update: w, v and g must have one size, w and v be contiguous; they have {w.shape}, {v.shape}, {g.shape}")
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
@@ -78,8 +83,7 @@ class SGD:
         weight_decay: float = 0.0005,
         form: str = "paper",
     ) -> None:
-        if form not in ("paper", "torch"):
-            raise ValueError(f"SGD: form must be 'paper' or 'torch', not {form!r}")
+        check_form("SGD", form)
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
             raise ValueError(f"SGD: lr={lr}, momentum={momentum}, weight_decay={weight_decay}: need lr >= 0, 0 <= momentum < 1, decay >= 0")
         self.lr, self.momentum, self.weight_decay, self.form = lr, momentum, weight_decay, form

@@ -111,7 +111,7 @@ class Preparation:
         if n and not 0 <= corners.min() <= corners.max() <= side - self.size:
             outside = tuple(corners[((corners < 0) | (corners > side - self.size)).any(axis=1)][0].tolist())
             raise ValueError(f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}")
-        shift, scale = np.zeros((len(out), 3), np.float32), self.scale
+        shift, scale = np.zeros((n, 3), np.float32), self.scale
         if self.colour is not None and noise is not None:
             shift[:] = noise @ self.colour.T
             scale /= self.shrink

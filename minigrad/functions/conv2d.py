@@ -35,6 +35,11 @@ from minigrad.functions.relu import relu_gradient
 COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 
 
+def as_rows(a: Array) -> Array:
+    """(..., O) as a matrix (rows, O). Not by reshape(-1, O), which has no answer where O is 0."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
 def im2col(x: Array, win: Windows) -> Array:
     """Windows as rows: (n, H, W, C) -> (n OH OW, KH KW C)."""
     taps = np.stack(list(win.taps(win.pad(x))), axis=3)  # (n, OH, OW, KH KW, C)
@@ -102,7 +107,7 @@ class Conv2d(Function):
         if direct.ready(x):
             y = direct.forward(x, w, b, self.win, self.groups, self.relu)
         else:
-            y = self.by_columns(x, w.reshape(math.prod(w.shape[:3]), self.O), b)
+            y = self.by_columns(x, as_rows(w), b)
         self.save(x, w, y if self.relu else None)
         return y
 
@@ -125,11 +130,11 @@ class Conv2d(Function):
             gy = kernels.contiguous(gy)
             gx = direct.input_gradient(gy, w, self.win, self.groups) if self.needs[0] else None
             if not self.needs[1]:
-                return gx, None, sum_rows(gy.reshape(math.prod(gy.shape[:3]), self.O)) if self.needs[2] else None
+                return gx, None, sum_rows(as_rows(gy)) if self.needs[2] else None
             gw, gb = direct.filter_gradient(x, gy, w, self.win, self.groups)
             return gx, gw, gb if self.needs[2] else None
-        w2 = w.reshape(math.prod(w.shape[:3]), self.O)
-        gy = gy.reshape(math.prod(gy.shape[:3]), self.O)
+        w2 = as_rows(w)
+        gy = as_rows(gy)
         gx = np.empty_like(x) if self.needs[0] else None
         gw = np.zeros_like(w, order="C") if self.needs[1] else None
         gb = np.zeros_like(w, shape=(self.O,)) if self.needs[2] else None
