@@ -2,7 +2,11 @@
 
 import json
 import os
+import subprocess
+import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,10 @@ from PIL import Image
 from minigrad import data
 from minigrad.data import cache as cache_module
 from minigrad.data import synthetic
+from minigrad.data.images import FORMATS
 from minigrad.data.preparation import Preparation, statistics
 
+ROOT = Path(__file__).resolve().parents[1]
 RED = (200, 30, 40)
 
 
@@ -103,6 +109,72 @@ def test_broken_files_are_named(tmp_path):
     for path in broken_files(tmp_path):
         with pytest.raises(data.ImageError, match=str(path)):
             data.read_image(path)
+
+
+STARTS_NOTHING = """
+import os, sys
+from pathlib import Path
+from minigrad import checkpoint, data
+from minigrad.data import download
+from minigrad.data.images import ImageError
+
+def watch(event, arguments):
+    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "pty.spawn"):
+        print("STARTED", event, arguments, flush=True)
+        os._exit(3)
+
+sys.addaudithook(watch)
+place = Path(sys.argv[1])
+for where in ("folder", "a.zip", "a.tar"):
+    images = data.open_sets(place / where, holdout=0.5)[0]
+    pictures = data.open_pictures(images, place / "cache", workers=0, say=lambda _: None)
+    for i in range(len(images)):
+        for read in (pictures.read, data.Pictures(images).read):
+            try:
+                read(i)
+            except ImageError as error:
+                print(error)
+for name in os.listdir(place / "folder" / "ant"):
+    try:
+        data.read_image(place / "folder" / "ant" / name)
+    except ImageError as error:
+        print(error)
+try:
+    checkpoint.load(place / "folder" / "ant" / "0.jpg")
+except checkpoint.CheckpointError as error:
+    print(error)
+download.unpack(place / "a.tar", place / "unpacked", "ant")
+print("started nothing")
+"""
+
+
+def test_no_file_starts_a_program(tmp_path):
+    """Pillow hands an EPS to Ghostscript, whatever the file's suffix."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    program.chmod(0o755)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    members = {f"{c}/{i}.jpg": eps for c in ("ant", "bee") for i in range(2)}
+    for name, content in members.items():
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in members.items():
+            archive.writestr(name, content)
+            tar.add(tmp_path / "folder" / name, name)
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-c", STARTS_NOTHING, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert out.stdout.endswith("started nothing\n"), out.stdout + out.stderr
+    assert out.stdout.count("it must hold one of JPEG, PNG") == 3 * 2 * 2 + 2, out.stdout
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_each_stated_format_is_read(tmp_path, kind):
+    """By its content: the suffix only says that a file is a picture."""
+    Image.new("RGB", (300, 300), (200, 100, 50)).save(tmp_path / "a.jpg", kind)
+    assert np.abs(data.read_image(tmp_path / "a.jpg").astype(int) - (200, 100, 50)).max() < 10
 
 
 def test_absurd_size_is_refused(tmp_path, monkeypatch):

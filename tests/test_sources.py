@@ -16,6 +16,7 @@ from PIL import Image
 
 from minigrad import data
 from minigrad.data import layouts
+from minigrad.data.download import unpack
 from minigrad.data.sources import DataError, Tar, Zip, read_cifar, read_idx
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -239,6 +240,66 @@ def test_a_tar_that_is_cut_off(tmp_path):
     (tmp_path / "cut.tar").write_bytes(whole[:19000])
     with pytest.raises(DataError, match="cut off"):
         data.open_sets(tmp_path / "cut.tar")
+
+
+def raw_member(kind: bytes, content: bytes, size: int | None = None) -> bytes:
+    """A header of 512 bytes and its content, written by hand: tarfile writes no hostile ones."""
+    head = bytearray(512)
+    for at, field in ((0, b"strange"), (100, b"0000644"), (124, b"%011o" % (len(content) if size is None else size)), (136, b"0" * 11)):
+        head[at : at + len(field)] = field
+    head[156:157], head[257:265], head[148:156] = kind, b"ustar\x0000", b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + content + b"\0" * (-len(content) % 512)
+
+
+QUADRATIC = b"1 a=" + b"1" * (1 << 18)  # 256 KB: 90 seconds in a Python without the mend of CVE-2024-6232
+LARGE_HEADERS = {
+    "pax": raw_member(b"x", QUADRATIC),
+    "global pax": raw_member(b"g", QUADRATIC),
+    "many global pax": b"".join(raw_member(b"g", b"10 k%03d=v\n" % i * 500) for i in range(4)),
+    "Solaris pax": raw_member(b"X", QUADRATIC),
+    "long name": raw_member(b"L", b"n" * (1 << 18)),
+    "long link": raw_member(b"K", b"n" * (1 << 18)),
+    "a claimed size": raw_member(b"x", b"", 1 << 32),
+}
+READERS = ("archive", "a tar in it", "devkit", "download")
+
+
+@pytest.mark.parametrize("kind", LARGE_HEADERS)
+@pytest.mark.parametrize("reader", READERS)
+def test_large_extended_headers_are_refused_before_they_are_parsed(tmp_path, kind, reader, monkeypatch):
+    def parsed(*_):
+        raise AssertionError("tarfile was given the header")
+
+    if kind != "many global pax":
+        monkeypatch.setattr(tarfile.TarInfo, "_proc_pax", parsed)
+        monkeypatch.setattr(tarfile.TarInfo, "_proc_gnulong", parsed)
+    content = LARGE_HEADERS[kind] + raw_member(b"0", b"") + bytes(1024)
+    path = tmp_path / ("a.tar" if "tar" in reader or reader == "archive" else f"{layouts.DEVKIT}.tar.gz")
+    if reader == "a tar in it":
+        make_tar(path, {"cat.tar": content})
+    else:
+        path.write_bytes(content if reader == "archive" else gzip.compress(content))
+    action = {
+        "archive": lambda: data.open_sets(path),
+        "a tar in it": lambda: data.open_sets(path),
+        "devkit": lambda: layouts.devkit_file(tmp_path, "meta.mat"),
+        "download": lambda: unpack(path, tmp_path, "x"),
+    }[reader]
+    with pytest.raises(DataError, match=r"refused, a (pax|GNU long (name|link)) header of .* bytes .*at most 16,384") as caught:
+        action()
+    assert str(path) in str(caught.value)
+
+
+def test_ordinary_extended_headers_are_read(tmp_path):
+    """A long name in each of the two formats that have one."""
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        name = f"cat/{'n' * 300}.png"
+        with tarfile.open(tmp_path / f"{kind}.tar", "w", format=kind) as tar:
+            info = tarfile.TarInfo(name)
+            info.size = len(png(1, 2, 3))
+            tar.addfile(info, io.BytesIO(png(1, 2, 3)))
+        assert list(Tar(tmp_path / f"{kind}.tar").members) == [name]
 
 
 def test_a_damaged_member_is_skipped_like_a_damaged_file(tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minigrad.data.sources import DataError
+from minigrad.data.sources import DataError, open_tar
 
 TRIES, PAUSE, TIMEOUT = 5, 2.0, 30.0  # seconds
 LARGEST_UNPACKED = 20 * 2**30
@@ -137,7 +136,7 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
     temporary = folder / f"unpacking-{os.getpid()}"
     total = 0
     try:
-        with tarfile.open(archive) as tar:
+        with open_tar(archive) as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", leave=False, disable=None):
                 total += member.size
                 outside = member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/")
@@ -149,9 +148,9 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
             raise DataError(f"{archive} holds no folder {inside}")
         shutil.rmtree(folder / inside, ignore_errors=True)
         os.replace(temporary / inside, folder / inside)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
+    except (DataError, OSError, MemoryError):
+        raise
+    except Exception as error:  # damage comes as many types
         raise DataError(f"{archive} is damaged or cut off ({error})") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SIZE = 256
+# What is decoded, whatever a file is called. Pillow knows more formats, and for some of them (EPS, among others) it starts other programs.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 
 class ImageError(ValueError):
@@ -42,11 +44,11 @@ def read_image(file: str | Path | bytes | np.ndarray, size: int = SIZE, path: st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
                 image.draft(None, (size, size))  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture that can be read (is it empty, or another type of file?)") from error
+        raise ImageError(f"{path}: not a picture that can be read; it must hold one of {', '.join(FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path}: refused, its size is absurd for a photograph ({error})") from error
     except MemoryError:

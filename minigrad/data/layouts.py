@@ -12,7 +12,6 @@ name from the table of downloads.
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 
 from minigrad.data import download
 from minigrad.data.folder import ImageSet, Tree, choose, read_words
-from minigrad.data.sources import Archive, DataError, Files, Pixels, Tar, Zip, read_cifar, read_idx
+from minigrad.data.sources import Archive, DataError, Files, Pixels, Tar, Zip, open_tar, read_cifar, read_idx
 
 TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -154,7 +153,7 @@ def devkit_file(root: Path, name: str) -> bytes:
             return place.read_bytes()
     archive = root / f"{DEVKIT}.tar.gz"
     try:
-        with tarfile.open(archive) as tar:
+        with open_tar(archive) as tar:
             for member in tar:
                 if member.isfile() and member.name.rpartition("/")[2] == name and member.size < 1 << 26:
                     file = tar.extractfile(member)
@@ -162,6 +161,8 @@ def devkit_file(root: Path, name: str) -> bytes:
                     return file.read()
     except FileNotFoundError:
         pass
+    except DataError:
+        raise
     except Exception as error:  # damage comes as many types
         raise DataError(f"{archive} is damaged or cut off ({error})") from error
     raise DataError(f"{root} lacks {name}: put {DEVKIT}.tar.gz, which holds it, beside the tars")

@@ -20,13 +20,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
 LARGEST_DECOMPRESSED = 2 * 2**30  # bytes of one compressed file of labels or pixels
+LARGEST_HEADER = 16 * 2**10  # bytes of a tar's extended headers, each of them, and all those that hold for the whole archive together
+EXTENDED = {b"x": "pax", b"g": "pax", b"X": "pax", b"L": "GNU long name", b"K": "GNU long link"}
 
 
 class DataError(ValueError):
@@ -162,6 +164,31 @@ class Archive:
         return {"path": self.path, "index_folder": self.index_folder, **({"members": self.members} if "members" in self.__dict__ else {})}
 
 
+def open_tar(path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Literal["r:", "r:*"] = "r:*") -> tarfile.TarFile:
+    """Open a tar; a member whose extended headers are larger than any name or attribute needs is refused before they are parsed.
+
+    Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232); a chain of global headers is copied for
+    each member. Args: path: for messages, and what is opened where there is no `file`.
+    """
+    total = 0  # of global headers
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf, encoding, errors):
+            nonlocal total
+            header = super().frombuf(buf, encoding, errors)
+            total += header.size if header.type == b"g" else 0
+            size = total if header.type == b"g" else header.size
+            if header.type in EXTENDED and not 0 <= size <= LARGEST_HEADER:
+                raise DataError(
+                    f"{path}: refused, a {EXTENDED[header.type]} header of {size:,} bytes ({header.name!r}); at most {LARGEST_HEADER:,} "
+                    "are read: pack the archive again, with shorter names and without extra attributes"
+                )
+            return header
+
+    return tarfile.open(None if file else path, mode, fileobj=file, tarinfo=Header)  # type: ignore[call-overload]
+
+
 class Tar(Archive):
     """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, are looked into: n01440764.tar becomes a folder n01440764."""
 
@@ -170,7 +197,7 @@ class Tar(Archive):
             yield from self.scan_stream(file, 0, os.fstat(file.fileno()).st_size, "")
 
     def scan_stream(self, file: BinaryIO, start: int, size: int, prefix: str) -> Iterator[tuple[str, int, int]]:
-        with tarfile.open(fileobj=Window(file, start, size), mode="r:") as tar:
+        with open_tar(self.path, Window(file, start, size), "r:") as tar:
             for m in tar:
                 name = prefix + m.name
                 nested = not prefix and m.isfile() and name.endswith(".tar")
