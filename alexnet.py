@@ -542,7 +542,6 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
         "pictures": len(sets[0]),
     }  # fmt: skip
-    runs.write_settings(folder, settings)
 
     def colour_off(epoch: int) -> None:
         if epoch >= preset.colour_until:

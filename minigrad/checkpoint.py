@@ -1,6 +1,6 @@
 """Checkpoints: arrays and a description in one safetensors file, written so that the last good one is never lost.
 
-The file is written under another name, synced to disk and renamed: a checkpoint that exists is whole. Each array and the description
+It is written under another name, synced to disk and renamed: a checkpoint that exists is whole. Each array and the description
 carry a SHA-256 checksum, so a file that was changed afterwards is refused. No pickle: opening one runs no code.
 """
 
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from minigrad.files import replacing
 
 FORMAT = "minigrad 2"
 
@@ -34,41 +36,23 @@ def digest(array: np.ndarray) -> str:
 def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
     """Write arrays, by name, and a JSON-able description to `path`, replacing what was there in one step."""
     path = Path(path)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
         text = json.dumps(description | {"checksums": {name: digest(array) for name, array in tensors.items()}})
         checksum = hashlib.sha256(text.encode()).hexdigest()
-        save_file(tensors, temporary, {"format": FORMAT, "description": text, "checksum": checksum})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with replacing(path) as unfinished:
+            save_file(tensors, unfinished, {"format": FORMAT, "description": text, "checksum": checksum})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"could not write {path} ({error}); the checkpoint before it, if any, is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the system write a folder's entries to disk, so that a rename outlives a power cut."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def link(path: Path, name: Path) -> None:
     """Keep the checkpoint at `path` under another name too: a hard link where the disk has them, else a copy."""
-    temporary = name.with_suffix(f".{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    os.replace(temporary, name)
+    with replacing(name) as unfinished:
+        try:
+            os.link(path, unfinished)
+        except OSError:
+            shutil.copyfile(path, unfinished)
 
 
 def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from minigrad.files import replacing
+
 METRICS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "images_per_second", "seconds",
     "reading_images_per_second", "waiting",
@@ -39,10 +41,8 @@ def start(folder: Path, step: int) -> None:
 
 def replace(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write a file anew, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows(rows)
-    os.replace(temporary, path)
 
 
 def write_skipped(folder: Path, skipped: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,13 +22,14 @@ import PIL
 import minigrad
 from minigrad import backend, checkpoint, data, nn
 from minigrad.data.cache import default_cache_folder
-from minigrad.trainer import CHECKPOINT, Stopped, TrainingError, newest
+from minigrad.files import PREFIX
+from minigrad.trainer import CHECKPOINT, SETTINGS, Stopped, TrainingError, files_of_a_run, listed, newest
 
 MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped", "save_every")  # when a run is resumed
 
 
 def make_folder(args: argparse.Namespace) -> Path:
-    """The folder of this run, made and found writable."""
+    """The folder of this run: a new or empty one, or the one that --resume names; claimed, and found writable."""
     folder = Path(args.output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{args.preset}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -36,14 +38,25 @@ def make_folder(args: argparse.Namespace) -> Path:
             number += 1
             folder = folder.with_name(f"{folder.name.removesuffix(f'+{number - 1}')}+{number}")
         folder.mkdir(exist_ok=bool(args.output))
-        (folder / "settings.json").touch()
         if not lock(folder):
             raise TrainingError(f"another process is at work on the run {folder}: wait for it, or choose another --output")
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith(PREFIX))
+        with tempfile.TemporaryFile(prefix=PREFIX, dir=folder):
+            pass
     except OSError as error:
         raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
-    if not args.resume and (folder / CHECKPOINT).exists():
-        raise TrainingError(f"{folder} holds a run already: go on with it by --resume {folder}, or choose another --output")
+    if not args.resume and held:
+        raise TrainingError(f"{folder} is not empty, and nothing in it is written over: {what_to_do(folder, held)}")
     return folder
+
+
+def what_to_do(folder: Path, held: list[str]) -> str:
+    """With a folder that is not empty, as --output."""
+    if CHECKPOINT in held:
+        return f"it holds a run; go on with it by --resume {folder}, or choose another --output"
+    if ours := [name for name in files_of_a_run(folder) if name.endswith(".safetensors")]:
+        return f"it holds {listed(ours)} of a run; copy one to {folder / CHECKPOINT} and --resume {folder}, or choose another --output"
+    return f"it holds {listed(held)}; choose another --output, a new folder or an empty one"
 
 
 def lock(folder: Path) -> bool:
@@ -70,12 +83,6 @@ def arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {"arguments": kept, "versions": {"minigrad": minigrad.__version__, "numpy": np.__version__, "pillow": PIL.__version__}}
 
 
-def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """settings.json, whole or not at all."""
-    (folder / "settings.json.tmp").write_text(json.dumps(settings, indent=1))
-    os.replace(folder / "settings.json.tmp", folder / "settings.json")
-
-
 def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Settings and preparation of the run that --resume names; fills in args, and refuses what a run cannot change on its way."""
     kept, description = newest(Path(args.resume), "preparation.")
@@ -98,7 +105,7 @@ def read_config(args: argparse.Namespace) -> None:
     """Fill in, from the settings.json that --config names, every argument that was not given."""
     path = Path(args.config)
     try:
-        kept = json.loads((path / "settings.json" if path.is_dir() else path).read_text())["arguments"]
+        kept = json.loads((path / SETTINGS if path.is_dir() else path).read_text())["arguments"]
         for key, value in kept.items():
             if key not in ("resume", "output", "config", "command") and getattr(args, key, None) is None:
                 setattr(args, key, value)

@@ -7,6 +7,7 @@ of the last epochs and of the best one, and pictures.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -24,8 +25,9 @@ from minigrad import backend, checkpoint, health, kernels, nn, optim, random, ru
 from minigrad import functions as F
 from minigrad.data import Loader
 from minigrad.evaluation import Evaluation, evaluate, top_k
+from minigrad.files import replacing, sweep
 
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+CHECKPOINT, BEST, SETTINGS = "checkpoint.safetensors", "best.safetensors", "settings.json"
 
 
 class TrainingError(RuntimeError):
@@ -78,6 +80,7 @@ class Trainer:
     unwritable: set[str] = field(default_factory=set)  # failures to write, each said once
     saved: tuple[int, int, int] = (-1, -1, -1)  # epoch, batch and step of the checkpoint last written here
     saved_at: float = field(default_factory=time.monotonic)
+    claimed: bool = False  # the folder is this run's
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
@@ -159,15 +162,17 @@ class Trainer:
 
     def fit(self, epochs: int) -> None:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM save and raise Stopped."""
-        for left in self.folder.glob("*.tmp"):  # half-written, by a run that was killed
-            left.unlink(missing_ok=True)
+        self.claim()
+        sweep(self.folder)  # what a run that was killed left half-written
         kernels.lend_threads_to_blas()
-        runlog.start(self.folder, self.step)
-        self.board = runlog.tensorboard(self.folder)
         try:
             with self.stopping_on_signals():
                 if not (self.folder / CHECKPOINT).exists():
                     self.save()  # so that there is one to go on from, whenever the run ends; and a disk that takes none is known now
+                with replacing(self.folder / SETTINGS) as unfinished:
+                    unfinished.write_text(json.dumps(self.settings, indent=1))
+                runlog.start(self.folder, self.step)
+                self.board = runlog.tensorboard(self.folder)
                 while self.epoch < epochs:
                     self.run_epoch(epochs)
             if self.saved != (self.epoch, self.batch, self.step):
@@ -177,6 +182,12 @@ class Trainer:
             self.val.close()
             if self.board is not None:
                 self.board.close()
+
+    def claim(self) -> None:
+        """Refuse to write over another run: a run folder is one that `resume` took up, or that held nothing of a run."""
+        if not self.claimed and (held := files_of_a_run(self.folder)):
+            raise TrainingError(f"{self.folder} holds {listed(held)} of another run: resume() goes on with it, or choose another folder")
+        self.claimed = True
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -298,6 +309,7 @@ class Trainer:
 
     def save(self, essential: bool = True) -> bool:
         """Write the checkpoint. Where that fails and is not essential, the run goes on and tries again later. Returns whether it did."""
+        self.claim()
         self.saved_at = time.monotonic()
         names = {p: name for name, p in self.model.named_parameters()}
         for p, name in names.items():
@@ -329,6 +341,7 @@ class Trainer:
     def resume(self) -> None:
         """Take weights, velocity and place from the run folder's checkpoint."""
         tensors, description = newest(self.folder)
+        self.claimed = True
         place = description["place"]
         self.model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
         for name, p in self.model.named_parameters():
@@ -342,6 +355,17 @@ class Trainer:
             setattr(self, key, place[key])
         if self.epoch and self.batch == 0:
             self.link_epoch()  # a kill may have come between the checkpoint and its other names
+
+
+def files_of_a_run(folder: Path) -> list[str]:
+    """The names, in a folder, of files that a run writes."""
+    patterns = (CHECKPOINT, BEST, "epoch-*.safetensors", SETTINGS, *runlog.FILES)
+    return sorted(p.name for pattern in patterns for p in folder.glob(pattern))
+
+
+def listed(names: list[str]) -> str:
+    """The first of many names, in a sentence."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def newest(folder: Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:

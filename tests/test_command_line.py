@@ -144,7 +144,7 @@ def test_broken_pictures_are_counted_not_fatal(place, tmp_path):
     (tmp_path / "set" / "train" / "dots" / "0001.JPEG").write_bytes(b"")
     out = run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "r", cwd=tmp_path)
     assert "skipped set/train/dots/0001.JPEG" in out
-    assert "is it empty" in out
+    assert "it must hold one of JPEG, PNG" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -176,7 +176,7 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
         ("has one class", ["train", "--data", "set", "--preset", "tiny", "--classes", "1"]),
         ("must be 1 to 10, not 11", ["train", "--data", "set", "--preset", "tiny", "--classes", "11"]),
         ("cannot write into the run folder", ["train", "--data", "set", "--preset", "tiny", "--output", "/proc/run"]),
-        ("holds a run already", ["train", "--data", "set", "--preset", "tiny", "--output", "run"]),
+        ("it holds a run; go on with it by --resume run", ["train", "--data", "set", "--preset", "tiny", "--output", "run"]),
         ("there is no checkpoint", ["evaluate", "set"]),
         ("there is no checkpoint", ["train", "--resume", "set"]),
         ("not a picture that can be read", ["predict", "run", "words.txt"]),
@@ -324,6 +324,36 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(place):
     folders = sorted((place / "runs").glob("now-tiny*"))
     assert [f.name for f in folders] == ["now-tiny", "now-tiny+2", "now-tiny+3"]
     assert all(len(runlog.read(f / "steps.csv")) == 2 for f in folders)
+
+
+def test_nothing_is_written_over(place):
+    """--output names a new or an empty folder; a run's folder without its checkpoint is none either, and says how to go on."""
+    theirs = ["metrics.csv", "steps.csv", "settings.json", "curves.png", "draft.tmp", ".hidden"]
+    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "lost", cwd=place)
+    (place / "lost" / "checkpoint.safetensors").unlink()
+    (place / "theirs").mkdir()
+    for name in theirs:
+        (place / "theirs" / name).write_text(f"my {name}")
+    for folder, reason in (
+        ("theirs", "it holds .hidden, curves.png, draft.tmp, metrics.csv, settings.json and 1 more; choose another --output"),
+        ("lost", "it holds best.safetensors, epoch-0001.safetensors of a run; copy one to lost/checkpoint.safetensors and --resume"),
+    ):
+        before = {p.name: p.read_bytes() for p in (place / folder).iterdir()}
+        out = run("train", "--data", "set", "--preset", "tiny", "--output", folder, cwd=place, code=2)
+        assert f"{folder} is not empty, and nothing in it is written over: {reason}" in out
+        assert {p.name: p.read_bytes() for p in (place / folder).iterdir()} == before
+    shutil.copyfile(place / "lost" / "best.safetensors", place / "lost" / "checkpoint.safetensors")
+    (place / "lost" / "draft.tmp").write_text("mine")
+    run("train", "--resume", "lost", "--epochs", 2, cwd=place)
+    assert len(runlog.read(place / "lost" / "metrics.csv")) == 2
+    assert (place / "lost" / "draft.tmp").read_text() == "mine"
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_started_again(place):
+    (place / "early" / ".minigrad-ab").mkdir(parents=True)
+    (place / "early" / ".minigrad-ab" / ".tmpXYZ").write_bytes(b"half")
+    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "early", cwd=place)
+    assert not list((place / "early").glob(".*"))
 
 
 def test_a_run_folder_belongs_to_one_process(place):

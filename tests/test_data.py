@@ -143,7 +143,7 @@ try:
     checkpoint.load(place / "folder" / "ant" / "0.jpg")
 except checkpoint.CheckpointError as error:
     print(error)
-download.unpack(place / "a.tar", place / "unpacked", "ant")
+download.unpack(place / "a.tar", place, "ant")
 print("started nothing")
 """
 
@@ -257,11 +257,16 @@ def test_changed_files_get_a_new_cache(tree, tmp_path):
 def test_unfinished_caches_of_others_stay_until_they_are_old(tree, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir()
-    for name, age in (("fresh.1-ab.tmp", 60), ("old.1-ab.tmp", 10 * 24 * 3600)):
-        (folder / name).write_bytes(b"")
-        os.utime(folder / name, (time.time() - age,) * 2)
+    for name, age in ((".minigrad-fresh", 60), (".minigrad-old", 10 * 24 * 3600)):
+        (folder / name).mkdir()
+        (folder / name / "a.rgb").write_bytes(b"")
+        for path in (folder / name / "a.rgb", folder / name):
+            os.utime(path, (time.time() - age,) * 2)
+    (folder / "theirs.tmp").write_bytes(b"")
+    os.utime(folder / "theirs.tmp", (0, 0))
     data.open_pictures(data.open_folder(tree), folder, say=quiet)
-    assert [p.name for p in folder.glob("*.tmp")] == ["fresh.1-ab.tmp"]
+    assert {".minigrad-fresh", "theirs.tmp"} <= (found := {p.name for p in folder.iterdir()})
+    assert ".minigrad-old" not in found
 
 
 def test_a_cache_that_was_changed_is_made_anew(tree, tmp_path):

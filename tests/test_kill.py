@@ -62,7 +62,7 @@ def trial(place, k: int) -> str:
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not np.array_equal(ours[name], theirs[name])]
     assert not different, different
-    assert not list(folder.glob("*.tmp")), "what a killed run left half-written is swept up"
+    assert not list(folder.glob(".*")), "what a killed run left half-written is swept up"
     for file in ("steps.csv", "metrics.csv"):
         columns = slice(0, 8)
         assert [r[columns] for r in runlog.read(folder / file)] == [r[columns] for r in runlog.read(place / "whole" / file)]

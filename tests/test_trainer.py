@@ -49,6 +49,17 @@ def test_run_folder(pictures, tmp_path):
     assert_identical({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")}, t.model.state_dict())
 
 
+@pytest.mark.parametrize("held", ["checkpoint.safetensors", "best.safetensors", "epoch-0001.safetensors", "metrics.csv", "settings.json"])
+def test_another_runs_files_are_not_written_over(pictures, tmp_path, held):
+    """Neither by fit nor by save, of a trainer that has not resumed that run."""
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    (tmp_path / "run" / held).write_bytes(b"another's")
+    for action in (lambda: t.fit(1), t.save):
+        with pytest.raises(TrainingError, match=rf"holds {held} of another run: resume\(\) goes on with it"):
+            action()
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == {held: b"another's"}
+
+
 def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
     preset = replace(TINY, dropout=0.0, lr=0.02, convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs))
     t = trainer(pictures, tmp_path / "run", preset)
@@ -220,7 +231,7 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(pictures, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (t.folder / CHECKPOINT).read_bytes() == before
-    assert not list(t.folder.glob("*.tmp"))
+    assert not list(t.folder.glob(".*"))
     assert sum("The run goes on" in line for line in said) == 1, said
     assert t.epoch == 2
     t.save()

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +25,10 @@ from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
 from minigrad.data.sources import Files, write_atomically
 from minigrad.data.workers import PICTURE, PICTURE_BYTES, Workers
+from minigrad.files import ABANDONED, replacing, sweep
 
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
-STALE = 24 * 3600.0  # seconds after which an unfinished cache has been given up
 SAMPLE = 64  # pictures that the checksum of a cache looks at
 
 
@@ -132,26 +131,20 @@ def existing(images: ImageSet, path: Path) -> Pictures | None:
 
 def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str) -> Pictures:
     """Decode everything into `path`."""
-    for old in path.parent.glob("*.tmp"):  # of runs that were killed; others may be at work
-        if time.time() - old.stat().st_mtime > STALE:
-            old.unlink(missing_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    sweep(path.parent, ABANDONED)  # of runs that were killed; others may be at work
     size = max(len(images), 1) * PICTURE_BYTES
     broken: dict[int, str] = {}
     pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
-    try:
-        decoded = np.memmap(temporary, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
+    with replacing(path) as unfinished:
+        decoded = np.memmap(unfinished, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
         if hasattr(os, "posix_fallocate"):
-            with open(temporary, "r+b") as file:
+            with open(unfinished, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a bus error later
         with Workers(Pictures(images), BUILD_BATCH, workers if pieces else 0, say) as processes:
             for batch in tqdm(processes.batches(pieces), f"decoding {what}", len(pieces), leave=False, disable=None):
                 decoded[batch.indices] = batch.pictures
                 broken |= batch.skipped
         decoded.flush()
-        os.replace(temporary, path)
-        record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
-        write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
-    finally:
-        temporary.unlink(missing_ok=True)
+    record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
+    write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
     return Pictures(images, path, broken)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from minigrad.data.sources import DataError, open_tar
+from minigrad.files import ABANDONED, replacing, sweep
 
 TRIES, PAUSE, TIMEOUT = 5, 2.0, 30.0  # seconds
 LARGEST_UNPACKED = 20 * 2**30
@@ -62,6 +62,7 @@ def fetch(name: str, cache: Path | None) -> Path:
     if not done.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder, ABANDONED)
             for file, md5 in wanted.files.items():
                 path = folder / file
                 if not path.is_file():
@@ -133,24 +134,19 @@ def md5_of(path: Path) -> str:
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:
     """Unpack into folder / inside, which appears when it is whole. Links, devices and names that reach outside are refused."""
-    temporary = folder / f"unpacking-{os.getpid()}"
     total = 0
     try:
-        with open_tar(archive) as tar:
+        with replacing(folder / inside) as unfinished, open_tar(archive) as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", leave=False, disable=None):
                 total += member.size
                 outside = member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/")
                 if outside or not (member.isfile() or member.isdir()) or total > LARGEST_UNPACKED:
                     why = "reaches outside" if outside else "is no plain file" if total <= LARGEST_UNPACKED else "makes it absurdly large"
                     raise DataError(f"{archive}: refused, its member {member.name!r} {why}")
-                tar.extract(member, temporary, filter="data")
-        if not (temporary / inside).is_dir():
-            raise DataError(f"{archive} holds no folder {inside}")
-        shutil.rmtree(folder / inside, ignore_errors=True)
-        os.replace(temporary / inside, folder / inside)
+                tar.extract(member, unfinished.parent, filter="data")
+            if not unfinished.is_dir():
+                raise DataError(f"{archive} holds no folder {inside}")
     except (DataError, OSError, MemoryError):
         raise
     except Exception as error:  # damage comes as many types
         raise DataError(f"{archive} is damaged or cut off ({error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -17,12 +17,15 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 import numpy as np
+
+from minigrad.files import replacing
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
@@ -186,7 +189,7 @@ def open_tar(path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Lite
                 )
             return header
 
-    return tarfile.open(None if file else path, mode, fileobj=file, tarinfo=Header)  # type: ignore[call-overload]
+    return tarfile.open(None if file else path, mode, fileobj=file, tarinfo=Header)
 
 
 class Tar(Archive):
@@ -346,10 +349,7 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a small file that is not essential: whole or not at all; a folder that takes no files is no misfortune."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as unfinished:
+            unfinished.write_text(text)

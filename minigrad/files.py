@@ -1,0 +1,56 @@
+"""Files that appear whole or not at all: written in a folder of their own beside the target, synced to disk, and renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PREFIX = ".minigrad-"  # of the folders that unfinished files are written in; whatever is called otherwise is not swept away
+ABANDONED = 24 * 3600.0  # seconds after which an unfinished file has been given up by whoever wrote it
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file or folder to; when the block ends without an error, it takes the place of `path` in one step.
+
+    Whatever the block, or a library that it calls, leaves beside that name goes with it; after a kill `sweep` removes it.
+    """
+    own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
+    try:
+        unfinished = own / path.name
+        yield unfinished
+        if unfinished.is_dir():
+            shutil.rmtree(path, ignore_errors=True)  # a folder is renamed onto no other
+        else:
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def sweep(folder: Path, age: float = 0.0) -> None:
+    """Remove what `replacing` left unfinished in a folder when its process was killed, unless it is younger than `age` seconds."""
+    for own in folder.glob(f"{PREFIX}*"):
+        try:
+            youngest = max(p.lstat().st_mtime for p in (own, *own.rglob("*")))
+        except OSError:
+            continue  # its process has just finished with it
+        if time.time() - youngest >= age:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder's entries to disk, so that a rename outlives a power cut."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
