@@ -452,7 +452,7 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
 
 DEFAULTS = {
     "preset": "paper", "recipe": "auto", "schedule": "auto", "device": "cpu", "workers": 2, "seed": 0, "keep": 2, "most_skipped": 0.1,
-    "save_every": 120.0,
+    "save_every": 120.0, "worker_timeout": 30.0,
 }  # fmt: skip
 
 
@@ -520,13 +520,16 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     folder = runs.make_folder(args)
     announce(sets, name, preset)
 
-    pictures = [data.open_pictures(s, cache, args.workers, what=w) for s, w in zip(sets, ("training pictures", "validation pictures"))]
+    pictures = [
+        data.open_pictures(s, cache, args.workers, what=what, worker_timeout=args.worker_timeout)
+        for s, what in zip(sets, ("training pictures", "validation pictures"))
+    ]
     if args.resume:
         prep = data.Preparation.from_arrays(kept, preset.input_size)
     else:
         prep = preparation(preset, data.statistics(pictures[0], seed=args.seed))
     training, validation = (
-        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers, args.most_skipped)
+        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers, args.most_skipped, worker_timeout=args.worker_timeout)
         for p, shuffled in zip(pictures, (True, False))
     )
     model = AlexNet(preset, len(sets[0].classes), args.seed)
@@ -633,7 +636,15 @@ def evaluate_run(args: argparse.Namespace) -> None:
             images = held_out
         elif images is None:
             images = data.open_validation(args.data, classes, cache)
-        loader = data.Loader(data.Pictures(images), prep, args.batch_size, False, workers=args.workers, ten_views=args.views == "ten")
+        loader = data.Loader(
+            data.Pictures(images),
+            prep,
+            args.batch_size,
+            False,
+            workers=args.workers,
+            ten_views=args.views == "ten",
+            worker_timeout=args.worker_timeout,
+        )
         results.append(evaluate(model, loader, args.device, f"evaluating {run}"))
         loader.close()
         if len(args.runs) > 1:
@@ -694,6 +705,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
     add("--device", help="cpu, gpu or gpu:N (default cpu)")
     add("--workers", type=int, metavar="N", help="processes that read pictures; changes no result (default 2)")
+    waits = "after which a reading process that stands still is replaced (default 30)"
+    add("--worker-timeout", type=float, metavar="SECONDS", help=waits)
     add("--most-skipped", type=float, metavar="SHARE", help="of unreadable pictures that a run bears (default 0.1)")
     add("--keep", type=int, metavar="K", help="checkpoints of the last K epochs stay, beside the newest and the best (default 2)")
     add("--seed", type=int, help="of everything random (default 0)")
@@ -728,6 +741,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("--confusion", metavar="FILE.png", help="draw which class is taken for which")
             sub.add_argument("--batch-size", type=int, default=64)
             sub.add_argument("--workers", type=int, default=2)
+            sub.add_argument("--worker-timeout", type=float, default=30.0, metavar="SECONDS")
         sub.add_argument("--device", default="cpu")
     sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
     sub.add_argument("preset", nargs="?", default="paper")

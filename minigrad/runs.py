@@ -25,7 +25,18 @@ from minigrad.data.cache import default_cache_folder
 from minigrad.files import PREFIX
 from minigrad.trainer import CHECKPOINT, SETTINGS, Stopped, TrainingError, files_of_a_run, listed, newest
 
-MAY_CHANGE = ("epochs", "lr", "data", "device", "workers", "cache", "keep", "most_skipped", "save_every")  # when a run is resumed
+MAY_CHANGE = (
+    "epochs",
+    "lr",
+    "data",
+    "device",
+    "workers",
+    "worker_timeout",
+    "cache",
+    "keep",
+    "most_skipped",
+    "save_every",
+)  # when a run is resumed
 
 
 def make_folder(args: argparse.Namespace) -> Path:

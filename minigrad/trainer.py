@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -191,10 +192,14 @@ class Trainer:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the step in hand be finished: a checkpoint never holds half of one."""
+        """Ctrl-C and SIGTERM let the step in hand be finished: a checkpoint never holds half of one. A second one ends the process."""
 
         def stop(number: int, frame: object) -> None:
             self.stopping = True
+            for again in before:
+                signal.signal(again, signal.SIG_DFL)
+            with suppress(OSError):  # print is not for signal handlers
+                os.write(2, b"\nstopping after the step in hand; a second signal ends at once, without a checkpoint\n")
 
         here = threading.current_thread() is threading.main_thread()
         before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}

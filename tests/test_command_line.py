@@ -15,6 +15,7 @@ from PIL import Image
 
 from minigrad import runlog
 from minigrad.data import synthetic
+from tests.test_workers import assert_they_end
 
 ROOT = Path(__file__).resolve().parents[1]
 # The command line of alexnet.py, with a preset `tiny` beside the others: the paper's layers in small, for 67 x 67 crops.
@@ -165,6 +166,31 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
     step = int(rest.split("step ")[-1].split(";")[0])
     assert len(runlog.read(place / folder / "steps.csv")) == step
     assert f"step {step}" in run("train", "--resume", folder, "--epochs", step // 5 + 1, cwd=place)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(place, number):
+    """Also where the step in hand waits for a worker that stands still; the worker goes too."""
+    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "3000", "--batch-size", "8", "--output", f"twice{int(number)}"]
+    args += ["--workers", "1", "--cache", "off"]
+    environment = os.environ | {"MPLCONFIGDIR": str(place / "mpl"), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        lines = iter(process.stdout.readline, "")
+        try:
+            assert any(line.startswith("epoch   2/") for line in lines)
+            children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+            assert children
+            for pid in children:
+                os.kill(pid, signal.SIGSTOP)
+            process.send_signal(number)
+            assert any(line.startswith("stopping after the step in hand; a second signal ends at once") for line in lines)
+            process.send_signal(number)
+            assert process.wait(20) == -number
+        finally:
+            process.kill()
+    assert_they_end(children)
 
 
 @pytest.mark.parametrize(

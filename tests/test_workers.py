@@ -25,6 +25,7 @@ class Numbers:
     deadly: int = -1
     marker: str = ""  # killed before, if this file is there
     trouble: int = -1
+    stuck: int = -1  # stops, rather than ends, whoever reads it
 
     def where(self, i):
         return f"number {i}"
@@ -38,6 +39,10 @@ class Numbers:
             if self.marker:
                 Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if i == self.stuck and not (self.marker and Path(self.marker).exists()):
+            if self.marker:
+                Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         return np.full((256, 256, 3), i % 256, np.uint8)
 
 
@@ -61,12 +66,12 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
     said = []
     batches = read_all(Numbers(deadly=13, marker=str(tmp_path / "killed")), 2, said=said)
     assert [b[0] for b in batches] == [p.tolist() for p in PIECES]
-    assert said == ["a worker died (signal 9) while reading 3 pictures from number 12 to number 14; another takes its place"]
+    assert said == ["a worker died (signal 9) while reading number 13; another takes its place"]
 
 
 def test_pictures_that_kill_every_worker_end_the_run_by_name():
     said = []
-    with pytest.raises(DataError, match="three workers in turn died while reading 3 pictures from number 12 to number 14"):
+    with pytest.raises(DataError, match="three workers in turn died or stood still .* the same 3 pictures, the last of them at number 13"):
         read_all(Numbers(deadly=13), 2, said=said)
     assert len(said) == 3
 
@@ -80,6 +85,49 @@ def test_a_worker_killed_from_outside():
                 for worker in pool.workers:
                     worker.process.kill()
     assert 1 <= len(said) <= 2
+
+
+def test_a_worker_that_stands_still_is_replaced_and_nothing_is_lost(tmp_path):
+    said = []
+    with Workers(Numbers(stuck=13, marker=str(tmp_path / "stopped")), 3, 2, said.append, timeout=1.0) as pool:
+        pid = pool.workers[0].process.pid
+        assert [b.indices.tolist() for b in pool.batches(PIECES)] == [p.tolist() for p in PIECES]
+    assert said == [f"worker process {pid} stood still for 1 seconds (--worker-timeout) while reading number 13; another takes its place"]
+    assert not alive(pid)
+
+
+def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
+    said = []
+    words = "stood still while reading the same 3 pictures, the last of them at number 13"
+    with Workers(Numbers(stuck=13), 3, 2, said.append, timeout=0.5) as pool, pytest.raises(DataError, match=words):
+        list(pool.batches(PIECES))
+    assert len(said) == 3
+
+
+def test_a_worker_at_work_on_many_pictures_is_left_alone():
+    """Each picture takes less than the time that a worker may stand still; all of a batch take more."""
+    said = []
+    with Workers(Slow(), 8, 1, said.append, timeout=1.5) as pool:
+        assert sum(len(b.indices) for b in pool.batches([np.arange(8)])) == 8
+    assert said == []
+
+
+class Slow(Numbers):
+    def read(self, i):
+        time.sleep(0.4)
+        return super().read(i)
+
+
+def test_a_source_larger_than_a_pipe_waits_for_no_worker():
+    """It was written into the pipe, which a worker that never starts does not empty."""
+    source = Numbers(broken=tuple(range(1 << 20, (1 << 20) + 100_000)))
+    with Workers(source, 3, 2, timeout=2.0) as pool:
+        for worker in pool.workers:
+            worker.process.send_signal(signal.SIGSTOP)
+        pool.say = (said := []).append
+        assert [b.indices.tolist() for b in pool.batches(PIECES)] == [p.tolist() for p in PIECES]
+    assert len(said) == 2
+    assert all("before reading number" in line for line in said)
 
 
 def test_the_systems_trouble_comes_through():
@@ -103,7 +151,8 @@ def test_nobody_is_left_after_closing():
     assert all(p.poll() is not None for p in processes)
 
 
-def test_workers_end_when_the_parent_is_killed():
+@pytest.mark.parametrize("how", ["waiting", "stopped"])
+def test_workers_end_when_the_parent_is_killed(how):
     code = (
         "import os, time\nfrom minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers, PIECES\n"
         "pool = Workers(Numbers(), 3, 2)\nnext(pool.batches(PIECES))\n"
@@ -113,11 +162,17 @@ def test_workers_end_when_the_parent_is_killed():
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as parent:
         children = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(children) == 2
+        if how == "stopped":
+            os.kill(children[0], signal.SIGSTOP)
         parent.kill()
+    assert_they_end(children)
+
+
+def assert_they_end(processes):
     deadline = time.monotonic() + 30
-    while any(alive(pid) for pid in children) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(alive(pid) for pid in children)
+    assert not any(alive(pid) for pid in processes)
 
 
 def alive(pid: int) -> bool:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import SIZE, ImageError, read_image
 from minigrad.data.sources import Files, write_atomically
-from minigrad.data.workers import PICTURE, PICTURE_BYTES, Workers
+from minigrad.data.workers import PICTURE, PICTURE_BYTES, TIMEOUT, Workers
 from minigrad.files import ABANDONED, replacing, sweep
 
 LARGEST_CACHE = 10 * 2**30
@@ -87,8 +87,9 @@ def checksum(decoded: np.ndarray) -> int:
 
 
 def open_pictures(
-    images: ImageSet, folder: Path | None, workers: int = 2, say: Callable[[str], None] = print, what: str = "pictures"
-) -> Pictures:
+    images: ImageSet, folder: Path | None, workers: int = 2, say: Callable[[str], None] = print, what: str = "pictures",
+    worker_timeout: float = TIMEOUT,
+) -> Pictures:  # fmt: skip
     """Pictures of a set, decoded into a cache below `folder` if that is not None and they fit.
 
     They fit when they take at most 10 GB and a fifth of the free space; otherwise a sentence says so and files are decoded each time.
@@ -111,7 +112,7 @@ def open_pictures(
             )
             return Pictures(images)
         say(f"{len(images):,} {what}: decoding once into {size / 1e9:.2f} GB in {folder}")
-        return build(images, path, workers, say, what)
+        return build(images, path, workers, say, what, worker_timeout)
     except OSError as error:
         say(f"{len(images):,} {what}: not cached ({error}); they are decoded anew each epoch")
         return Pictures(images)
@@ -129,7 +130,7 @@ def existing(images: ImageSet, path: Path) -> Pictures | None:
     return None
 
 
-def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str) -> Pictures:
+def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str, worker_timeout: float) -> Pictures:
     """Decode everything into `path`."""
     sweep(path.parent, ABANDONED)  # of runs that were killed; others may be at work
     size = max(len(images), 1) * PICTURE_BYTES
@@ -140,7 +141,7 @@ def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None]
         if hasattr(os, "posix_fallocate"):
             with open(unfinished, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a bus error later
-        with Workers(Pictures(images), BUILD_BATCH, workers if pieces else 0, say) as processes:
+        with Workers(Pictures(images), BUILD_BATCH, workers if pieces else 0, say, worker_timeout) as processes:
             for batch in tqdm(processes.batches(pieces), f"decoding {what}", len(pieces), leave=False, disable=None):
                 decoded[batch.indices] = batch.pictures
                 broken |= batch.skipped

@@ -12,7 +12,7 @@ from minigrad.data.cache import Pictures
 from minigrad.data.images import SIZE
 from minigrad.data.preparation import Preparation
 from minigrad.data.sources import DataError
-from minigrad.data.workers import PICTURE, POSSIBLE, Batch, Workers, read_batch
+from minigrad.data.workers import PICTURE, POSSIBLE, TIMEOUT, Batch, Workers, read_batch
 
 
 class Loader:
@@ -23,6 +23,7 @@ class Loader:
         training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in order.
         seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are processes that read and
             decode (workers.py); 0, and on Windows any number, reads in the caller.
+        worker_timeout: seconds after which a worker that stands still is replaced.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
         ten_views: in testing, x is (10, n, size, size, 3): the paper's ten views of each picture, instead of its centre.
 
@@ -33,6 +34,7 @@ class Loader:
     def __init__(
         self, pictures: Pictures, preparation: Preparation, batch_size: int, training: bool, seed: int = 0, workers: int = 2,
         most_skipped: float = 1.0, ten_views: bool = False, say: Callable[[str], None] = print,
+        worker_timeout: float = TIMEOUT,
     ) -> None:  # fmt: skip
         self.processes: Workers | None = None
         if batch_size < 1:
@@ -41,6 +43,7 @@ class Loader:
             raise ValueError(f"workers must be 0 or more, not {workers}")
         self.pictures, self.preparation, self.batch_size = pictures, preparation, batch_size
         self.training, self.seed, self.most_skipped, self.say = training, seed, most_skipped, say
+        self.worker_timeout = worker_timeout
         self.workers = workers if POSSIBLE else 0
         self.ten_views = ten_views and not training
         self.skipped: dict[str, str] = {}
@@ -85,7 +88,7 @@ class Loader:
     def read(self, pieces: list[np.ndarray]) -> Generator[Batch]:
         """The pictures of each piece. Workers are kept from one epoch to the next."""
         if pieces and self.processes is None:
-            self.processes = Workers(self.pictures, self.batch_size, self.workers, self.say)
+            self.processes = Workers(self.pictures, self.batch_size, self.workers, self.say, self.worker_timeout)
         if self.processes is not None:
             yield from self.processes.batches(pieces)
 

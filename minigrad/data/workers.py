@@ -2,16 +2,18 @@
 
 Batch k goes to worker k mod W, and batches come back in order: no queue, no lock. A worker is a Python that runs main() below, told what
 to read through its standard input; it writes uint8 pictures into its places of one shared block of memory, and answers on its
-standard output which of them could be read. The block is a file without a name, so nothing is left behind however a run ends; a worker
-whose parent is gone finds its input closed and ends.
+standard output which of them could be read. The block is a file without a name, so nothing is left behind however a run ends. A worker
+that dies, or stands still for too long, is replaced; one whose parent is gone ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
 import pickle
+import selectors
 import signal
 import subprocess
 import sys
@@ -27,6 +29,7 @@ import numpy as np
 from minigrad.data.images import SIZE, ImageError
 from minigrad.data.sources import DataError
 
+TIMEOUT = 30.0  # seconds that a worker may stand still
 AHEAD = 2  # batches a worker is given before its first is asked for
 POSSIBLE = os.name == "posix"  # elsewhere a child does not inherit a file
 PICTURE = (SIZE, SIZE, 3)
@@ -51,12 +54,14 @@ class Batch:
     seconds: float  # that reading took
 
 
-def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray) -> Batch:
-    """Read pictures into the first places of `out`."""
+def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray, begun: np.ndarray | None = None) -> Batch:
+    """Read pictures into the first places of `out`, counting in `begun`, if given, those that were begun."""
     began = time.perf_counter()
     good: list[int] = []
     skipped: dict[int, str] = {}
     for i in map(int, indices):
+        if begun is not None:
+            begun += 1
         try:
             out[len(good)] = source.read(i)
         except ImageError as error:
@@ -66,15 +71,48 @@ def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray) -> Batch:
     return Batch(out[: len(good)], np.array(good, np.int64), skipped, time.perf_counter() - began)
 
 
+class WorkerLost(Exception):
+    """A worker died or stands still; the message says which, and how."""
+
+
 @dataclass
 class Worker:
     process: subprocess.Popen
+    begun: np.ndarray  # (places,) int64, in the shared memory: how many of a place's pictures the worker has begun to read
     tasks: deque = field(default_factory=deque)  # (place in memory, number of pictures), sent and not yet answered
 
     def send(self, task: tuple[int, int]) -> None:
         self.tasks.append(task)
+        self.begun[task[0]] = 0
         with contextlib.suppress(BrokenPipeError):  # dead: noticed when its answer is awaited
-            write(self.process.stdin, task)
+            write(self.process.stdin, pickle.dumps(task))  # few bytes, and few of them: a pipe has room, and nobody waits
+
+    def answer(self, timeout: float) -> tuple[dict[int, str] | BaseException, float]:
+        """What it says of its first task: (what could not be read, seconds). Raises WorkerLost.
+
+        Time in which this process itself was stopped, or the machine asleep, does not count as the worker's: a turn counts as one slice.
+        """
+        pipe, slice_ = self.process.stdout, min(1.0, timeout / 4)
+        assert pipe is not None
+        received, length, still, seen = bytearray(), 8, 0.0, -1  # eight bytes that say how many follow
+        with selectors.DefaultSelector() as selector:
+            selector.register(pipe, selectors.EVENT_READ)
+            while len(received) < length:
+                if selector.select(slice_):
+                    piece = os.read(pipe.fileno(), length - len(received))
+                    if not piece:
+                        how = self.dismiss()
+                        raise WorkerLost("a worker died " + (f"(signal {-how})" if how < 0 else f"(exit code {how})"))
+                    received += piece
+                    still = 0.0
+                    if len(received) == 8:
+                        length += int.from_bytes(received, "little")
+                elif (now := int(self.begun[self.tasks[0][0]])) != seen:
+                    still, seen = 0.0, now
+                elif (still := still + slice_) >= timeout:
+                    self.dismiss()
+                    raise WorkerLost(f"worker process {self.process.pid} stood still for {timeout:g} seconds (--worker-timeout)")
+        return pickle.loads(received[8:])
 
     def dismiss(self) -> int:
         """End the process; returns how it ended."""
@@ -83,22 +121,36 @@ class Worker:
             assert pipe is not None
             with contextlib.suppress(OSError):  # what was not yet sent to a dead process
                 pipe.close()
-        return self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the system holds it: it ends when its disk or network answers
+            self.process.wait(10)
+        return -signal.SIGKILL if self.process.returncode is None else self.process.returncode
 
 
 class Workers:
     """`count` processes that read batches of at most `size` pictures of `source`; with 0, and where a child inherits no file, batches are
-    read in the caller. Use as a context, or call close()."""
+    read in the caller. A worker that neither answers nor begins another picture for `timeout` seconds is replaced. Use as a context, or
+    call close()."""
 
-    def __init__(self, source: Readable, size: int, count: int, say: Callable[[str], None] = print) -> None:
-        self.source, self.count, self.say = source, count if POSSIBLE else 0, say
-        self.descriptor, self.workers = -1, []  # type: int, list[Worker]
+    def __init__(
+        self, source: Readable, size: int, count: int, say: Callable[[str], None] = print, timeout: float = TIMEOUT
+    ) -> None:  # fmt: skip
+        if not timeout > 0:
+            raise ValueError(f"the time that a worker may stand still must be more than 0 seconds, not {timeout:g}")
+        self.source, self.count, self.say, self.timeout = source, count if POSSIBLE else 0, say, timeout
+        self.descriptors: list[int] = []  # of the shared memory, and of the pickled source
+        self.workers: list[Worker] = []
         if self.count == 0:
             self.view = np.empty((1, size, *PICTURE), np.uint8)
             return
         self.shape = self.count * AHEAD, size
-        self.descriptor, block = memory(self.shape[0] * size * (PICTURE_BYTES + 8))
-        self.view, self.orders = views(block, self.shape)
+        pickled = pickle.dumps(source, pickle.HIGHEST_PROTOCOL)
+        for needed in (self.shape[0] * (size * (PICTURE_BYTES + 8) + 8), len(pickled)):
+            descriptor, block = memory(needed)
+            self.descriptors.append(descriptor)
+            if len(self.descriptors) == 1:
+                self.view, self.orders, self.begun = views(block, self.shape)
+            else:
+                block.write(pickled)
         self.workers = [self.hire() for _ in range(self.count)]
 
     def __enter__(self) -> Workers:
@@ -110,13 +162,12 @@ class Workers:
     def hire(self) -> Worker:
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MINIGRAD_KERNELS": "none"}
         path = os.pathsep.join(map(os.path.abspath, sys.path))
+        numbers = ", ".join(map(str, (os.getpid(), *self.descriptors, *self.shape)))
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from minigrad.data.workers import main; main()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            pass_fds=(self.descriptor,), env=environment | {"PYTHONPATH": path},
+            [sys.executable, "-P", "-c", f"from minigrad.data.workers import main; main({numbers})"], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, pass_fds=self.descriptors, env=environment | {"PYTHONPATH": path}, bufsize=0,
         )  # fmt: skip
-        with contextlib.suppress(BrokenPipeError):
-            write(process.stdin, (self.descriptor, self.shape, self.source))
-        return Worker(process)
+        return Worker(process, self.begun)
 
     def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
         """Read each piece (indices of at most `size` pictures), in order. One such iteration at a time."""
@@ -133,7 +184,7 @@ class Workers:
                 self.send(later, pieces[later])
 
     def send(self, k: int, piece: np.ndarray) -> None:
-        """Ask for batch k. What is to be read stands in the shared memory: a pipe could fill up, and each side wait for the other."""
+        """Ask for batch k. What is to be read, and its source, stand in shared memory: a pipe could fill up, and both sides wait."""
         place = k % len(self.orders)
         self.orders[place, : len(piece)] = piece
         self.workers[k % self.count].send((place, len(piece)))
@@ -145,18 +196,17 @@ class Workers:
                 self.answer(k)
 
     def answer(self, k: int) -> Batch:
-        """The next batch of worker k. A worker that died is replaced, and reads again; a batch that kills three is given up."""
+        """The next batch of worker k. A worker that is lost is replaced, and reads again; a batch that costs three is given up."""
         for _ in range(3):
             worker = self.workers[k]
             place, count = worker.tasks[0]
             indices = self.orders[place, :count].copy()
             try:
-                skipped, seconds = read(worker.process.stdout)
-            except (EOFError, pickle.UnpicklingError, OSError):
-                how = worker.dismiss()
-                first, last = self.source.where(int(indices[0])), self.source.where(int(indices[-1]))
-                cause = f"signal {-how}" if how < 0 else f"exit code {how}"
-                self.say(f"a worker died ({cause}) while reading {len(indices)} pictures from {first} to {last}; another takes its place")
+                skipped, seconds = worker.answer(self.timeout)
+            except WorkerLost as lost:
+                begun = int(self.begun[place])
+                picture = self.source.where(int(indices[max(begun - 1, 0)]))
+                self.say(f"{lost} {'while reading' if begun else 'before reading'} {picture}; another takes its place")
                 tasks = worker.tasks
                 worker = self.workers[k] = self.hire()
                 for task in tasks:
@@ -168,7 +218,8 @@ class Workers:
             good = indices[~np.isin(indices, list(skipped))] if skipped else indices
             return Batch(self.view[place, : len(good)], good, skipped, seconds)
         raise DataError(
-            f"three workers in turn died while reading {len(indices)} pictures from {first} to {last}: one of these files kills them"
+            f"three workers in turn died or stood still while reading the same {len(indices)} pictures, the last of them at {picture}: "
+            "look at this file and the disk that it is on, or give --worker-timeout more seconds"
         )
 
     def close(self) -> None:
@@ -177,15 +228,16 @@ class Workers:
             worker.process.kill()
         while self.workers:
             self.workers.pop().dismiss()
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
 
-def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The shared memory as pictures (places, size, 256, 256, 3) and, behind them, what to read (places, size) int64."""
+def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shared memory as pictures (places, size, 256, 256, 3) and, behind them, int64: what to read (places, size), and how many of
+    each place have been begun (places,)."""
     pictures = np.frombuffer(block, np.uint8, count=shape[0] * shape[1] * PICTURE_BYTES).reshape(*shape, *PICTURE)
-    return pictures, np.frombuffer(block, np.int64, count=shape[0] * shape[1], offset=pictures.size).reshape(shape)
+    orders = np.frombuffer(block, np.int64, count=shape[0] * shape[1], offset=pictures.size).reshape(shape)
+    return pictures, orders, np.frombuffer(block, np.int64, count=shape[0], offset=pictures.size + 8 * orders.size)
 
 
 def memory(size: int) -> tuple[int, mmap.mmap]:
@@ -218,30 +270,38 @@ def above_standard(descriptor: int) -> int:
         os.close(duplicate)
 
 
-def write(pipe: IO[bytes] | None, value: object) -> None:
+def write(pipe: IO[bytes] | None, message: bytes) -> None:
     assert pipe is not None
-    pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
+    pipe.write(message)
     pipe.flush()
 
 
-def read(pipe: IO[bytes] | None) -> tuple:
-    assert pipe is not None
-    return pickle.load(pipe)
+def end_with_parent(parent: int) -> None:
+    """On Linux the system kills a worker whose parent is gone, whatever it is blocked in; elsewhere it finds its input closed and ends."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # gone before that
+            os._exit(0)
 
 
-def main() -> None:
+def main(parent: int, descriptor: int, source_descriptor: int, places: int, size: int) -> None:
     """A worker's life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    end_with_parent(parent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C, and what is sent to the whole group, are the parent's to answer
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
-        descriptor, shape, source = read(sys.stdin.buffer)
-        view, orders = views(mmap.mmap(descriptor, 0), shape)
+        source = pickle.loads(mmap.mmap(source_descriptor, 0))
+        view, orders, begun = views(mmap.mmap(descriptor, 0), (places, size))
         while True:
-            place, count = read(sys.stdin.buffer)
+            place, count = pickle.load(sys.stdin.buffer)
             try:
-                batch = read_batch(source, orders[place, :count], view[place])
-                write(answers, (batch.skipped, batch.seconds))
+                batch = read_batch(source, orders[place, :count], view[place], begun[place : place + 1])
+                answer: tuple = batch.skipped, batch.seconds
             except Exception as error:
-                write(answers, (error, 0.0))
+                answer = error, 0.0
+            pickled = pickle.dumps(answer)
+            write(answers, len(pickled).to_bytes(8, "little") + pickled)
     except (EOFError, BrokenPipeError):  # the parent is done, or gone
         os._exit(0)
