@@ -92,6 +92,14 @@ class Tensor:
         """The data as a NumPy array: shared if it is on the CPU, copied from a GPU."""
         return backend.to_numpy(self.data)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """np.asarray(tensor): the data, where neither a gradient nor a copy from a GPU would go unnoticed."""
+        if self.requires_grad:
+            raise RuntimeError("NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy() if that is what you want")
+        if self.device != "cpu":
+            raise TypeError(f"NumPy cannot take a tensor that is on {self.device}: use tensor.numpy(), which copies it to the CPU")
+        return np.array(self.data, dtype, copy=copy)
+
     def detach(self) -> Tensor:
         """The same data without its history."""
         return Tensor(self.data, name=self.name)
@@ -162,7 +170,7 @@ class Tensor:
 
 
 class Function:
-    """One differentiable operation, instantiated once per call: `y = Relu()(x)`.
+    """One differentiable operation, instantiated once per call: `y = Relu()(x)`. A second call of one object is refused.
 
     A subclass writes `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of them, one per input`
     (None where an input has none). In between, `self.save(...)` keeps arrays for backward in `self.saved`, and
@@ -173,6 +181,7 @@ class Function:
     needs: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
     device: str = "cpu"
+    called = False
 
     def forward(self, *arrays: Array) -> Array:
         raise NotImplementedError
@@ -187,6 +196,13 @@ class Function:
     def __call__(self, *inputs: Any) -> Tensor:
         tensors = [as_tensor(i) for i in inputs if i is not None]
         self._check(tensors)
+        if self.called:
+            name = type(self).__name__
+            raise RuntimeError(
+                f"this {name} was called before: a Function is one call, and remembers the arrays of that one. Make a new one each time, "
+                f"{name}(...)(x), also in a Module: keep its settings in the Module, and make it in forward"
+            )
+        self.called = True
         slots = iter(tensors)
         slotted = [None if i is None else next(slots) for i in inputs]
         self.device = tensors[0].device

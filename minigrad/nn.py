@@ -1,13 +1,15 @@
 """Layers with weights, and containers of them.
 
-A Module finds its parameters and sub-modules by looking at its own attributes; there is no registration. Names join with dots:
-the weight of `self.conv1` is "conv1.w".
+A Module finds its parameters and sub-modules by looking at its own attributes, and into lists, tuples and dicts that it has there;
+there is no registration. Names join with dots: the weight of `self.conv1` is "conv1.w", of `self.blocks[0]` "blocks.0.w", of
+`self.heads["left"]` "heads.left.w"; a dict called `layers` needs no name of its own, `self.layers["conv1"]` has "conv1.w" too.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -63,26 +65,41 @@ class Module:
     def __call__(self, x: Any, **options: Any) -> Tensor:
         return self.forward(x, **options)
 
+    def members(self) -> Iterator[tuple[str, Module | Parameter]]:
+        """(name, sub-module or parameter) of the attributes, in the order they were made."""
+        for name, value in vars(self).items():
+            yield from held("" if name == "layers" and isinstance(value, dict) else name, value)
+
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct sub-modules, in the order they were made."""
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield name, value
-            elif isinstance(value, dict):
-                yield from ((k, v) for k, v in value.items() if isinstance(v, Module))
+        return ((name, member) for name, member in self.members() if isinstance(member, Module))
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all below it."""
-        yield prefix, self
-        for name, child in self.children():
-            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+        """(dotted name, module) of this module and all below it, each once: one that several attributes share has the first one's name."""
+        seen: set[int] = set()
+
+        def walk(prefix: str, module: Module) -> Iterator[tuple[str, Module]]:
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield prefix, module
+                for name, child in module.children():
+                    yield from walk(joined(prefix, name), child)
+
+        return walk(prefix, self)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(dotted name, parameter) of all parameters."""
+        """(dotted name, parameter) of all parameters, each once."""
+        seen: set[int] = set()
+        names: set[str] = set()
         for prefix, module in self.modules():
-            for name, value in vars(module).items():
-                if isinstance(value, Parameter):
-                    yield f"{prefix}.{name}" if prefix else name, value
+            for name, member in module.members():
+                if isinstance(member, Parameter) and id(member) not in seen:
+                    name = joined(prefix, name)
+                    if name in names:
+                        raise ValueError(f"{type(self).__name__}: two parameters would be called {name!r}: rename an attribute or a key")
+                    seen.add(id(member))
+                    names.add(name)
+                    yield name, member
 
     def parameters(self) -> list[Parameter]:
         """All parameters."""
@@ -127,6 +144,34 @@ class Module:
             p.data = backend.to_device(np.array(backend.to_numpy(state[name]), order="C"), p.device)
 
 
+def held(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
+    """(dotted name, module or parameter) of an attribute: itself, or what lists, tuples and dicts in it hold, however deep."""
+    if isinstance(value, (Module, Parameter)):
+        yield name, value
+    elif isinstance(value, (list, tuple, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from held(joined(name, str(key)), item)
+
+
+def joined(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix and name else prefix or name
+
+
+def initial_weight(layer: str, init: Init, rng: random.Stream | None, shape: tuple[int, ...], dtype: Any) -> Parameter:
+    """`w` of a layer, drawn by its initialiser."""
+    w = np.asarray(init(random.stream(rng, layer), shape))
+    if w.shape != shape:
+        raise ValueError(f"{layer}: init returned shape {w.shape} for a weight of shape {shape}")
+    return Parameter(w.astype(dtype), "w")
+
+
+def initial_bias(layer: str, value: float | None, size: int, dtype: Any) -> Parameter | None:
+    """`b` of a layer."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, type(None))):
+        raise TypeError(f"{layer}: bias is the number that b starts from (0.0 is usual), or None for no bias, not {value!r}")
+    return None if value is None else Parameter(np.full(size, value, dtype), "b")
+
+
 class Conv2d(Module):
     """functions.conv2d with its weight `w` (KH, KW, C / groups, O) and bias `b` (O,).
 
@@ -142,8 +187,8 @@ class Conv2d(Module):
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
         shape = (KH, KW, in_channels // groups, out_channels)
-        self.w = Parameter(init(rng or random.default_stream(), shape).astype(dtype), "w")
-        self.b = None if bias is None else Parameter(np.full(out_channels, bias, dtype), "b")
+        self.w = initial_weight("Conv2d", init, rng, shape, dtype)
+        self.b = initial_bias("Conv2d", bias, out_channels, dtype)
         self.stride, self.padding, self.groups, self.ceil_mode = stride, padding, groups, ceil_mode
 
     def forward(self, x, relu: bool = False):
@@ -157,8 +202,8 @@ class Linear(Module):
         self, in_features: int, out_features: int, init: Init = he, bias: float | None = 0.0,
         rng: random.Stream | None = None, dtype="float32",
     ) -> None:  # fmt: skip
-        self.w = Parameter(init(rng or random.default_stream(), (in_features, out_features)).astype(dtype), "w")
-        self.b = None if bias is None else Parameter(np.full(out_features, bias, dtype), "b")
+        self.w = initial_weight("Linear", init, rng, (in_features, out_features), dtype)
+        self.b = initial_bias("Linear", bias, out_features, dtype)
 
     def forward(self, x, relu: bool = False):
         return F.linear(x, self.w, self.b, relu)
@@ -228,7 +273,8 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None) -> None:
         self.p, self.inverted = p, inverted
-        self.rng = rng or random.Stream(random.default_stream().seed, f"dropout {next(_instances)}")
+        own = random.Stream(random.default_stream().seed, f"dropout {next(_instances)}")
+        self.rng = own if rng is None else random.stream(rng, "Dropout")
 
     def forward(self, x):
         return F.dropout(x, self.p, self.training, self.inverted, self.rng)

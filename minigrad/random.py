@@ -131,6 +131,15 @@ def default_stream() -> Stream:
     return _default
 
 
+def stream(rng: Stream | None, who: str) -> Stream:
+    """What a function or layer draws from: the stream that it was given, or the default one."""
+    if not isinstance(rng, (Stream, type(None))):
+        raise TypeError(
+            f"{who}: rng must be a minigrad.random.Stream, such as random.Stream(0, 'weights'), or None; not {type(rng).__name__}"
+        )
+    return _default if rng is None else rng
+
+
 def seed(value: int) -> None:
     """Start the default stream anew from `value`."""
     global _default

@@ -166,6 +166,44 @@ def test_to_the_same_device_is_the_tensor_itself():
     assert x.to("cpu") is x
 
 
+class LeakyReLU(mg.Function):
+    def __init__(self, slope):
+        self.slope = slope
+
+    def forward(self, x):
+        self.save(x > 0)
+        return np.where(x > 0, x, self.slope * x)
+
+    def backward(self, gy):
+        return np.where(self.saved[0], gy, self.slope * gy)
+
+
+def called_twice():
+    """As a PyTorch user writes it. The second call's arrays took the place of the first one's: wrong gradients."""
+    act = LeakyReLU(0.1)
+    return act(act(leaf(3)))
+
+
+def test_the_same_function_object_is_refused_without_a_graph_too():
+    act = LeakyReLU(0.1)
+    with mg.no_grad():
+        act(leaf(3))
+        with pytest.raises(RuntimeError, match="called before"):
+            act(leaf(3))
+
+
+def test_numpy_takes_a_tensor_without_gradients():
+    data = np.arange(6.0).reshape(2, 3)
+    x = mg.Tensor(data)
+    assert np.asarray(x) is data or np.shares_memory(np.asarray(x), data)
+    assert np.asarray(x, np.float32).dtype == np.float32
+    assert not np.shares_memory(np.array(x), data)
+    assert np.stack([x, x]).shape == (2, 2, 3)
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(x, np.float32, copy=False)
+    assert np.asarray((leaf(3) * 2.0).detach()).shape == (3,)
+
+
 def backward_twice():
     y = F.sum(leaf(3) * 2.0)
     y.backward()
@@ -176,6 +214,10 @@ def backward_twice():
     ("error", "words", "action"),
     [
         (RuntimeError, "run the forward pass again", backward_twice),
+        (RuntimeError, r"LeakyReLU was called before: .* Make a new one each time, LeakyReLU\(...\)\(x\)", called_twice),
+        (RuntimeError, r"lose its gradient: use tensor.numpy\(\)", lambda: np.asarray(leaf(3))),
+        (RuntimeError, "lose its gradient", lambda: np.stack([leaf(3) * 2.0])),
+        (RuntimeError, "lose its gradient", lambda: mg.Tensor([leaf(3), leaf(3)])),
         (ValueError, "needs gy", lambda: (leaf(3) * 2.0).backward()),
         (ValueError, r"gy is float64 \(2,\) on cpu, but the tensor is float64 \(3,\)", lambda: (leaf(3) * 2.0).backward(np.ones(2))),
         (ValueError, "gy is float32", lambda: (leaf(3) * 2.0).backward(np.ones(3, np.float32))),

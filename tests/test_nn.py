@@ -148,6 +148,62 @@ def test_no_bias():
     assert list(nn.Conv2d(3, 2, 3, bias=None).state_dict()) == ["w"]
 
 
+class Many(nn.Module):
+    """Layers and parameters in lists, tuples and dicts."""
+
+    def __init__(self):
+        self.blocks = [nn.Linear(2, 2), (nn.Linear(2, 2), nn.Dropout())]
+        self.heads = {"left": nn.Linear(2, 3), "right": {"a": nn.Linear(2, 3)}}
+        self.scales = [nn.Parameter(np.ones(3))]
+        self.again = self.blocks[0]
+        self.scale = self.scales[0]
+        self.sizes = [3, "x", None]
+        self.parent = {"me": self}
+
+
+def test_layers_in_lists_and_dicts_are_found():
+    """And what several attributes share once, by its first name: an optimiser would move it twice."""
+    model = Many()
+    parameters = dict(model.named_parameters())
+    names = ["blocks.0", "blocks.1.0", "heads.left", "heads.right.a"]
+    assert list(parameters) == ["scales.0"] + [f"{n}.{p}" for n in names for p in "wb"]
+    assert len(model.parameters()) == len({id(p) for p in model.parameters()})
+    assert list(model.streams()) == ["blocks.1.1"]
+    assert not model.eval().blocks[1][1].training
+    model.load_state_dict({name: a + 1 for name, a in model.state_dict().items()})
+    assert (model.scales[0].data == 2).all()
+
+
+def test_two_parameters_of_one_name_are_refused():
+    model = nn.Module()
+    model.layers, model.fc = {"fc": nn.Linear(2, 2)}, nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="two parameters would be called 'fc.w'"):
+        model.state_dict()
+
+
+@pytest.mark.parametrize("layer", [lambda **o: nn.Conv2d(3, 2, 3, **o), lambda **o: nn.Linear(3, 2, **o)])
+@pytest.mark.parametrize(
+    ("error", "words", "options"),
+    [
+        (TypeError, "bias is the number that b starts from .* or None for no bias, not False", {"bias": False}),
+        (TypeError, "not True", {"bias": True}),
+        (TypeError, "not array", {"bias": np.zeros(2)}),
+        (TypeError, r"rng must be a minigrad.random.Stream, .* not Generator", {"rng": np.random.default_rng(0)}),
+        (TypeError, "rng must be .* not int", {"rng": 0}),
+        (ValueError, r"init returned shape \(2,\) for a weight of shape", {"init": lambda rng, shape: rng.normal(2)}),
+    ],
+)
+def test_what_is_no_bias_stream_or_initialiser(layer, error, words, options):
+    with pytest.raises(error, match=words):
+        layer(**options)
+
+
+@pytest.mark.parametrize("action", [lambda rng: nn.Dropout(0.5, rng=rng), lambda rng: F.dropout(np.ones(3), rng=rng)])
+def test_dropout_draws_from_streams_alone(action):
+    with pytest.raises(TypeError, match="ropout: rng must be a minigrad.random.Stream"):
+        action(np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("make", [lambda: nn.Conv2d(3, 4, 3, groups=2), lambda: nn.Conv2d(3, 4, 0)])
 def test_errors(make):
     with pytest.raises(ValueError, match="Conv2d"):

@@ -61,9 +61,9 @@ def dropout(x, p: float = 0.5, training: bool = True, inverted: bool = True, rng
         inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as the paper does.
         rng: the random.Stream to draw from (a layer owns one); the default stream if None.
     """
-    p = float(p)
+    p, rng = float(p), random.stream(rng, "dropout")
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
     if training:
-        return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng or random.default_stream())(x)
+        return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng)(x)
     return Scale(1.0 if inverted else 1 - p)(x)
