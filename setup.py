@@ -1,40 +1,61 @@
-"""Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place."""
+"""Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place.
 
-import hashlib
-import platform
+The kernels for the CPU are compiled on the way, where there is a C++ compiler; MINIGRAD_KERNELS=none leaves them out.
+"""
+
+import importlib.util
+import os
 import re
-from glob import glob
+import shutil
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+spec = importlib.util.spec_from_file_location("kernel_build", "minigrad/kernel_build.py")
+kernel_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernel_build)
+
+KERNELS = [path.as_posix() for path in sorted(Path("kernels").iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".md")]
 
 
-def sources_hash() -> str:
-    """The same as minigrad/kernels.py computes when it loads the library."""
-    texts = [path.read_bytes() for path in sorted(Path("kernels").iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+class BuildKernels(build_ext):
+    """The libraries that minigrad/kernels.py loads. Without a compiler there are none, and the array forms serve."""
+
+    def run(self):
+        if os.environ.get("MINIGRAD_KERNELS") == "none":
+            return
+        target = Path("." if self.inplace else self.build_lib, "minigrad")
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            if kernel_build.compiler() is None:
+                print("warning: no C++ compiler: the kernels for the CPU are left out, and all is slower", file=sys.stderr)
+            else:
+                kernel_build.build(Path("kernels"), target)
+        except kernel_build.BuildError as error:
+            sys.exit(f"{error}\nMINIGRAD_KERNELS=none pip install ... leaves the kernels for the CPU out")
 
 
-def host_kernels(real: str) -> Extension:
-    """The kernels for the CPU, a plain library that minigrad/kernels.py loads; without a C++ compiler it is left out, with a warning."""
-    # The last but one: a loop over one pixel's channels stays a loop, a call of memcpy would cost more than its copy.
-    flags = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fno-wrapv -fno-tree-loop-distribute-patterns -pthread"
-    if platform.machine() in ("x86_64", "AMD64"):
-        flags += " -mprefer-vector-width=512"
-    return Extension(
-        f"minigrad._host_{real}",
-        ["kernels/host.cpp"],
-        depends=glob("kernels/*"),
-        define_macros=[("REAL", real), ("SOURCES", f'"{sources_hash()}"')],
-        extra_compile_args=flags.split(),
-        extra_link_args=["-pthread"],
-        language="c++",
-        optional=True,
-    )
+class CopyKernels(build_py):
+    """An installation holds kernels/ as minigrad/_kernels; one in place finds it where it is."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib, "minigrad", "_kernels")
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in KERNELS:
+                shutil.copy(name, folder)
+
+    def get_source_files(self):
+        return super().get_source_files() + KERNELS
 
 
 setup(
-    ext_modules=[host_kernels("float"), host_kernels("double")],
+    cmdclass={"build_ext": BuildKernels, "build_py": CopyKernels},
+    ext_modules=[Extension(f"minigrad._host_{real}", ["kernels/host.cpp"]) for real in kernel_build.REALS],
     name="minigrad",
     version=re.search(r'__version__ = "(.+)"', Path("minigrad/__init__.py").read_text())[1],
     description="A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train the real AlexNet",
@@ -42,9 +63,9 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["minigrad", "minigrad.functions", "minigrad.data", "minigrad.look", "minigrad._kernels"],
-    package_dir={"minigrad._kernels": "kernels"},
-    package_data={"minigrad._kernels": ["*.cu", "*.cuh", "*.h", "*.cpp", "*.md"], "minigrad": ["py.typed"]},
+    packages=["minigrad", "minigrad.functions", "minigrad.data", "minigrad.look"],
+    package_dir={"": "."},  # as it stands: an installation in place is then a plain line in a .pth file, and no hook
+    package_data={"minigrad": ["py.typed"]},
     py_modules=["alexnet"],
     install_requires=["numpy>=2", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
     extras_require={

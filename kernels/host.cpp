@@ -4,9 +4,6 @@
 // a thread that the system has put aside delays no more than its portion; idle threads sleep. Each block writes only what
 // it owns, so the result has the same bits whatever the number of threads. The BLAS runs its jobs on the same pool (run_blas_jobs).
 #define HOST
-#ifndef SOURCES
-#define SOURCES ""
-#endif
 #include "prelude.cuh"
 
 #include "bias.cu"
@@ -164,9 +161,6 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 }
 
 }  // namespace
-
-// Tells minigrad/kernels.py whether this library and the sources beside it belong together.
-extern "C" const char *sources_hash() { return SOURCES; }
 
 // OpenBLAS, once told to (minigrad/kernels.py), calls this in place of its own threads, which would poll for a while after each product
 // and keep the kernels' threads from the processors. Its jobs wait for each other, so each gets a thread of its own.

@@ -1,16 +1,21 @@
-"""`python -m minigrad`: what is installed, and what it will run on."""
+"""`python -m minigrad`: what is installed, and what it will run on. `python -m minigrad build`: compile the kernels for the CPU."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
 import minigrad
-from minigrad import backend, kernels
+from minigrad import backend, kernel_build, kernels
 
 
 def installed(package: str) -> str:
@@ -20,25 +25,65 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def report() -> str:
-    """A line for each thing that decides how fast and on what minigrad runs."""
-    rows = [("minigrad", minigrad.__version__), ("Python", f"{platform.python_version()} on {platform.platform()}")]
-    rows += [(package, installed(package)) for package in ("numpy", "pillow", "safetensors", "matplotlib")]
-    cupy = [
-        f"{package} {installed(package)}" for package in ("cupy-cuda12x", "cupy-cuda13x", "cupy") if installed(package) != "not installed"
-    ]
-    rows.append(("CuPy", ", ".join(cupy) or "not installed (pip install 'minigrad[cuda12]' or 'minigrad[cuda13]')"))
-    gpus = backend.gpu_count()
-    rows.append(("devices", ", ".join(["cpu"] + [f"gpu:{i} ({backend.gpu_name(i)})" for i in range(gpus)])))
+def cupy() -> str:
+    names = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
+    found = [f"{name} {installed(name)}" for name in names if installed(name) != "not installed"]
+    return ", ".join(found) or "not installed (pip install 'minigrad[cuda12]' or 'minigrad[cuda13]')"
+
+
+def devices() -> str:
+    return ", ".join(["cpu"] + [f"gpu:{i} ({backend.gpu_name(i)})" for i in range(backend.gpu_count())])
+
+
+def blas() -> str:
     np.ones((2, 2)) @ np.ones((2, 2))  # so that the BLAS is loaded and can be asked
-    for pool in threadpool_info():
-        if pool.get("user_api") == "blas":
-            core = pool.get("architecture", "unknown")
-            rows.append(("BLAS", f"{pool['internal_api']} {pool['version']}, code for {core}, {pool['num_threads']} threads"))
-    rows.append(("kernels", f"{kernels.state()}; {kernels.threads()} CPU threads; sources in {kernels.folder()}"))
-    return "\n".join(f"{name:12} {value}" for name, value in rows)
+    pools = [pool for pool in threadpool_info() if pool.get("user_api") == "blas"]
+    words = "{internal_api} {version}, code for {architecture}, {num_threads} threads"
+    return "; ".join(words.format_map({"architecture": "unknown"} | pool) for pool in pools) or "unknown"
+
+
+def rows() -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "minigrad", lambda: minigrad.__version__
+    yield "Python", lambda: f"{platform.python_version()} on {platform.platform()}"
+    for package in ("numpy", "pillow", "safetensors", "matplotlib"):
+        yield package, partial(installed, package)
+    yield "CuPy", cupy
+    yield "devices", devices
+    yield "BLAS", blas
+    yield "kernels", lambda: f"{kernels.state()}; {kernels.threads()} CPU threads; sources in {kernels.folder()}"
+
+
+def report() -> str:
+    """A line for each thing that decides how fast and on what minigrad runs; also where one of them is broken, which it then says."""
+    lines = []
+    for name, ask in rows():
+        try:
+            value = ask()
+        except Exception as error:
+            value = f"{type(error).__name__}: {error}"
+        lines.append(f"{name:12} {value}")
+    return "\n".join(lines)
+
+
+def build() -> int:
+    began = time.perf_counter()
+    try:
+        libraries = kernel_build.build(kernels.folder(), Path(minigrad.__file__).resolve().parent)
+    except (kernel_build.BuildError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"compiled {kernels.folder()} in {time.perf_counter() - began:.0f} s: {', '.join(path.name for path in libraries)}")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m minigrad", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=["build"])
+    if parser.parse_args(arguments).command == "build":
+        return build()
+    print(report())
+    return 0
 
 
 if __name__ == "__main__":
-    print(report())
-    sys.exit(0)
+    sys.exit(main())

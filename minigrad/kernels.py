@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import re
-import sysconfig
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from minigrad import backend
+from minigrad import backend, kernel_build
 from minigrad.backend import Array
 
 SPAN = 1 << 12  # numbers a block of the elementwise kernels works on
@@ -93,17 +92,35 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class KernelError(RuntimeError):
+    """The kernels that were asked for cannot be had; the message says why, and what to do."""
+
+
+@functools.cache
+def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
+    """(the kernels compiled for the CPU with `real` float or double, or None; why there are none, after "they")."""
+    path = kernel_build.library_path(Path(__file__).resolve().parent, real)
+    fault = kernel_build.fault(path, folder())
+    if fault is None:
+        try:
+            return ctypes.CDLL(str(path)), ""
+        except OSError as error:
+            fault = f"cannot be loaded ({error})"
+    return None, fault
+
+
 @functools.cache
 def host_library(real: str) -> ctypes.CDLL | None:
-    """The kernels compiled for the CPU with `real` float or double; None if they were not built."""
-    path = Path(__file__).resolve().parent / f"_host_{real}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not path.is_file():
-        return None
-    library = ctypes.CDLL(str(path))
-    library.sources_hash.restype = ctypes.c_char_p
-    if library.sources_hash().decode() != sources_hash():
-        raise RuntimeError(f"{path.name} was compiled from other sources than those in {folder()}: install minigrad again")
+    """The kernels compiled for the CPU with `real` float or double; None if they were not built or, which is said, are not to be used."""
+    library, fault = loaded(real)
+    if library is None and fault != "are not built":
+        say_once(f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m minigrad build` compiles them")
     return library
+
+
+@functools.cache
+def say_once(sentence: str) -> None:
+    print(f"minigrad: {sentence}", file=sys.stderr)
 
 
 @functools.cache
@@ -127,12 +144,6 @@ def lend_threads_to_blas() -> None:
                     break
 
 
-def sources_hash() -> str:
-    """Of everything in kernels/ that the CPU library is compiled from; setup.py computes the same at the build."""
-    texts = [path.read_bytes() for path in sorted(folder().iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
-
-
 def ready(array: Array) -> bool:
     """Is there a kernel for arrays like this one?"""
     chosen = mode()
@@ -144,7 +155,7 @@ def ready(array: Array) -> bool:
         return False
     if host_library(real_of(array)) is None:
         if chosen == "cpu":
-            raise RuntimeError("MINIGRAD_KERNELS=cpu, but the kernels were not built: install a C++ compiler and minigrad again")
+            raise KernelError(f"MINIGRAD_KERNELS=cpu, but they {loaded(real_of(array))[1]}: `python -m minigrad build` compiles them")
         return False
     return True
 
@@ -262,5 +273,6 @@ def state() -> str:
     if mode() != "auto":
         where = {"none": "none: array forms only", "cpu": "the CPU's only", "gpu": "the GPU's only"}[mode()]
         return f"{where} (MINIGRAD_KERNELS={mode()})"
-    cpu = "compiled" if host_library("float") and host_library("double") else "not built (no C++ compiler at installation): array forms"
+    fault = loaded("float")[1] or loaded("double")[1]
+    cpu = f"array forms, for the compiled ones {fault}: `python -m minigrad build` compiles them" if fault else "compiled"
     return f"CPU {cpu}; GPU through CuPy, compiled at first use" if backend.gpu_count() else f"CPU {cpu}; no GPU"

@@ -20,7 +20,7 @@ import numpy as np
 import PIL
 
 import minigrad
-from minigrad import backend, checkpoint, data, nn
+from minigrad import backend, checkpoint, data, kernels, nn
 from minigrad.data.cache import default_cache_folder
 from minigrad.files import PREFIX
 from minigrad.trainer import CHECKPOINT, SETTINGS, Stopped, TrainingError, files_of_a_run, listed, newest
@@ -180,7 +180,7 @@ def run_command(command: Callable[[], object]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     try:
         command()
-    except (ValueError, TrainingError, OSError) as error:
+    except (ValueError, TrainingError, kernels.KernelError, OSError) as error:
         if "MINIGRAD_TRACEBACK" in os.environ:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ the stride loops are right for any block size and no barrier is missing; a missi
 """
 
 import ctypes
+import json
 import os
 import platform
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from minigrad import kernels
+from minigrad import kernel_build, kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = shutil.which("g++")
@@ -88,7 +89,7 @@ def test_the_best_clone_is_chosen(tmp_path):
     def address(name: str) -> int:
         return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
-    start = address("sources_hash") - next(at for at, name in names.items() if name == "sources_hash")
+    start = address("run_blas_jobs") - next(at for at, name in names.items() if name == "run_blas_jobs")
     best = ("avx512f", "x86_64_v4") if v4 else ("avx2", "x86_64_v3") if v3 else ("default",)
     assert names[address("relu_forward") - start].endswith(best)
 
@@ -147,9 +148,99 @@ def test_the_sanitizers_see_too_little_shared_memory(sanitizers, tmp_path):
     assert "AddressSanitizer" in result.stdout + result.stderr
 
 
-def test_a_library_of_other_sources_is_refused(monkeypatch):
-    if kernels.host_library("float") is None:
-        pytest.skip("the CPU kernels are not built")
-    monkeypatch.setattr(kernels, "sources_hash", lambda: "another")
-    with pytest.raises(RuntimeError, match="compiled from other sources.*install minigrad again"):
-        kernels.host_library.__wrapped__("float")
+USE = "import numpy as np; from minigrad import functions as F; print(F.relu(np.array([-1.0, 2.0], np.float32)).numpy())"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A checkout with libraries that the build compiled, if without optimising."""
+    place = tmp_path_factory.mktemp("checkout")
+    for folder in ("minigrad", "kernels"):
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("_host_*", "__pycache__"))
+    shutil.copy(ROOT / "alexnet.py", place)
+    out = run_in(place, "-m", "minigrad", "build")
+    assert out.startswith(f"compiled {place / 'kernels'} in ")
+    return place
+
+
+@pytest.fixture
+def checkout(built, tmp_path):
+    return Path(shutil.copytree(built, tmp_path / "checkout"))
+
+
+def run_in(place: Path, *args: str, code: int = 0, **environment: str) -> str:
+    environment = {"CXXFLAGS": "-O0 -DNO_CLONES", "PYTHONPATH": str(place)} | environment
+    variables = {k: v for k, v in os.environ.items() if k != "MINIGRAD_KERNELS"} | environment
+    out = subprocess.run([sys.executable, *args], cwd=place, env=variables, capture_output=True, text=True)
+    assert out.returncode == code, out.stdout + out.stderr
+    assert "Traceback" not in out.stderr
+    return out.stdout + out.stderr
+
+
+def test_a_library_that_fits_is_used_in_silence(checkout):
+    assert run_in(checkout, "-c", USE) == "[0. 2.]\n"
+    assert "CPU compiled" in run_in(checkout, "-m", "minigrad")
+
+
+FAULTS = {  # what is said of the libraries, and what was done to each
+    "two blanks in a source": ("were compiled from other sources", lambda path: append(path.parents[1] / "kernels" / "relu.cu", b"  ")),
+    "cut off": ("are damaged", lambda path: os.truncate(path, 5000)),
+    "changed": ("are damaged", lambda path: append(path, b"x")),
+    "without its checksums": ("were not built by this version", lambda path: path.with_suffix(".json").unlink()),
+    "with others' checksums": ("were not built by this version", lambda path: path.with_suffix(".json").write_text("[1")),
+    "no library at all": ("are not built", lambda path: path.unlink()),
+    "whole, but none": ("cannot be loaded", lambda path: not_a_library(path)),
+}
+
+
+def append(path: Path, content: bytes) -> None:
+    path.write_bytes(path.read_bytes() + content)
+
+
+def not_a_library(path: Path) -> None:
+    path.write_bytes(b"text")
+    sources = kernel_build.sources_hash(path.parents[1] / "kernels")
+    path.with_suffix(".json").write_text(json.dumps(kernel_build.record(sources, path)))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_library_that_does_not_fit_is_not_loaded(checkout, fault):
+    """One sentence says so, with the command that helps, and the array forms serve; where kernels were asked for, it is an error."""
+    words, damage = FAULTS[fault]
+    for real in kernel_build.REALS:
+        damage(kernel_build.library_path(checkout / "minigrad", real))
+    out = run_in(checkout, "-c", USE)
+    assert out.startswith("[0. 2.]\n")
+    assert out.count("python -m minigrad build") == (fault != "no library at all")
+    assert (words in out) == (fault != "no library at all")
+    out = run_in(checkout, "alexnet.py", "gradcheck", code=2, MINIGRAD_KERNELS="cpu")
+    assert "error: MINIGRAD_KERNELS=cpu, but they " + words in out
+    assert "`python -m minigrad build` compiles them" in out
+    for kernels_ in ("", "cpu", "gpu", "none", "nonsense"):
+        out = run_in(checkout, "-m", "minigrad", **({"MINIGRAD_KERNELS": kernels_} if kernels_ else {}))
+        assert kernels_ or f"array forms, for the compiled ones {words}" in out
+    if fault in ("two blanks in a source", "cut off"):
+        run_in(checkout, "-m", "minigrad", "build")
+        assert run_in(checkout, "-c", USE, MINIGRAD_KERNELS="cpu") == "[0. 2.]\n"
+
+
+def test_the_build_shows_the_compilers_lines_and_replaces_nothing(checkout):
+    before = {p.name: p.read_bytes() for p in (checkout / "minigrad").glob("_host_*")}
+    append(checkout / "kernels" / "lrn.cu", b"\nthis is no C;\n")
+    out = run_in(checkout, "-m", "minigrad", "build", code=2)
+    assert "could not compile" in out
+    assert "lrn.cu" in out
+    assert "this is no C" in out
+    assert {p.name: p.read_bytes() for p in (checkout / "minigrad").glob("_host_*")} == before
+    assert not list((checkout / "minigrad").glob(".minigrad-*"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"CXX": "no-such-compiler -x"}, "CXX=no-such-compiler -x: there is no such compiler"),
+        ({"CXXFLAGS": "-no-such-flag"}, "no-such-flag"),
+    ],
+)
+def test_a_build_that_cannot_be_says_why(checkout, environment, words):
+    assert words in run_in(checkout, "-m", "minigrad", "build", code=2, **environment)

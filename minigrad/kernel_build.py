@@ -1,0 +1,102 @@
+"""Compiles the kernels for the CPU: kernels/host.cpp, which includes the others, once for float and once for double.
+
+`python -m minigrad build` does it in place; setup.py does it at an installation, with this file alone: it imports nothing of minigrad.
+Beside each library stands a small file with two checksums, of the sources and of the library: one that is older than its sources, or
+damaged, is not loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+REALS = ("float", "double")
+FLAGS = ["-O3", "-std=c++17", "-DNDEBUG", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv", "-fPIC", "-shared", "-pthread"]
+# A loop over one pixel's channels stays a loop: a call of memcpy would cost more than its copy.
+FLAGS.append("-fno-tree-loop-distribute-patterns")
+if platform.machine() in ("x86_64", "AMD64"):
+    FLAGS.append("-mprefer-vector-width=512")
+
+
+class BuildError(RuntimeError):
+    """The compiler refused the kernels; the message has its lines."""
+
+
+def library_path(folder: Path, real: str) -> Path:
+    """Where the library for `real` stands in a folder."""
+    return folder / f"_host_{real}{sysconfig.get_config_var('EXT_SUFFIX') or '.so'}"
+
+
+def sources_hash(sources: Path) -> str:
+    """Of everything in kernels/ that the libraries are compiled from."""
+    texts = [path.read_bytes() for path in sorted(sources.iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()
+
+
+def record(sources: str, library: Path) -> dict[str, str]:
+    """What the file beside a library holds."""
+    return {"sources": sources, "library": hashlib.sha256(library.read_bytes()).hexdigest()}
+
+
+def fault(library: Path, sources: Path) -> str | None:
+    """What is wrong with a library, after "they"; None if it is whole and what its sources say."""
+    if not library.is_file():
+        return "are not built"
+    try:
+        written, now = json.loads(library.with_suffix(".json").read_text()), record(sources_hash(sources), library)
+    except (OSError, ValueError):
+        return "were not built by this version"
+    if written == now:
+        return None
+    return "are damaged" if written.get("sources") == now["sources"] else f"were compiled from other sources than those in {sources}"
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: $CXX, else Python's own, else the first that is installed; None if there is none."""
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else [sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"]
+    for candidate in map(shlex.split, candidates):
+        if candidate and shutil.which(candidate[0]):
+            return candidate
+    if os.environ.get("CXX"):
+        raise BuildError(f"CXX={os.environ['CXX']}: there is no such compiler")
+    return None
+
+
+def build(sources: Path, target: Path) -> list[Path]:
+    """Compile the kernels in `sources` into the folder `target`, and return the libraries; both replace what was there, or neither.
+
+    $CXXFLAGS and $LDFLAGS are added to the flags. Raises BuildError.
+    """
+    command = compiler()
+    if command is None:
+        raise BuildError("there is no C++ compiler: install g++ or clang++, or name one in CXX")
+    command += FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))
+    link = shlex.split(os.environ.get("LDFLAGS", ""))
+    sources_as_compiled = sources_hash(sources)
+    with tempfile.TemporaryDirectory(prefix=".minigrad-", dir=target) as own:
+        unfinished = [library_path(Path(own), real) for real in REALS]
+        processes = [
+            subprocess.Popen(
+                [*command, f"-DREAL={real}", str(sources / "host.cpp"), "-o", str(path), *link], stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, errors="replace",
+            )
+            for real, path in zip(REALS, unfinished)
+        ]  # fmt: skip
+        outputs = [process.communicate()[0] for process in processes]
+        for process, output in zip(processes, outputs):
+            if process.returncode:
+                raise BuildError(f"{command[0]} could not compile {sources / 'host.cpp'}:\n{output.rstrip()}")
+        for path in unfinished:
+            path.with_suffix(".json").write_text(json.dumps(record(sources_as_compiled, path)))
+        for path in unfinished:
+            for file in (path.with_suffix(".json"), path):
+                os.replace(file, target / file.name)
+    return [library_path(target, real) for real in REALS]
