@@ -62,7 +62,7 @@ def test_functions_do_not_know_of_gpus():
         assert "cupy" not in path.read_text().lower(), path
 
 
-BUDGETS = [("minigrad/engine.py", 250), ("minigrad/functions/*.py", 150), ("kernels/*.cu", 120)]
+BUDGETS = [("minigrad/engine.py", 270), ("minigrad/functions/*.py", 150), ("kernels/*.cu", 120)]
 OVER = {"minigrad/functions/basic.py": 170, "minigrad/functions/conv2d.py": 185}  # reasons: docs/architecture.md
 
 
