@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from minigrad import runlog
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """A figure of so many inches, of no window and no global state. Here, because loading matplotlib takes half a second."""
+    from matplotlib.figure import Figure
+
+    return Figure(size, layout="constrained")
 
 
 def draw_curves(run: Path) -> Path:
@@ -22,7 +26,8 @@ def draw_curves(run: Path) -> Path:
     def column(name: str) -> np.ndarray:
         return epochs[:, runlog.METRICS.index(name)]
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = new_figure((11, 4))
+    left, right = figure.subplots(1, 2)
     left.plot(steps[:, 1], steps[:, 2], color="0.75", linewidth=0.7, label="training, each step")
     left.plot(column("epoch"), column("train_loss"), label="training")
     left.plot(column("epoch"), column("val_loss"), label="held out")
@@ -49,7 +54,8 @@ def draw_filters(w: np.ndarray, path: Path) -> Path:
         r, c = divmod(o, columns)
         y, x = 1 + r * (KH + 1), 1 + c * (KW + 1)
         sheet[y : y + KH, x : x + KW] = (tile - low) / max(high - low, 1e-12)
-    figure, axes = plt.subplots(figsize=(9, 9 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
+    figure = new_figure((9, 9 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.subplots()
     axes.imshow(sheet, interpolation="nearest")
     axes.axis("off")
     return _save(figure, path)
@@ -61,10 +67,8 @@ def draw_predictions(
     """Pictures with their class above and the most probable classes as bars below (the paper's figure 4)."""
     columns = min(6, len(pictures))
     rows = -(-len(pictures) // columns)
-    figure, grid = plt.subplots(
-        2 * rows, columns, figsize=(2.1 * columns, 3.3 * rows), layout="constrained", squeeze=False,
-        gridspec_kw={"height_ratios": [3, 1.3] * rows},
-    )  # fmt: skip
+    figure = new_figure((2.1 * columns, 3.3 * rows))
+    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1.3] * rows)
     for axes in grid.flat:
         axes.axis("off")
     for i, picture in enumerate(pictures):
@@ -85,7 +89,8 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path
     """Counts (right class, most probable class) as shares of each row."""
     C = len(counts)
     side = min(14.0, 3 + 0.35 * C)
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure = new_figure((side, side))
+    axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="most probable class", ylabel="right class")
@@ -105,5 +110,4 @@ def short(name: str) -> str:
 
 def _save(figure, path: Path) -> Path:
     figure.savefig(path, dpi=110)
-    plt.close(figure)
     return path
