@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -28,6 +30,7 @@ import numpy as np
 from setting import describe, whole, writable
 
 from minigrad import backend, kernels
+from minigrad.files import replacing
 
 NETWORKS = ("paper", "nolrn", "torchvision")
 TOLERANCE = {"tf32": 1e-2, "amp": 1e-2}  # of the loss before timing; else 1e-3
@@ -239,7 +242,7 @@ def work(name: str, network: str, n: int, device: str) -> None:
 
 
 class ProcessEnded(RuntimeError):
-    """A contender could not start or work; what it said stands above."""
+    """A contender could not start or work, or did not answer in time; what it said stands above."""
 
 
 class Process:
@@ -249,12 +252,15 @@ class Process:
         command = [sys.executable, __file__, "--worker", name, "--network", args.network, "--batch", str(args.batch)]
         command += ["--device", args.device]
         environment = os.environ | dict.fromkeys(("MINIGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
-        self.name, self.times = name, {"step": [], "infer": [], "busy": []}
+        self.name, self.times, self.limit = name, {"step": [], "infer": [], "busy": []}, args.answer_within
         self.peak = 0.0
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         self.answer()
 
     def answer(self):
+        if not select.select([self.process.stdout], [], [], self.limit)[0]:
+            self.process.kill()
+            raise ProcessEnded(f"{self.name} did not answer within {self.limit} s (--answer-within)")
         line = self.process.stdout.readline()
         if not line:
             raise ProcessEnded(f"the process of {self.name} ended without an answer")
@@ -299,6 +305,9 @@ def main() -> int:
     parser.add_argument(
         "--follow", type=whole, metavar="STEPS", help="compare the losses of so many steps with PyTorch's, and do nothing else"
     )
+    parser.add_argument(
+        "--answer-within", type=whole, default=1200, metavar="SECONDS", help="of a block or a start; a peer that does not is left out"
+    )
     parser.add_argument("--busy", action="store_true", help="also: steps while another process keeps one core busy")
     parser.add_argument("--json", type=writable, metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -309,7 +318,10 @@ def main() -> int:
     if args.device == "gpu" and backend.gpu_count() == 0:
         parser.error("--device gpu: there is no GPU that CuPy can use (python -m minigrad says more)")
     if args.follow:
-        return follow(args)
+        try:
+            return follow(args)
+        except ProcessEnded as error:
+            raise SystemExit(str(error)) from None
     args.steps = args.steps or (3 if args.device == "cpu" else 25)
     args.warm = args.warm or (2 if args.device == "cpu" else 20)
 
@@ -342,7 +354,10 @@ def main() -> int:
             except ProcessEnded as error:
                 leave_out(name, error, peers)
                 del contenders[name], losses[name]
-    report(args, contenders, losses)
+        if args.json and block:
+            with replacing(args.json) as unfinished:  # what has been measured so far is kept, whatever comes
+                unfinished.write_text(json.dumps(measured(args, contenders), indent=1))
+    report(args, measured(args, contenders), losses)
     for c in contenders.values():
         c.process.kill()
     return 0
@@ -368,40 +383,49 @@ def follow(args: argparse.Namespace) -> int:
     return 0 if difference.max() < 1e-2 else 1  # NaN is not
 
 
-def report(args: argparse.Namespace, contenders: dict[str, Process], losses: dict[str, float]) -> None:
+@functools.cache
+def operations(network: str) -> tuple[int, int]:
+    """Operations that one picture takes forward, in all layers and in the first."""
     import alexnet
 
-    rate = contenders["sgemm"].ask("check") / np.median(contenders["sgemm"].times["step"])
-    rows = alexnet.table(alexnet.AlexNet(preset(args.network)))
-    forward = 2 * args.batch * sum(r.multiply_adds for r in rows)
-    floor = (3 * forward - 2 * args.batch * rows[0].multiply_adds) / rate  # no input gradient for conv1
-    setting = describe()
-    print(setting)
-    print(f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32")
-    print(f"sgemm ceiling {rate / 1e9:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {forward / rate:.4f} s; losses {losses}")
-    ours = {kind: float(np.median(contenders["minigrad"].times[kind])) for kind in ("step", "infer")}
-    print(f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
-    result = {
+    counts = [2 * row.multiply_adds for row in alexnet.table(alexnet.AlexNet(preset(network)))]
+    return sum(counts), counts[0]
+
+
+def measured(args: argparse.Namespace, contenders: dict[str, Process]) -> dict[str, Any]:
+    """Everything that the blocks so far have told."""
+    sgemm = contenders["sgemm"]
+    rate = sgemm.ask("check") / float(np.median(sgemm.times["step"]))
+    forward, first = (args.batch * count for count in operations(args.network))
+    return {
         "settings": {k: str(v) for k, v in vars(args).items()},
-        "machine": setting.split("\n"),
+        "machine": describe().split("\n"),
         "gflops": rate / 1e9,
-        "floor": floor,
-        "rows": {},
+        "floor": (3 * forward - first) / rate,  # no input gradient for conv1
+        "floor of inference": forward / rate,
+        "rows": {name: c.times | {"peak": c.peak} for name, c in contenders.items() if name != "sgemm"},
     }
-    for name, c in contenders.items():
-        if name == "sgemm":
-            continue
-        step, infer = (float(np.median(c.times[kind])) for kind in ("step", "infer"))
-        spread = f"{min(c.times['step']):.3f} - {max(c.times['step']):.3f}"
+
+
+def report(args: argparse.Namespace, result: dict[str, Any], losses: dict[str, float]) -> None:
+    floor = result["floor"]
+    print("\n".join(result["machine"]))
+    print(f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32")
+    print(
+        f"sgemm ceiling {result['gflops']:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {result['floor of inference']:.4f} s; "
+        f"losses {losses}"
+    )
+    ours = {kind: float(np.median(result["rows"]["minigrad"][kind])) for kind in ("step", "infer")}
+    print(f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
+    for name, row in result["rows"].items():
+        step, infer = (float(np.median(row[kind])) for kind in ("step", "infer"))
+        spread = f"{min(row['step']):.3f} - {max(row['step']):.3f}"
         print(
             f"{name:14}{step:8.4f}{spread:>17}{args.batch / step:10.1f}{ours['step'] / step:9.2f}{step / floor:8.2f}{infer:9.4f}"
-            f"{ours['infer'] / infer:9.2f}{c.peak:9.2f}"
+            f"{ours['infer'] / infer:9.2f}{row['peak']:9.2f}"
         )
-        if c.times["busy"]:
-            print(f"{'':14}{np.median(c.times['busy']):8.3f} s with one core busy: {np.median(c.times['busy']) / step:.2f} times as long")
-        result["rows"][name] = c.times | {"peak": c.peak}
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        if row["busy"]:
+            print(f"{'':14}{np.median(row['busy']):8.3f} s with one core busy: {np.median(row['busy']) / step:.2f} times as long")
 
 
 if __name__ == "__main__":

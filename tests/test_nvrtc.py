@@ -16,6 +16,7 @@ try:
 except Exception as error:  # no CuPy, or no NVRTC that it can load
     pytest.skip(f"the kernels are not compiled for GPUs here: {error}", allow_module_level=True)
 
+CUPYS_OPTIONS = ("--device-as-default-execution-space", "-ftz=true")  # what it adds at each compilation (cupy/cuda/compiler.py)
 FILES = sorted({file for file, _ in kernels.signatures().values() if file.endswith(".cu")})
 
 
@@ -24,7 +25,7 @@ FILES = sorted({file for file, _ in kernels.signatures().values() if file.endswi
 @pytest.mark.parametrize("file", FILES)
 def test_compiles(file, real, arch):
     program = nvrtc.createProgram(kernels.gpu_source(file), file, (), ())
-    options = (*kernels.gpu_options(real), f"-arch=sm_{arch}", "--ptxas-options=-v")
+    options = (*kernels.gpu_options(real), f"-arch=sm_{arch}", "--ptxas-options=-v", *CUPYS_OPTIONS)
     try:
         nvrtc.compileProgram(program, options)
     except nvrtc.NVRTCError:
