@@ -64,6 +64,7 @@ def test_what_was_measured_is_kept_after_each_block(bench, monkeypatch, tmp_path
                 self.times[kind].append(0.5)
 
     monkeypatch.setattr(bench, "Process", Contender)
+    monkeypatch.setattr(bench, "operations", lambda network: (10, 1))
     path = tmp_path / "a.json"
     monkeypatch.setattr(sys, "argv", ["bench_alexnet.py", "--batch", "1", "--blocks", "5", "--json", str(path)])
     with pytest.raises(SystemExit, match="the process of minigrad ended"):
