@@ -485,5 +485,6 @@ def test_modes(monkeypatch):
 def test_cpu_kernels_asked_for_but_not_built(monkeypatch):
     monkeypatch.setenv("MINIGRAD_KERNELS", "cpu")
     monkeypatch.setattr(kernels, "host_library", lambda real: None)
-    with pytest.raises(RuntimeError, match="install a C\\+\\+ compiler"):
+    monkeypatch.setattr(kernels, "loaded", lambda real: (None, "are not built"))
+    with pytest.raises(kernels.KernelError, match="but they are not built: `python -m minigrad build`"):
         kernels.ready(np.zeros(3))
