@@ -90,7 +90,9 @@ class Preset:
     lrn_groups: int = 1  # 2: windows stay inside a column
     within_alpha: float = 1e-3
     last_std: float | None = 0.01
-    standardize: bool = False  # fit the initial weights to some training pictures (AlexNet.standardize)
+    standardize: bool = (
+        False  # fit the initial weights to some training pictures (AlexNet.standardize)
+    )
     dropout: float = 0.5
     dropout_inverted: bool = False  # False: the paper's, outputs halved at test time
     dropout_first: bool = False  # True: before fc6 and fc7 instead of after
@@ -107,11 +109,15 @@ class Preset:
     momentum: float = 0.9
     weight_decay: float = 0.0005
     form: str = "paper"
-    lr_drops: tuple[float, ...] | None = None  # epochs at which the rate is divided by 10; None: when validation stops improving
+    lr_drops: tuple[float, ...] | None = (
+        None  # epochs at which the rate is divided by 10; None: when validation stops improving
+    )
     bias_lr: float | None = None  # absolute rate of the biases, which schedules leave alone
     bias_lr_scale: float = 1.0
     bias_decay: bool = True
-    conv1_rates: tuple[tuple[float, float], ...] = ()  # (epoch, rate): conv1's weights have this rate from that epoch on
+    conv1_rates: tuple[
+        tuple[float, float], ...
+    ] = ()  # (epoch, rate): conv1's weights have this rate from that epoch on
     max_filter_rms: float | None = None
 
 
@@ -126,7 +132,10 @@ PAPER_CONVS = (
 
 def _change(convs: tuple[Conv, ...], **columns: tuple) -> tuple[Conv, ...]:
     """The rows with some columns of the table replaced."""
-    return tuple(replace(row, **{name: values[i] for name, values in columns.items()}) for i, row in enumerate(convs))
+    return tuple(
+        replace(row, **{name: values[i] for name, values in columns.items()})
+        for i, row in enumerate(convs)
+    )
 
 
 PAPER = Preset("the paper's text; 227 makes its 55 x 55 come out", PAPER_CONVS)
@@ -239,7 +248,13 @@ class AlexNet(nn.Module):
     `stages` names its steps in order; run(x, upto="conv5") stops after one.
     """
 
-    def __init__(self, preset: str | Preset = "paper", classes: int = 1000, seed: int = 0, dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        preset: str | Preset = "paper",
+        classes: int = 1000,
+        seed: int = 0,
+        dtype: str = "float32",
+    ) -> None:
         p = self.preset = find_preset(preset)
         if not isinstance(classes, int) or classes < 1:
             raise ValueError(f"AlexNet: classes must be a whole number >= 1, not {classes!r}")
@@ -247,10 +262,16 @@ class AlexNet(nn.Module):
         self.layers: dict[str, nn.Module] = {}
 
         def weights(name: str, std: float | None) -> dict:
-            return {"init": nn.he if std is None else nn.gaussian(std), "rng": random.Stream(seed, f"{name}.w"), "dtype": dtype}
+            return {
+                "init": nn.he if std is None else nn.gaussian(std),
+                "rng": random.Stream(seed, f"{name}.w"),
+                "dtype": dtype,
+            }
 
         def lrn() -> nn.Module:
-            return nn.LRN(p.lrn_n, p.lrn_k, p.lrn_alpha, p.lrn_beta, p.lrn_divide_by_n, p.lrn_groups)
+            return nn.LRN(
+                p.lrn_n, p.lrn_k, p.lrn_alpha, p.lrn_beta, p.lrn_divide_by_n, p.lrn_groups
+            )
 
         after = {
             "relu": nn.ReLU,
@@ -273,7 +294,9 @@ class AlexNet(nn.Module):
             drop = nn.Dropout(p.dropout, p.dropout_inverted, random.Stream(seed, f"drop{i}"))
             if p.dropout_first:
                 self.layers[f"drop{i}"] = drop
-            self.layers[f"fc{i}"] = nn.Linear(inputs, hidden.units, bias=hidden.bias, **weights(f"fc{i}", hidden.std))
+            self.layers[f"fc{i}"] = nn.Linear(
+                inputs, hidden.units, bias=hidden.bias, **weights(f"fc{i}", hidden.std)
+            )
             self.layers[f"relu{i}"] = nn.ReLU()
             if not p.dropout_first:
                 self.layers[f"drop{i}"] = drop
@@ -328,7 +351,9 @@ class AlexNet(nn.Module):
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):
                     over = tuple(range(y.ndim - 1))
                     mean, std = y.data.mean(axis=over), y.data.std(axis=over)
-                    factor = (0.3 if layer is last else 1.0) / np.maximum(std, 1e-6 * std.max() + 1e-30)
+                    factor = (0.3 if layer is last else 1.0) / np.maximum(
+                        std, 1e-6 * std.max() + 1e-30
+                    )
                     layer.w.data *= factor
                     layer.b.data[...] = (layer.b.data - mean) * factor  # type: ignore[union-attr]
                     y = self.apply(layer, x)
@@ -336,22 +361,36 @@ class AlexNet(nn.Module):
 
     @staticmethod
     def apply(layer: nn.Module, x: Tensor, **options: bool) -> Tensor:
-        return layer(nn.Flatten()(x) if isinstance(layer, nn.Linear) and x.ndim == 4 else x, **options)
+        return layer(
+            nn.Flatten()(x) if isinstance(layer, nn.Linear) and x.ndim == 4 else x, **options
+        )
 
     def checked(self, x) -> Tensor:
         x = x if isinstance(x, Tensor) else Tensor(x)
         size = self.preset.input_size
         if x.ndim != 4 or x.shape[1:] != (size, size, 3):
-            hint = "; it looks channels first, use x.transpose(0, 2, 3, 1)" if x.ndim == 4 and x.shape[1] == 3 else ""
-            raise ValueError(f"AlexNet: x must be (N, {size}, {size}, 3), channels last, but has shape {x.shape}{hint}")
+            hint = (
+                "; it looks channels first, use x.transpose(0, 2, 3, 1)"
+                if x.ndim == 4 and x.shape[1] == 3
+                else ""
+            )
+            raise ValueError(
+                f"AlexNet: x must be (N, {size}, {size}, 3), channels last, but has shape {x.shape}{hint}"
+            )
         return x
 
     def groups(self) -> list[dict]:
         """Parameter groups for optim.SGD, with the preset's special rates."""
         p = self.preset
         decay = {} if p.bias_decay else {"weight_decay": 0.0}
-        rate = {"lr": p.bias_lr, "scheduled": False} if p.bias_lr is not None else {"lr_scale": p.bias_lr_scale}
-        groups: list[dict] = [{"params": [q for n, q in self.named_parameters() if n.endswith(".b")], **rate, **decay}]
+        rate = (
+            {"lr": p.bias_lr, "scheduled": False}
+            if p.bias_lr is not None
+            else {"lr_scale": p.bias_lr_scale}
+        )
+        groups: list[dict] = [
+            {"params": [q for n, q in self.named_parameters() if n.endswith(".b")], **rate, **decay}
+        ]
         for name, q in self.named_parameters():
             if name.endswith(".w"):
                 rates = p.conv1_rates if name == "conv1.w" else ()
@@ -387,7 +426,9 @@ def table(model: AlexNet) -> list[Row]:
         parameters = layer.parameters()
         multiply_adds = 0
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            multiply_adds = y.size * (layer.w.size // layer.w.shape[-1])  # for each output, one for each weight of its filter
+            multiply_adds = y.size * (
+                layer.w.size // layer.w.shape[-1]
+            )  # for each output, one for each weight of its filter
         rows.append(Row(name, y.shape[1:], sum(q.size for q in parameters), multiply_adds))
     return rows
 
@@ -396,12 +437,17 @@ def summary(preset: str = "paper", classes: int = 1000) -> str:
     """The table of a preset as text."""
     model = AlexNet(preset, classes)
     rows = table(model)
-    lines = [f"{preset}: {model.preset.source}", f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}"]
+    lines = [
+        f"{preset}: {model.preset.source}",
+        f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}",
+    ]
     for r in rows:
         shape = "x".join(map(str, r.shape))
         counts = f"{r.parameters:>14,}{r.multiply_adds / 1e6:>14.2f} M" if r.parameters else ""
         lines.append(f"{r.stage:9}{shape:>14}{counts}")
-    lines.append(f"{'total':9}{'':14}{sum(r.parameters for r in rows):>14,}{sum(r.multiply_adds for r in rows) / 1e6:>14.2f} M")
+    lines.append(
+        f"{'total':9}{'':14}{sum(r.parameters for r in rows):>14,}{sum(r.multiply_adds for r in rows) / 1e6:>14.2f} M"
+    )
     return "\n".join(lines)
 
 
@@ -421,7 +467,9 @@ def check_network(preset: str, classes: int = 3, seed: int = 0) -> float:
     """Check the gradient of the loss of a shrunken network with respect to its input and every parameter; the largest error."""
     model = AlexNet(shrunken(preset), classes, seed, "float64")
     rng = random.Stream(seed, "check_network")
-    layers = [(layer, key) for layer in model.layers.values() for key, _ in layer.named_parameters()]
+    layers = [
+        (layer, key) for layer in model.layers.values() for key, _ in layer.named_parameters()
+    ]
 
     def loss(x, labels, *parameters):
         for (layer, key), q in zip(layers, parameters):
@@ -430,7 +478,9 @@ def check_network(preset: str, classes: int = 3, seed: int = 0) -> float:
 
     size = model.preset.input_size
     values = [getattr(layer, key).data for layer, key in layers]
-    return check_grads(loss, rng.normal((2, size, size, 3)), np.arange(2) % classes, *values, rtol=1e-5, seed=seed)
+    return check_grads(
+        loss, rng.normal((2, size, size, 3)), np.arange(2) % classes, *values, rtol=1e-5, seed=seed
+    )
 
 
 # Training: from a folder of pictures to a run folder.
@@ -440,7 +490,9 @@ def preparation(preset: Preset, stats: data.Statistics) -> data.Preparation:
     """How the preset prepares pictures, with the statistics of the training set."""
     size = preset.input_size
     margin = (stats.mean.shape[0] - size) // 2
-    mean = stats.mean[margin : margin + size, margin : margin + size]  # every crop loses the centre crop of the mean image, as in 2012
+    mean = stats.mean[
+        margin : margin + size, margin : margin + size
+    ]  # every crop loses the centre crop of the mean image, as in 2012
     if preset.mean == "channel":
         mean = stats.mean.mean(axis=(0, 1))
     colour = None
@@ -467,7 +519,9 @@ def recipe(args: argparse.Namespace, pictures: int) -> tuple[str, Preset]:
 
 def with_choices(preset: Preset, args: argparse.Namespace) -> Preset:
     """The preset with the command line's epochs, batch size and rate; whatever has its epoch keeps its place in a longer or shorter run."""
-    chosen: dict[str, Any] = {key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None}
+    chosen: dict[str, Any] = {
+        key: getattr(args, key) for key in ("batch_size", "lr") if getattr(args, key) is not None
+    }
     if args.epochs is not None:
         if args.epochs < 1:
             raise ValueError(f"--epochs must be at least 1, not {args.epochs}")
@@ -502,12 +556,16 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     elif args.config:
         runs.read_config(args)
     if not args.data:
-        raise ValueError("training needs --data, a folder, an archive or a name (or --resume RUN, or --config RUN/settings.json)")
+        raise ValueError(
+            "training needs --data, a folder, an archive or a name (or --resume RUN, or --config RUN/settings.json)"
+        )
     for key, value in DEFAULTS.items():
         setattr(args, key, value if getattr(args, key) is None else getattr(args, key))
     backend.use(args.device)  # one that is not there is better told now than later
     cache = runs.cache_folder(args.cache)
-    sets = data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache)
+    sets = data.open_sets(
+        args.data, args.classes, args.images_per_class, args.holdout, args.seed, cache
+    )
     if args.resume:
         name, preset = settings["recipe"], with_choices(preset_from_json(settings["network"]), args)
         if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
@@ -529,7 +587,16 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     else:
         prep = preparation(preset, data.statistics(pictures[0], seed=args.seed))
     training, validation = (
-        data.Loader(p, prep, preset.batch_size, shuffled, args.seed, args.workers, args.most_skipped, worker_timeout=args.worker_timeout)
+        data.Loader(
+            p,
+            prep,
+            preset.batch_size,
+            shuffled,
+            args.seed,
+            args.workers,
+            args.most_skipped,
+            worker_timeout=args.worker_timeout,
+        )
         for p, shuffled in zip(pictures, (True, False))
     )
     model = AlexNet(preset, len(sets[0].classes), args.seed)
@@ -540,7 +607,11 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
         some = random.Stream(args.seed, "standardize").permutation(len(sets[0]))[:128]
         model.standardize(Tensor(training.prepare(some)[0]).to(args.device))
     optimizer = model.make_optimizer()
-    schedule: Any = optim.PlateauSchedule(optimizer) if preset.lr_drops is None else optim.StepSchedule(optimizer, preset.lr_drops)
+    schedule: Any = (
+        optim.PlateauSchedule(optimizer)
+        if preset.lr_drops is None
+        else optim.StepSchedule(optimizer, preset.lr_drops)
+    )
     settings = runs.arguments(args) | {
         "preset": args.preset, "recipe": name, "network": asdict(preset), "classes": sets[0].classes, "names": sets[0].names,
         "pictures": len(sets[0]),
@@ -556,13 +627,22 @@ def train(args: argparse.Namespace) -> tuple[Trainer, Evaluation]:
     )  # fmt: skip
     if args.resume:
         trainer.resume()
-        print(f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}")
-    print(f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}", flush=True)
+        print(
+            f"going on with {folder} from epoch {trainer.epoch}, step {trainer.step}, lr {optimizer.lr:g}"
+        )
+    print(
+        f"run folder {folder}; the training will take about {duration(trainer.seconds_ahead(preset.epochs))}",
+        flush=True,
+    )
     trainer.fit(preset.epochs)
 
-    result = trainer.result or evaluate(model, validation, args.device)  # none, if a finished run was taken up
+    result = trainer.result or evaluate(
+        model, validation, args.device
+    )  # none, if a finished run was taken up
     runs.say_skipped(training.skipped | validation.skipped, folder)
-    print(f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}")
+    print(
+        f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 {result.top(5):.1%}"
+    )
     try:
         files = draw_run(folder, model, pictures[1], result, sets[0].names, args.seed)
         print(f"pictures: {', '.join(map(str, files))}")
@@ -577,7 +657,11 @@ def announce(sets: tuple[data.ImageSet, data.ImageSet], name: str, preset: Prese
     train_set, val_set = sets
     names = [n.split(",")[0] for n in train_set.names]
     more = ", ..." if len(names) > 10 else ""
-    drops = "when validation stops improving" if preset.lr_drops is None else "at epoch " + ", ".join(f"{d:g}" for d in preset.lr_drops)
+    drops = (
+        "when validation stops improving"
+        if preset.lr_drops is None
+        else "at epoch " + ", ".join(f"{d:g}" for d in preset.lr_drops)
+    )
     print(
         f"{preset.source}\n{len(train_set):,} pictures for training, {len(val_set):,} for validation (from {val_set.root}), "
         f"{len(names)} classes: {', '.join(names[:10])}{more}\nrecipe '{name}': {preset.epochs} epochs, batch {preset.batch_size}, "
@@ -586,10 +670,19 @@ def announce(sets: tuple[data.ImageSet, data.ImageSet], name: str, preset: Prese
         f"pictures {'scaled to unit variance' if preset.unit_std else 'on the 0..255 scale'}"
     )
     if name == "small":
-        print("(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for longer than such a run)")
+        print(
+            "(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for longer than such a run)"
+        )
 
 
-def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Evaluation, names: Sequence[str], seed: int) -> list[Path]:
+def draw_run(
+    folder: Path,
+    model: AlexNet,
+    pictures: data.Pictures,
+    result: Evaluation,
+    names: Sequence[str],
+    seed: int,
+) -> list[Path]:
     """Learning curves, filters and a grid of predictions for a run folder."""
     chosen = random.Stream(seed, "grid").permutation(len(result.labels))[:24]
     return [
@@ -607,12 +700,16 @@ def draw_run(folder: Path, model: AlexNet, pictures: data.Pictures, result: Eval
 
 def load_run(run: str, device: str = "cpu") -> tuple[AlexNet, data.Preparation, dict[str, Any]]:
     """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
-    tensors, description = checkpoint.load(runs.checkpoint_of(run), prefix=("model.", "preparation."))
+    tensors, description = checkpoint.load(
+        runs.checkpoint_of(run), prefix=("model.", "preparation.")
+    )
     settings = description["settings"]
     preset = preset_from_json(settings["network"])
     backend.use(device)
     model = AlexNet(preset, len(settings["classes"]))
-    model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
+    model.load_state_dict(
+        {n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")}
+    )
     model.to(device).eval()
     return model, data.Preparation.from_arrays(tensors, preset.input_size), settings
 
@@ -627,12 +724,16 @@ def evaluate_run(args: argparse.Namespace) -> None:
     for run in args.runs:
         model, prep, settings = load_run(run, args.device)
         if results and settings["classes"] != classes:
-            raise ValueError(f"{run} tells other classes apart than {args.runs[0]}: they cannot be averaged")
+            raise ValueError(
+                f"{run} tells other classes apart than {args.runs[0]}: they cannot be averaged"
+            )
         classes, names = settings["classes"], settings["names"]
         if not args.data:
             held_out = runs.held_out_by(run, settings)
             if images is not None and held_out.items != images.items:
-                raise ValueError(f"{run} held out other pictures than {args.runs[0]}: name what to evaluate on with --data")
+                raise ValueError(
+                    f"{run} held out other pictures than {args.runs[0]}: name what to evaluate on with --data"
+                )
             images = held_out
         elif images is None:
             images = data.open_validation(args.data, classes, cache)
@@ -658,7 +759,9 @@ def evaluate_run(args: argparse.Namespace) -> None:
     if args.by_class:
         write_by_class(Path(args.by_class), result, classes, names)
     if args.predictions:
-        write_predictions(Path(args.predictions), result, [images.where(int(i)) for i in result.indices], classes)
+        write_predictions(
+            Path(args.predictions), result, [images.where(int(i)) for i in result.indices], classes
+        )
     if args.confusion:
         look.draw_confusion(result.confusion(), names, Path(args.confusion))
     for path in filter(None, (args.by_class, args.predictions, args.confusion)):
@@ -677,12 +780,16 @@ def predict(args: argparse.Namespace) -> None:
         with no_grad():
             p = F.softmax(model(Tensor(x).to(args.device))).numpy()[0]
         best = np.argsort(-p, kind="stable")[: min(5, len(p))]
-        print(f"{file}: " + ", ".join(f"{settings['names'][k].split(',')[0]} {p[k]:.1%}" for k in best))
+        print(
+            f"{file}: "
+            + ", ".join(f"{settings['names'][k].split(',')[0]} {p[k]:.1%}" for k in best)
+        )
 
 
 DATA_HELP = (
     "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a tenth is then held out); a folder with "
-    "ImageNet's own tars, or with MNIST's or CIFAR-10's files; or a name to download once: " + ", ".join(data.DOWNLOADS)
+    "ImageNet's own tars, or with MNIST's or CIFAR-10's files; or a name to download once: "
+    + ", ".join(data.DOWNLOADS)
 )
 
 
@@ -694,51 +801,119 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|LIST|FILE",
         help="train on the first N classes, on a comma-separated list of folder names, or on those in a file",
     )
-    add("--images-per-class", type=int, metavar="N", help="use at most N training pictures of each class")
-    add("--holdout", type=float, metavar="SHARE", help="validate on this share of train/ instead of val/ (for tuning)")
+    add(
+        "--images-per-class",
+        type=int,
+        metavar="N",
+        help="use at most N training pictures of each class",
+    )
+    add(
+        "--holdout",
+        type=float,
+        metavar="SHARE",
+        help="validate on this share of train/ instead of val/ (for tuning)",
+    )
     add("--preset", help=f"the network: {', '.join(PRESETS)} (default paper)")
     how = "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: small below 100,000 (default)"
-    add("--schedule", choices=("auto", "plateau"), help="plateau: divide the rate by 10 when validation stops improving, three times")
+    add(
+        "--schedule",
+        choices=("auto", "plateau"),
+        help="plateau: divide the rate by 10 when validation stops improving, three times",
+    )
     add("--recipe", choices=("auto", "preset", "small"), help=how)
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--batch-size", type=int, metavar="N", help="default: the recipe's")
     add("--lr", type=float, metavar="RATE", help="initial learning rate; default: the recipe's")
     add("--device", help="cpu, gpu or gpu:N (default cpu)")
-    add("--workers", type=int, metavar="N", help="processes that read pictures; changes no result (default 2)")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read pictures; changes no result (default 2)",
+    )
     waits = "after which a reading process that stands still is replaced (default 30)"
     add("--worker-timeout", type=float, metavar="SECONDS", help=waits)
-    add("--most-skipped", type=float, metavar="SHARE", help="of unreadable pictures that a run bears (default 0.1)")
-    add("--keep", type=int, metavar="K", help="checkpoints of the last K epochs stay, beside the newest and the best (default 2)")
+    add(
+        "--most-skipped",
+        type=float,
+        metavar="SHARE",
+        help="of unreadable pictures that a run bears (default 0.1)",
+    )
+    add(
+        "--keep",
+        type=int,
+        metavar="K",
+        help="checkpoints of the last K epochs stay, beside the newest and the best (default 2)",
+    )
     add("--seed", type=int, help="of everything random (default 0)")
-    add("--cache", metavar="DIR|off", help=f"where decoded pictures are kept, or off (default {default_cache_folder()})")
+    add(
+        "--cache",
+        metavar="DIR|off",
+        help=f"where decoded pictures are kept, or off (default {default_cache_folder()})",
+    )
     add("--output", metavar="DIR", help="run folder (default runs/TIME-PRESET)")
-    add("--save-every", type=float, metavar="SECONDS", help="between checkpoints within an epoch (default 120)")
+    add(
+        "--save-every",
+        type=float,
+        metavar="SECONDS",
+        help="between checkpoints within an epoch (default 120)",
+    )
     add("--resume", metavar="RUN", help="go on with the run in this folder")
-    add("--config", metavar="FILE", help="repeat a run: take what is not given here from its settings.json")
-    add("--finetune", metavar="RUN", help="begin with the weights of a run or checkpoint, as far as they fit")
+    add(
+        "--config",
+        metavar="FILE",
+        help="repeat a run: take what is not given here from its settings.json",
+    )
+    add(
+        "--finetune",
+        metavar="RUN",
+        help="begin with the weights of a run or checkpoint, as far as they fit",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="alexnet.py", description="AlexNet and its relatives: count, train, evaluate, predict, check.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="summary|train|evaluate|predict|gradcheck")
+    parser = argparse.ArgumentParser(
+        prog="alexnet.py",
+        description="AlexNet and its relatives: count, train, evaluate, predict, check.",
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="summary|train|evaluate|predict|gradcheck"
+    )
     sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
-    sub.add_argument("preset", nargs="?", default="paper", help=f"one of {', '.join(PRESETS)}, or all")
+    sub.add_argument(
+        "preset", nargs="?", default="paper", help=f"one of {', '.join(PRESETS)}, or all"
+    )
     sub.add_argument("--classes", type=int, default=1000)
     sub = commands.add_parser("train", help="train on a folder of pictures")
     sub.add_argument("--data", metavar="WHERE", help=DATA_HELP)
     add_training_arguments(sub)
-    for name, text in (("evaluate", "accuracy of a run on validation pictures"), ("predict", "classes of single pictures")):
+    for name, text in (
+        ("evaluate", "accuracy of a run on validation pictures"),
+        ("predict", "classes of single pictures"),
+    ):
         sub = commands.add_parser(name, help=text)
         if name == "predict":
             sub.add_argument("run", help="run folder, or a checkpoint file")
             sub.add_argument("pictures", nargs="+", help="picture files")
         else:
-            sub.add_argument("runs", nargs="+", metavar="run", help="run folder, or a checkpoint file; several are averaged")
+            sub.add_argument(
+                "runs",
+                nargs="+",
+                metavar="run",
+                help="run folder, or a checkpoint file; several are averaged",
+            )
             sub.add_argument("--data", metavar="WHERE", help="default: what the run held out")
-            sub.add_argument("--views", choices=("centre", "ten"), default="centre", help="ten: the paper's corners, centre and mirrors")
+            sub.add_argument(
+                "--views",
+                choices=("centre", "ten"),
+                default="centre",
+                help="ten: the paper's corners, centre and mirrors",
+            )
             sub.add_argument("--by-class", metavar="FILE.csv", help="write a line a class")
             sub.add_argument("--predictions", metavar="FILE.csv", help="write a line a picture")
-            sub.add_argument("--confusion", metavar="FILE.png", help="draw which class is taken for which")
+            sub.add_argument(
+                "--confusion", metavar="FILE.png", help="draw which class is taken for which"
+            )
             sub.add_argument("--batch-size", type=int, default=64)
             sub.add_argument("--workers", type=int, default=2)
             sub.add_argument("--worker-timeout", type=float, default=30.0, metavar="SECONDS")
@@ -763,7 +938,9 @@ def dispatch(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         predict(args)
     else:
         error = check_network(args.preset)
-        print(f"{args.preset}: loss of the shrunken network against its input and every parameter: largest relative error {error:.1e}")
+        print(
+            f"{args.preset}: loss of the shrunken network against its input and every parameter: largest relative error {error:.1e}"
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,11 @@ spec = importlib.util.spec_from_file_location("kernel_build", "minigrad/kernel_b
 kernel_build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kernel_build)
 
-KERNELS = [path.as_posix() for path in sorted(Path("kernels").iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".md")]
+KERNELS = [
+    path.as_posix()
+    for path in sorted(Path("kernels").iterdir())
+    if path.suffix in (".cu", ".cuh", ".h", ".cpp", ".md")
+]
 
 
 class BuildKernels(build_ext):
@@ -31,11 +35,16 @@ class BuildKernels(build_ext):
         target.mkdir(parents=True, exist_ok=True)
         try:
             if kernel_build.compiler() is None:
-                print("warning: no C++ compiler: the kernels for the CPU are left out, and all is slower", file=sys.stderr)
+                print(
+                    "warning: no C++ compiler: the kernels for the CPU are left out, and all is slower",
+                    file=sys.stderr,
+                )
             else:
                 kernel_build.build(Path("kernels"), target)
         except kernel_build.BuildError as error:
-            sys.exit(f"{error}\nMINIGRAD_KERNELS=none pip install ... leaves the kernels for the CPU out")
+            sys.exit(
+                f"{error}\nMINIGRAD_KERNELS=none pip install ... leaves the kernels for the CPU out"
+            )
 
 
 class CopyKernels(build_py):
@@ -55,7 +64,9 @@ class CopyKernels(build_py):
 
 setup(
     cmdclass={"build_ext": BuildKernels, "build_py": CopyKernels},
-    ext_modules=[Extension(f"minigrad._host_{real}", ["kernels/host.cpp"]) for real in kernel_build.REALS],
+    ext_modules=[
+        Extension(f"minigrad._host_{real}", ["kernels/host.cpp"]) for real in kernel_build.REALS
+    ],
     name="minigrad",
     version=re.search(r'__version__ = "(.+)"', Path("minigrad/__init__.py").read_text())[1],
     description="A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train the real AlexNet",
@@ -64,13 +75,24 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=["minigrad", "minigrad.functions", "minigrad.data", "minigrad.look"],
-    package_dir={"": "."},  # as it stands: an installation in place is then a plain line in a .pth file, and no hook
+    package_dir={
+        "": "."
+    },  # as it stands: an installation in place is then a plain line in a .pth file, and no hook
     package_data={"minigrad": ["py.typed"]},
     py_modules=["alexnet"],
-    install_requires=["numpy>=2", "pillow>=10", "tqdm>=4.66", "safetensors>=0.4", "matplotlib>=3.8", "threadpoolctl>=3"],
+    install_requires=[
+        "numpy>=2",
+        "pillow>=10",
+        "tqdm>=4.66",
+        "safetensors>=0.4",
+        "matplotlib>=3.8",
+        "threadpoolctl>=3",
+    ],
     extras_require={
         "cuda12": ["cupy-cuda12x[ctk]>=14"],
-        "cuda13": ["cupy-cuda13x[ctk]>=14"],  # ctk: NVRTC, cuBLAS and headers, where only a driver is installed
+        "cuda13": [
+            "cupy-cuda13x[ctk]>=14"
+        ],  # ctk: NVRTC, cuBLAS and headers, where only a driver is installed
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],

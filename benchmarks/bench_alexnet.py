@@ -43,7 +43,10 @@ def preset(network: str):
 
     chosen = alexnet.PRESETS["torchvision" if network == "torchvision" else "paper"]
     if network == "nolrn":
-        chosen = replace(chosen, convs=tuple(replace(row, then=row.then.replace("norm ", "")) for row in chosen.convs))
+        chosen = replace(
+            chosen,
+            convs=tuple(replace(row, then=row.then.replace("norm ", "")) for row in chosen.convs),
+        )
     return replace(chosen, dropout_inverted=True)
 
 
@@ -112,7 +115,10 @@ class Torch:
 
         torch.manual_seed(0)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = form in ("tf32", "amp")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = form in (
+            "tf32",
+            "amp",
+        )
         torch.backends.cudnn.benchmark = True
         self.torch, self.device = torch, {"cpu": "cpu", "gpu": "cuda"}[device]
         self.autocast = lambda: torch.autocast(self.device, torch.bfloat16, enabled=form == "amp")
@@ -122,12 +128,16 @@ class Torch:
         for name, layer in ours.layers.items():
             if isinstance(layer, nn.Conv2d):
                 KH, KW, C, O = layer.w.shape
-                twin = torch.nn.Conv2d(C * layer.groups, O, (KH, KW), layer.stride, layer.padding, groups=layer.groups)
+                twin = torch.nn.Conv2d(
+                    C * layer.groups, O, (KH, KW), layer.stride, layer.padding, groups=layer.groups
+                )
                 twin.weight.data = torch.from_numpy(layer.w.numpy().transpose(3, 2, 0, 1).copy())
                 twin.bias.data = torch.from_numpy(layer.b.numpy().copy())
             elif isinstance(layer, nn.Linear):
                 w = layer.w.numpy()
-                if not any(isinstance(made, torch.nn.Flatten) for made in layers):  # H, W, C order to C, H, W
+                if not any(
+                    isinstance(made, torch.nn.Flatten) for made in layers
+                ):  # H, W, C order to C, H, W
                     layers.append(torch.nn.Flatten())
                     w = w.reshape(6, 6, 256, -1).transpose(2, 0, 1, 3).reshape(9216, -1)
                 twin = torch.nn.Linear(*w.shape)
@@ -146,7 +156,10 @@ class Torch:
         self.model = torch.nn.Sequential(*layers).to(self.device)
         del ours
         x, t = batch(chosen, n)
-        self.x, self.t = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(self.device), torch.from_numpy(t).to(self.device)
+        self.x, self.t = (
+            torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(self.device),
+            torch.from_numpy(t).to(self.device),
+        )
         if form in ("channels_last", "tf32", "amp"):
             self.model = self.model.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
@@ -218,7 +231,9 @@ def work(name: str, network: str, n: int, device: str) -> None:
     if name == "sgemm":
         contender = Sgemm(device)
     else:
-        contender = Ours(network, n, device) if name == "minigrad" else Torch(network, n, name, device)
+        contender = (
+            Ours(network, n, device) if name == "minigrad" else Torch(network, n, name, device)
+        )
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         command, *count = line.split()
@@ -227,7 +242,9 @@ def work(name: str, network: str, n: int, device: str) -> None:
         if command == "check":
             print(json.dumps(contender.check()), flush=True)
             continue
-        if command == "follow":  # without dropout, whose random numbers differ, and slowly: a loss that leaps would magnify rounding
+        if (
+            command == "follow"
+        ):  # without dropout, whose random numbers differ, and slowly: a loss that leaps would magnify rounding
             contender.model.eval()
             contender.set_rate(0.001)
             print(json.dumps([contender.step().item() for _ in range(int(count[0]))]), flush=True)
@@ -237,7 +254,11 @@ def work(name: str, network: str, n: int, device: str) -> None:
             began = time.perf_counter()
             getattr(contender, command)()
             times.append(time.perf_counter() - began)
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if device == "cpu" else contender.memory()
+        peak = (
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            if device == "cpu"
+            else contender.memory()
+        )
         print(json.dumps([times, peak / 1e9]), flush=True)
 
 
@@ -249,18 +270,37 @@ class Process:
     """A contender in a process of its own."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, "--worker", name, "--network", args.network, "--batch", str(args.batch)]
+        command = [
+            sys.executable,
+            __file__,
+            "--worker",
+            name,
+            "--network",
+            args.network,
+            "--batch",
+            str(args.batch),
+        ]
         command += ["--device", args.device]
-        environment = os.environ | dict.fromkeys(("MINIGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
-        self.name, self.times, self.limit = name, {"step": [], "infer": [], "busy": []}, args.answer_within
+        environment = os.environ | dict.fromkeys(
+            ("MINIGRAD_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads)
+        )
+        self.name, self.times, self.limit = (
+            name,
+            {"step": [], "infer": [], "busy": []},
+            args.answer_within,
+        )
         self.peak = 0.0
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self.answer()
 
     def answer(self):
         if not select.select([self.process.stdout], [], [], self.limit)[0]:
             self.process.kill()
-            raise ProcessEnded(f"{self.name} did not answer within {self.limit} s (--answer-within)")
+            raise ProcessEnded(
+                f"{self.name} did not answer within {self.limit} s (--answer-within)"
+            )
         line = self.process.stdout.readline()
         if not line:
             raise ProcessEnded(f"the process of {self.name} ended without an answer")
@@ -291,24 +331,39 @@ def one_core_busy() -> Iterator[None]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", choices=NETWORKS, default="paper")
     parser.add_argument("--batch", type=whole, default=128)
     parser.add_argument("--device", choices=PEERS, default="cpu")
     parser.add_argument(
-        "--peers", help="comma-separated, or none; default: all, " + "; ".join(f"{d}: {', '.join(p)}" for d, p in PEERS.items())
+        "--peers",
+        help="comma-separated, or none; default: all, "
+        + "; ".join(f"{d}: {', '.join(p)}" for d, p in PEERS.items()),
     )
     parser.add_argument("--blocks", type=whole, default=4)
     parser.add_argument("--steps", type=whole, help="in a block; default 3, on a GPU 25")
-    parser.add_argument("--warm", type=whole, help="steps before the first block; default 2, on a GPU 20")
+    parser.add_argument(
+        "--warm", type=whole, help="steps before the first block; default 2, on a GPU 20"
+    )
     parser.add_argument("--threads", type=whole, default=kernels.threads())
     parser.add_argument(
-        "--follow", type=whole, metavar="STEPS", help="compare the losses of so many steps with PyTorch's, and do nothing else"
+        "--follow",
+        type=whole,
+        metavar="STEPS",
+        help="compare the losses of so many steps with PyTorch's, and do nothing else",
     )
     parser.add_argument(
-        "--answer-within", type=whole, default=1200, metavar="SECONDS", help="of a block or a start; a peer that does not is left out"
+        "--answer-within",
+        type=whole,
+        default=1200,
+        metavar="SECONDS",
+        help="of a block or a start; a peer that does not is left out",
     )
-    parser.add_argument("--busy", action="store_true", help="also: steps while another process keeps one core busy")
+    parser.add_argument(
+        "--busy", action="store_true", help="also: steps while another process keeps one core busy"
+    )
     parser.add_argument("--json", type=writable, metavar="FILE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -316,7 +371,9 @@ def main() -> int:
         work(args.worker, args.network, args.batch, args.device)
         return 0
     if args.device == "gpu" and backend.gpu_count() == 0:
-        parser.error("--device gpu: there is no GPU that CuPy can use (python -m minigrad says more)")
+        parser.error(
+            "--device gpu: there is no GPU that CuPy can use (python -m minigrad says more)"
+        )
     if args.follow:
         try:
             return follow(args)
@@ -325,10 +382,16 @@ def main() -> int:
     args.steps = args.steps or (3 if args.device == "cpu" else 25)
     args.warm = args.warm or (2 if args.device == "cpu" else 20)
 
-    peers = PEERS[args.device] if args.peers is None else [p for p in args.peers.split(",") if p != "none"]
+    peers = (
+        PEERS[args.device]
+        if args.peers is None
+        else [p for p in args.peers.split(",") if p != "none"]
+    )
     unknown = [p for p in peers if p not in PEERS[args.device]]
     if unknown:
-        parser.error(f"--peers {','.join(unknown)}: on this device there are {', '.join(PEERS[args.device])}")
+        parser.error(
+            f"--peers {','.join(unknown)}: on this device there are {', '.join(PEERS[args.device])}"
+        )
     names = ["minigrad", *peers, "sgemm"]
     contenders, losses = {}, {}
     for name in names:
@@ -343,7 +406,9 @@ def main() -> int:
             losses[name] = answer
     for name, loss in losses.items():
         if not abs(loss - losses["minigrad"]) <= TOLERANCE.get(name, 1e-3) * abs(loss):
-            raise SystemExit(f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same network, nothing is timed")
+            raise SystemExit(
+                f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same network, nothing is timed"
+            )
     for block in range(args.blocks + 1):
         for name, c in list(contenders.items()):
             try:
@@ -355,7 +420,9 @@ def main() -> int:
                 leave_out(name, error, peers)
                 del contenders[name], losses[name]
         if args.json and block:
-            with replacing(args.json) as unfinished:  # what has been measured so far is kept, whatever comes
+            with replacing(
+                args.json
+            ) as unfinished:  # what has been measured so far is kept, whatever comes
                 unfinished.write_text(json.dumps(measured(args, contenders), indent=1))
     report(args, measured(args, contenders), losses)
     for c in contenders.values():
@@ -378,8 +445,12 @@ def follow(args: argparse.Namespace) -> int:
         paths.append(np.array(contender.ask(f"follow {args.follow}")))
         contender.process.kill()
     difference = np.abs(paths[0] - paths[1]) / np.abs(paths[1])
-    print(f"{args.network}, batch {args.batch}, {args.device}: {args.follow} steps, loss {paths[0][0]:.5f} to {paths[0][-1]:.5f}")
-    print(f"largest relative difference from PyTorch's losses {difference.max():.1e}, after {difference.argmax()} steps")
+    print(
+        f"{args.network}, batch {args.batch}, {args.device}: {args.follow} steps, loss {paths[0][0]:.5f} to {paths[0][-1]:.5f}"
+    )
+    print(
+        f"largest relative difference from PyTorch's losses {difference.max():.1e}, after {difference.argmax()} steps"
+    )
     return 0 if difference.max() < 1e-2 else 1  # NaN is not
 
 
@@ -403,20 +474,26 @@ def measured(args: argparse.Namespace, contenders: dict[str, Process]) -> dict[s
         "gflops": rate / 1e9,
         "floor": (3 * forward - first) / rate,  # no input gradient for conv1
         "floor of inference": forward / rate,
-        "rows": {name: c.times | {"peak": c.peak} for name, c in contenders.items() if name != "sgemm"},
+        "rows": {
+            name: c.times | {"peak": c.peak} for name, c in contenders.items() if name != "sgemm"
+        },
     }
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], losses: dict[str, float]) -> None:
     floor = result["floor"]
     print("\n".join(result["machine"]))
-    print(f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32")
+    print(
+        f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32"
+    )
     print(
         f"sgemm ceiling {result['gflops']:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {result['floor of inference']:.4f} s; "
         f"losses {losses}"
     )
     ours = {kind: float(np.median(result["rows"]["minigrad"][kind])) for kind in ("step", "infer")}
-    print(f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}")
+    print(
+        f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}"
+    )
     for name, row in result["rows"].items():
         step, infer = (float(np.median(row[kind])) for kind in ("step", "infer"))
         spread = f"{min(row['step']):.3f} - {max(row['step']):.3f}"
@@ -425,7 +502,9 @@ def report(args: argparse.Namespace, result: dict[str, Any], losses: dict[str, f
             f"{ours['infer'] / infer:9.2f}{row['peak']:9.2f}"
         )
         if row["busy"]:
-            print(f"{'':14}{np.median(row['busy']):8.3f} s with one core busy: {np.median(row['busy']) / step:.2f} times as long")
+            print(
+                f"{'':14}{np.median(row['busy']):8.3f} s with one core busy: {np.median(row['busy']) / step:.2f} times as long"
+            )
 
 
 if __name__ == "__main__":

@@ -76,12 +76,38 @@ def convolutions(n: int) -> list[Row]:
 
         def gradient(*needs: bool, conv=conv, saved=(x, w, None), gy=gy) -> backend.Array:
             conv.needs = needs
-            return np.concatenate([g.ravel() for g in with_saved(conv, saved).backward(gy) if g is not None])
+            return np.concatenate(
+                [g.ravel() for g in with_saved(conv, saved).backward(gy) if g is not None]
+            )
 
-        rows.append(Row(f"y of {name}", x, lambda conv=conv, x=x, w=w: conv.forward(x, w, None), operations, "GFLOP/s"))
-        rows.append(Row(f"gw, gb of {name}", x, lambda call=gradient: call(False, True, True), operations, "GFLOP/s"))
+        rows.append(
+            Row(
+                f"y of {name}",
+                x,
+                lambda conv=conv, x=x, w=w: conv.forward(x, w, None),
+                operations,
+                "GFLOP/s",
+            )
+        )
+        rows.append(
+            Row(
+                f"gw, gb of {name}",
+                x,
+                lambda call=gradient: call(False, True, True),
+                operations,
+                "GFLOP/s",
+            )
+        )
         if name != "conv1":
-            rows.append(Row(f"gx of {name}", x, lambda call=gradient: call(True, False, False), operations, "GFLOP/s"))
+            rows.append(
+                Row(
+                    f"gx of {name}",
+                    x,
+                    lambda call=gradient: call(True, False, False),
+                    operations,
+                    "GFLOP/s",
+                )
+            )
     return rows
 
 
@@ -94,8 +120,23 @@ def cases(n: int, device: str) -> list[Row]:
 
     rows: list[Row] = []
 
-    def add(name: str, x: backend.Array, call: Callable, per_element: float, elements: int | None = None, changed: tuple = ()) -> None:
-        rows.append(Row(name, x, call, per_element * (x.size if elements is None else elements), changed=changed))
+    def add(
+        name: str,
+        x: backend.Array,
+        call: Callable,
+        per_element: float,
+        elements: int | None = None,
+        changed: tuple = (),
+    ) -> None:
+        rows.append(
+            Row(
+                name,
+                x,
+                call,
+                per_element * (x.size if elements is None else elements),
+                changed=changed,
+            )
+        )
 
     x = numbers(n, 55, 55, 96)
     gy = numbers(n, 55, 55, 96)
@@ -113,7 +154,13 @@ def cases(n: int, device: str) -> list[Row]:
         kept, gp = pool.saved, numbers(*y.shape)
         extra = y.size * (5 if name == "max" else 4)
         add(f"{name}_pool_forward", x, lambda pool=pool: pool.forward(x), 1, 4 * x.size + extra)
-        add(f"{name}_pool_backward", x, lambda pool=pool, kept=kept, gp=gp: with_saved(pool, kept).backward(gp), 1, 4 * x.size + extra)
+        add(
+            f"{name}_pool_backward",
+            x,
+            lambda pool=pool, kept=kept, gp=gp: with_saved(pool, kept).backward(gp),
+            1,
+            4 * x.size + extra,
+        )
     for name, shape, _, size, stride, padding, groups in CONVOLUTIONS[:3]:
         a = numbers(4, *shape)
         conv = Conv2d(windows("conv2d", a, size, stride, padding, False), groups)
@@ -121,7 +168,13 @@ def cases(n: int, device: str) -> list[Row]:
         cols = conv.columns(a, cs).copy()
         ga = numbers(*a.shape)
         add(f"im2col {name}", a, lambda conv=conv, a=a, cs=cs: conv.columns(a, cs), 8, cols.size)
-        add(f"col2im {name}", a, lambda conv=conv, cols=cols, ga=ga, cs=cs: scatter(conv, cols, ga, cs), 4, cols.size + ga.size // groups)
+        add(
+            f"col2im {name}",
+            a,
+            lambda conv=conv, cols=cols, ga=ga, cs=cs: scatter(conv, cols, ga, cs),
+            4,
+            cols.size + ga.size // groups,
+        )
     flat = x.reshape(-1, 96)
     b, target = numbers(96), flat.copy()
     add("add_bias", flat, lambda: biased(target, b), 8, changed=(target,))
@@ -134,14 +187,26 @@ def cases(n: int, device: str) -> list[Row]:
     loss = SoftmaxCrossEntropy(labels, "none")
     loss.forward(logits)
     p, each = loss.saved, numbers(n)
-    add("softmax_cross_entropy_forward", logits, lambda: SoftmaxCrossEntropy(labels, "none").forward(logits), 8)
+    add(
+        "softmax_cross_entropy_forward",
+        logits,
+        lambda: SoftmaxCrossEntropy(labels, "none").forward(logits),
+        8,
+    )
     add("softmax_cross_entropy_backward", logits, lambda: with_saved(loss, p).backward(each), 8)
     if device == "cpu":  # pictures are prepared there, whatever the network runs on
         pictures = rng.integers(0, 256, (n, 256, 256, 3), dtype=np.uint8)
         preparation = Preparation(227, pictures.mean(axis=0)[14:241, 14:241], 1.0, np.eye(3))
-        crops = np.stack([rng.integers(0, 30, n), rng.integers(0, 30, n), np.arange(n) % 2], axis=1).astype(np.int32)
-        ready, noise = np.empty((n, 227, 227, 3), np.float32), rng.standard_normal((n, 3), dtype=np.float32)
-        add("prepare_images", ready, lambda: prepared(preparation, ready, pictures, crops, noise), 5)
+        crops = np.stack(
+            [rng.integers(0, 30, n), rng.integers(0, 30, n), np.arange(n) % 2], axis=1
+        ).astype(np.int32)
+        ready, noise = (
+            np.empty((n, 227, 227, 3), np.float32),
+            rng.standard_normal((n, 3), dtype=np.float32),
+        )
+        add(
+            "prepare_images", ready, lambda: prepared(preparation, ready, pictures, crops, noise), 5
+        )
     w, v, g = numbers(9216, 4096), numbers(9216, 4096), numbers(9216, 4096)
     add("sgd_update", w, lambda: step(w, v, g), 20, changed=(w, v))
     return rows
@@ -191,7 +256,9 @@ def spin() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=whole, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each kernel")
@@ -199,7 +266,9 @@ def main() -> int:
     parser.add_argument("--json", type=writable, metavar="FILE")
     args = parser.parse_args()
     if args.device != "cpu" and backend.gpu_count() == 0:
-        parser.error(f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says more)")
+        parser.error(
+            f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says more)"
+        )
     if not kernels.ready(backend.to_device(np.zeros(1, np.float32), args.device)):
         parser.error(f"there are no kernels to time on {args.device}: {kernels.state()}")
     if args.busy:
@@ -209,7 +278,9 @@ def main() -> int:
     y = np.zeros_like(x)
     blocks = x.size // kernels.SPAN
 
-    def copy() -> None:  # ReLU of positive numbers into memory that is there already: a copy by a kernel
+    def copy() -> (
+        None
+    ):  # ReLU of positive numbers into memory that is there already: a copy by a kernel
         kernels.launch("relu_forward", blocks, x, y, x.size, kernels.SPAN)
 
     ceiling = 8 * x.size / np.median(timed(copy, args.device, args.seconds)) / 1e9
@@ -221,10 +292,14 @@ def main() -> int:
     table = cases(args.batch, args.device)
     if args.device == "cpu":
         a = np.ones((2048, 2048), np.float32)
-        ceilings["GFLOP/s"] = 2 * 2048**3 / np.median(timed(lambda: np.matmul(a, a), args.device, args.seconds)) / 1e9
+        ceilings["GFLOP/s"] = (
+            2 * 2048**3 / np.median(timed(lambda: np.matmul(a, a), args.device, args.seconds)) / 1e9
+        )
         print(f"sgemm ceiling {ceilings['GFLOP/s']:.0f} GFLOP/s")
         table = convolutions(args.batch) + table
-    print(f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest difference from the array form")
+    print(
+        f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest difference from the array form"
+    )
     result = {"machine": setting.split("\n"), "ceilings": ceilings, "rows": []}
     chosen = os.environ.pop("MINIGRAD_KERNELS", "auto")
     for row in table:
@@ -233,15 +308,22 @@ def main() -> int:
         os.environ["MINIGRAD_KERNELS"] = chosen
         error = float(np.abs(row.output() - expected).max() / max(1.0, np.abs(expected).max()))
         if not error < 1e-4:
-            raise SystemExit(f"{row.name}: differs from its array form by {error}; nothing is timed")
+            raise SystemExit(
+                f"{row.name}: differs from its array form by {error}; nothing is timed"
+            )
         times = timed(row.call, args.device, args.seconds)
         median = float(np.median(times))
         rate = row.work / median / 1e9
         share = rate / ceilings[row.unit]
         spread = f"{min(times) * 1e3:.2f} - {max(times) * 1e3:.2f}"
         shape = "x".join(map(str, row.x.shape))
-        print(f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f} {row.unit:7}{share:12.0%}  {error:.1e}", flush=True)
-        result["rows"].append({"kernel": row.name, "ms": median * 1e3, "rate": rate, "unit": row.unit, "share": share})
+        print(
+            f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f} {row.unit:7}{share:12.0%}  {error:.1e}",
+            flush=True,
+        )
+        result["rows"].append(
+            {"kernel": row.name, "ms": median * 1e3, "rate": rate, "unit": row.unit, "share": share}
+        )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))
     return 0

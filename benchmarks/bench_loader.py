@@ -42,7 +42,9 @@ class PillowSet:
         W, H = image.size
         side = min(W, H)
         x, y = (W - side) / 2, (H - side) / 2
-        pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side)))
+        pixels = np.asarray(
+            image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+        )
         crop = pixels[top : top + CROP, left : left + CROP]
         return (crop[:, ::-1] if mirror else crop).astype(np.float32) - self.mean, index
 
@@ -59,14 +61,21 @@ def torch_epochs(files: list[str], mean: np.ndarray, batch: int, workers: int):
             order = random.Stream(0, f"shuffle {self.epoch}").permutation(n)
             rng = random.Stream(0, f"augment {self.epoch}")
             crops, mirrors = rng.integers(SIZE - CROP + 1, (n, 2)), rng.integers(2, n)
-            return iter([(int(i), int(crops[i, 0]), int(crops[i, 1]), int(mirrors[i])) for i in order])
+            return iter(
+                [(int(i), int(crops[i, 0]), int(crops[i, 1]), int(mirrors[i])) for i in order]
+            )
 
         def __len__(self):
             return len(files)
 
     keys = Keys()
     loader = torch.utils.data.DataLoader(
-        PillowSet(files, mean), batch, sampler=keys, num_workers=workers, persistent_workers=True, multiprocessing_context="fork"
+        PillowSet(files, mean),
+        batch,
+        sampler=keys,
+        num_workers=workers,
+        persistent_workers=True,
+        multiprocessing_context="fork",
     )
 
     def epoch(number: int):
@@ -78,7 +87,9 @@ def torch_epochs(files: list[str], mean: np.ndarray, batch: int, workers: int):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="CLASS/PICTURE")
     parser.add_argument("--pictures", type=whole, default=1024)
     parser.add_argument("--batch", type=whole, default=128)
@@ -105,7 +116,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         contenders["minigrad, cache"] = ours(data.open_pictures(images, Path(folder), args.workers))
         for batches in zip(*(epoch(0) for epoch in contenders.values()), strict=True):
-            if not all(np.array_equal(a, b) for other in batches[1:] for a, b in zip(batches[0], other)):
+            if not all(
+                np.array_equal(a, b) for other in batches[1:] for a, b in zip(batches[0], other)
+            ):
                 raise SystemExit("the batches differ: nothing is timed")
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for number in range(args.epochs + 1):
@@ -114,12 +127,16 @@ def main() -> int:
                 count = sum(len(i) for _, i in epoch(number))
                 if number:
                     times[name].append(time.perf_counter() - began)
-        print(f"{count} pictures ({len(set(files))} files), batch {args.batch}, {args.workers} workers, crops equal to the bit")
+        print(
+            f"{count} pictures ({len(set(files))} files), batch {args.batch}, {args.workers} workers, crops equal to the bit"
+        )
         reference = np.median(times["PyTorch, files"])
         for name, seconds in times.items():
             rate = count / np.array(seconds)
             share = reference / np.median(seconds)
-            print(f"{name:16}{np.median(rate):9.0f} images/s ({rate.min():.0f} - {rate.max():.0f}){share:8.2f} of PyTorch")
+            print(
+                f"{name:16}{np.median(rate):9.0f} images/s ({rate.min():.0f} - {rate.max():.0f}){share:8.2f} of PyTorch"
+            )
     return 0
 
 

@@ -10,14 +10,25 @@ import numpy as np
 
 
 def main(folder: str) -> int:
-    written = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("*.json")) if path.stat().st_size]
-    results = [result for result in written if "floor" in result]  # bench_kernels.py writes no floor of a step
+    written = [
+        json.loads(path.read_text())
+        for path in sorted(Path(folder).glob("*.json"))
+        if path.stat().st_size
+    ]
+    results = [
+        result for result in written if "floor" in result
+    ]  # bench_kernels.py writes no floor of a step
     if not results:
         sys.exit(f"{folder} holds no result of bench_alexnet.py --json")
     print("\n".join(results[0]["machine"]))
-    print(f"{'network':12}{'batch':>6}  {'':14}{'step ms':>9}{'ours/it':>9}{'/floor':>8}{'infer ms':>10}{'ours/it':>9}{'peak GB':>9}")
+    print(
+        f"{'network':12}{'batch':>6}  {'':14}{'step ms':>9}{'ours/it':>9}{'/floor':>8}{'infer ms':>10}{'ours/it':>9}{'peak GB':>9}"
+    )
     for result in results:
-        rows = {n: (np.median(r["step"]), np.median(r["infer"]), r["peak"]) for n, r in result["rows"].items()}
+        rows = {
+            n: (np.median(r["step"]), np.median(r["infer"]), r["peak"])
+            for n, r in result["rows"].items()
+        }
         ours = rows["minigrad"]
         for name, (step, infer, peak) in rows.items():
             print(

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from minigrad.__main__ import report
 
-VARIABLES = "MINIGRAD_", "OMP_", "OPENBLAS_", "MKL_", "CUPY_", "NVIDIA_TF32", "CUDA_VISIBLE"  # beginnings of names that change speed
+VARIABLES = (
+    "MINIGRAD_",
+    "OMP_",
+    "OPENBLAS_",
+    "MKL_",
+    "CUPY_",
+    "NVIDIA_TF32",
+    "CUDA_VISIBLE",
+)  # beginnings of names that change speed
 
 
 def whole(text: str) -> int:
@@ -31,10 +39,22 @@ def writable(text: str) -> Path:
 
 def describe() -> str:
     """`python -m minigrad`, the date, the commit, and the environment variables that matter."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     try:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     except OSError:
         commit = "unknown"
-    chosen = " ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES))
+    chosen = " ".join(
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith(VARIABLES)
+    )
     return f"{report()}\n{'measured':12} {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}\n{'variables':12} {chosen or 'none set'}"

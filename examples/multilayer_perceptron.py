@@ -12,12 +12,18 @@ rng = random.Stream(0, "spirals")
 label = rng.integers(2, 600)
 radius = 0.1 + rng.uniform(600)
 angle = 3 * np.pi * radius + np.pi * label
-points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + 0.02 * rng.normal((600, 2))
+points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + 0.02 * rng.normal(
+    (600, 2)
+)
 train, test = slice(0, 500), slice(500, 600)
 points = points.astype(np.float32)
 
 model = nn.Sequential(
-    fc1=nn.Linear(2, 64, rng=rng), relu1=nn.ReLU(), fc2=nn.Linear(64, 64, rng=rng), relu2=nn.ReLU(), fc3=nn.Linear(64, 2, rng=rng)
+    fc1=nn.Linear(2, 64, rng=rng),
+    relu1=nn.ReLU(),
+    fc2=nn.Linear(64, 64, rng=rng),
+    relu2=nn.ReLU(),
+    fc3=nn.Linear(64, 2, rng=rng),
 )
 optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.0)
 

@@ -29,7 +29,12 @@ SYNTHETIC_EPOCHS = 6
 
 def small_pictures(images: data.ImageSet) -> np.ndarray:
     """Every picture at 32 x 32: (N, 32, 32, 3), 0 .. 1."""
-    return np.stack([data.read_image(images.source.read(item), 32) for item in images.items]).astype(np.float32) / 255
+    return (
+        np.stack([data.read_image(images.source.read(item), 32) for item in images.items]).astype(
+            np.float32
+        )
+        / 255
+    )
 
 
 def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, float]:
@@ -43,7 +48,12 @@ def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, 
     nearest = np.linalg.norm(colour_val[:, None] - centres, axis=2).argmin(axis=1)
 
     flat, flat_val = ((a - x.mean(axis=0)).reshape(len(a), -1) for a in (x, x_val))
-    layer = nn.Linear(flat.shape[1], len(train.classes), init=nn.gaussian(0.01), rng=random.Stream(seed, "linear baseline"))
+    layer = nn.Linear(
+        flat.shape[1],
+        len(train.classes),
+        init=nn.gaussian(0.01),
+        rng=random.Stream(seed, "linear baseline"),
+    )
     optimizer = optim.SGD(layer.parameters(), lr=0.01, weight_decay=0.001)
     order = random.Stream(seed, "linear baseline order")
     for _ in range(40):
@@ -63,7 +73,9 @@ def run(args: argparse.Namespace) -> None:
     synthetic = args.data is None and args.resume is None and args.config is None
     if synthetic:
         root = Path("data/synthetic")
-        print(f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}")
+        print(
+            f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}"
+        )
         draw_set(root, seed=args.seed or 0, workers=args.workers or 2)
         args.data = str(root)
         if args.epochs is None:
@@ -72,15 +84,26 @@ def run(args: argparse.Namespace) -> None:
     if (Path(args.data) / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
         for name, accuracy in baselines(
-            *data.open_sets(args.data, args.classes, args.images_per_class, args.holdout, args.seed), args.seed
+            *data.open_sets(
+                args.data, args.classes, args.images_per_class, args.holdout, args.seed
+            ),
+            args.seed,
         ).items():
             print(f"  {name:36} {accuracy:6.1%}")
-        print(f"  {'this network, trained from scratch':36} {result.top(1):6.1%}   (synthetic pictures, not photographs)")
+        print(
+            f"  {'this network, trained from scratch':36} {result.top(1):6.1%}   (synthetic pictures, not photographs)"
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="WHERE", help=f"{alexnet.DATA_HELP}. Without it a synthetic set is drawn into data/synthetic")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data",
+        metavar="WHERE",
+        help=f"{alexnet.DATA_HELP}. Without it a synthetic set is drawn into data/synthetic",
+    )
     alexnet.add_training_arguments(parser)
     args = parser.parse_args()
     return runs.run_command(lambda: run(args))

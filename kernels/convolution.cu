@@ -12,8 +12,9 @@
 // A CPU does without columns (direct.cpp), so the loops are in the order that suits a GPU, whose threads are many.
 #include "prelude.cuh"
 
-extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W, int C, int c0, int CG,
-                                  int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
+extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W,
+                                  int C, int c0, int CG, int KH, int KW, int SH, int SW, int PH,
+                                  int PW, int OH, int OW) {
   int n = blockIdx.x / OH, oh = blockIdx.x % OH, K = KH * KW * CG;
   for (int e = threadIdx.x; e < K; e += blockDim.x) {
     int kh = e / (KW * CG), kw = e / CG % KW, h = oh * SH - PH + kh;
@@ -27,8 +28,9 @@ extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__
   }
 }
 
-extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H, int W, int C, int c0, int CG,
-                                  int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
+extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H,
+                                  int W, int C, int c0, int CG, int KH, int KW, int SH, int SW,
+                                  int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * CG; e += blockDim.x) {
@@ -36,7 +38,8 @@ extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restric
     int ow0 = first_window(w, KW, SW, PW), ow1 = last_window(w, SW, PW, OW);
     real total = 0;
     for (int oh = oh0; oh <= oh1; ++oh) {
-      int kh = h + PH - oh * SH, kw = w + PW - ow0 * SW;  // the tap of window ow0; in the next window it is kw - SW
+      int kh = h + PH - oh * SH,
+          kw = w + PW - ow0 * SW;  // the tap of window ow0; in the next window it is kw - SW
       const real *in = cols + ((((i64)n * OH + oh) * OW + ow0) * KH * KW + kh * KW + kw) * CG + c;
       for (int i = 0; i <= ow1 - ow0; ++i) total += in[i * (i64)(KH * KW - SW) * CG];
     }

@@ -76,7 +76,8 @@ struct Launch {
     std::vector<char> shared(shared_bytes + 64);
     host_shared = shared.data() + (64 - reinterpret_cast<std::size_t>(shared.data()) % 64);
     for (;;) {
-      i64 first = next.fetch_add(portion), last = first + portion < blocks ? first + portion : blocks;
+      i64 first = next.fetch_add(portion),
+          last = first + portion < blocks ? first + portion : blocks;
       if (first >= blocks) return;
       for (i64 b = first; b < last; ++b) {
         blockIdx.x = int(b);
@@ -114,7 +115,8 @@ struct Pool {
   int hire(int wanted) {
     try {
       for (; helpers < wanted; ++helpers) std::thread([this] { help(); }).detach();
-    } catch (const std::system_error &) {  // the system gives no more threads: those there are will do
+    } catch (
+        const std::system_error &) {  // the system gives no more threads: those there are will do
     }
     return helpers;
   }
@@ -138,7 +140,8 @@ struct Pool {
 Pool *pool;  // never destroyed: its threads outlive main
 const int ready = [] {
   pool = new Pool;
-  return pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });  // after a fork the threads are gone
+  return pthread_atfork(nullptr, nullptr,
+                        [] { pool = new Pool; });  // after a fork the threads are gone
 }();
 
 template <class... A, std::size_t... I>
@@ -156,7 +159,8 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 #ifdef HOST_BLOCK
   return l.work();
 #endif
-  if (!turn || threads < 2 || l.blocks <= l.portion) return l.work();  // another thread has the pool: work alone
+  if (!turn || threads < 2 || l.blocks <= l.portion)
+    return l.work();  // another thread has the pool: work alone
   pool->run(l, threads);
 }
 
@@ -171,7 +175,8 @@ struct BlasJobs {
   int extra;
 };
 
-extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std::size_t size, void *data, int extra) {
+extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std::size_t size,
+                              void *data, int extra) {
   BlasJobs jobs{job, static_cast<char *>(data), size, extra};
   void *args[] = {&jobs};
   auto body = [](void **a) {
@@ -181,16 +186,19 @@ extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std
   Launch l{body, args, count, 1, 0};
   std::lock_guard<std::mutex> turn(pool->caller);
   if (pool->hire(count - 1) < count - 1) {
-    std::fprintf(stderr, "minigrad: the system grants no %d threads for the BLAS; set OPENBLAS_NUM_THREADS lower\n", count);
+    std::fprintf(
+        stderr,
+        "minigrad: the system grants no %d threads for the BLAS; set OPENBLAS_NUM_THREADS lower\n",
+        count);
     std::exit(1);
   }
   pool->run(l, count);
 }
 
 // Launched like cuLaunchKernel: args[i] points to the i-th argument.
-#define HOST_KERNEL(name)                                                                                  \
-  extern "C" void launch_##name(i64 blocks, i64 shared_bytes, void **args, int threads) {                  \
-    run([](void **a) { body_of<&name>(a, &name); }, blocks, shared_bytes, args, threads);                  \
+#define HOST_KERNEL(name)                                                                          \
+  extern "C" void launch_##name(i64 blocks, i64 shared_bytes, void **args, int threads) {          \
+    run([](void **a) { body_of<&name>(a, &name); }, blocks, shared_bytes, args, threads);          \
   }
 
 HOST_KERNEL(im2col)

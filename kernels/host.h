@@ -3,7 +3,9 @@
 #pragma once
 #include <cmath>
 
-struct Index3 { int x, y, z; };
+struct Index3 {
+  int x, y, z;
+};
 extern thread_local Index3 blockIdx;
 extern thread_local char *host_shared;  // this thread's stand-in for shared memory
 #ifdef HOST_BLOCK
@@ -13,7 +15,7 @@ void __syncthreads();
 #else
 static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
 #define __syncthreads()
-#define BLOCK_REDUCE(name, op) \
+#define BLOCK_REDUCE(name, op)                                                                     \
   static inline real name(real value, real *) { return value; }
 #endif
 

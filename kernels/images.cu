@@ -6,8 +6,10 @@
 // Bytes an element: reads 5 (mean from cache), writes 4.
 #include "prelude.cuh"
 
-extern "C" __global__ void prepare_images(const u8 *__restrict__ pictures, const int *__restrict__ draws,
-                                          const real *__restrict__ mean, const real *__restrict__ shift, real *__restrict__ out,
+extern "C" __global__ void prepare_images(const u8 *__restrict__ pictures,
+                                          const int *__restrict__ draws,
+                                          const real *__restrict__ mean,
+                                          const real *__restrict__ shift, real *__restrict__ out,
                                           int side, int size, real scale) {
   int n = blockIdx.x / size, h = blockIdx.x % size;
   int top = draws[3 * n], left = draws[3 * n + 1], mirror = draws[3 * n + 2];
@@ -16,6 +18,7 @@ extern "C" __global__ void prepare_images(const u8 *__restrict__ pictures, const
   real *row = out + (i64)blockIdx.x * size * 3;
   for (int w = threadIdx.x; w < size; w += blockDim.x) {
     int from = mirror ? size - 1 - w : w;
-    for (int c = 0; c < 3; ++c) row[3 * w + c] = ((in[3 * from + c] - average[3 * w + c]) + shift[3 * n + c]) * scale;
+    for (int c = 0; c < 3; ++c)
+      row[3 * w + c] = ((in[3 * from + c] - average[3 * w + c]) + shift[3 * n + c]) * scale;
   }
 }

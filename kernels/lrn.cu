@@ -32,29 +32,34 @@ template <bool paper> __device__ inline real power(real s, real beta) {
 }
 
 template <bool paper>
-__device__ inline void forward(const real *__restrict__ x, real *__restrict__ y, real *__restrict__ squares, int C, int before,
-                               int after, real k, real alpha, real beta) {
+__device__ inline void forward(const real *__restrict__ x, real *__restrict__ y,
+                               real *__restrict__ squares, int C, int before, int after, real k,
+                               real alpha, real beta) {
   real *centre = clear_ends(squares, C, before, after);
   for (int c = threadIdx.x; c < C; c += blockDim.x) centre[c] = x[c] * x[c];
   __syncthreads();
   int n = before + 1 + after;
-  for (int c = threadIdx.x; c < C; c += blockDim.x) y[c] = x[c] * power<paper>(k + alpha * window<paper>(squares + c, n), beta);
+  for (int c = threadIdx.x; c < C; c += blockDim.x)
+    y[c] = x[c] * power<paper>(k + alpha * window<paper>(squares + c, n), beta);
 }
 
-extern "C" __global__ void lrn_forward(const real *__restrict__ x, real *__restrict__ y, int C, int before, int after, real k,
-                                       real alpha, real beta) {
+extern "C" __global__ void lrn_forward(const real *__restrict__ x, real *__restrict__ y, int C,
+                                       int before, int after, real k, real alpha, real beta) {
   SHARED(real, squares);
   i64 row = (i64)blockIdx.x * C;
-  if (before == 2 && after == 2 && beta == (real)0.75) forward<true>(x + row, y + row, squares, C, before, after, k, alpha, beta);
+  if (before == 2 && after == 2 && beta == (real)0.75)
+    forward<true>(x + row, y + row, squares, C, before, after, k, alpha, beta);
   else forward<false>(x + row, y + row, squares, C, before, after, k, alpha, beta);
 }
 
 template <bool paper>
-__device__ inline void backward(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx,
-                                real *__restrict__ squares, real *__restrict__ t, int C, int before, int after, real k, real alpha,
-                                real beta) {
+__device__ inline void backward(const real *__restrict__ x, const real *__restrict__ gy,
+                                real *__restrict__ gx, real *__restrict__ squares,
+                                real *__restrict__ t, int C, int before, int after, real k,
+                                real alpha, real beta) {
   clear_ends(squares, C, before, after);
-  real *__restrict__ t_centre = clear_ends(t, C, after, before);  // the transpose: windows the other way round
+  real *__restrict__ t_centre =
+      clear_ends(t, C, after, before);  // the transpose: windows the other way round
   for (int c = threadIdx.x; c < C; c += blockDim.x) squares[before + c] = x[c] * x[c];
   __syncthreads();
   int n = before + 1 + after;
@@ -65,14 +70,17 @@ __device__ inline void backward(const real *__restrict__ x, const real *__restri
   }
   __syncthreads();
   real factor = 2 * alpha * beta;
-  for (int c = threadIdx.x; c < C; c += blockDim.x) gx[c] -= factor * x[c] * window<paper>(t + c, n);
+  for (int c = threadIdx.x; c < C; c += blockDim.x)
+    gx[c] -= factor * x[c] * window<paper>(t + c, n);
 }
 
-extern "C" __global__ void lrn_backward(const real *__restrict__ x, const real *__restrict__ gy, real *__restrict__ gx, int C,
-                                        int before, int after, real k, real alpha, real beta) {
+extern "C" __global__ void lrn_backward(const real *__restrict__ x, const real *__restrict__ gy,
+                                        real *__restrict__ gx, int C, int before, int after, real k,
+                                        real alpha, real beta) {
   SHARED(real, squares);
   real *t = squares + C + before + after;
   i64 row = (i64)blockIdx.x * C;
-  if (before == 2 && after == 2 && beta == (real)0.75) backward<true>(x + row, gy + row, gx + row, squares, t, C, before, after, k, alpha, beta);
+  if (before == 2 && after == 2 && beta == (real)0.75)
+    backward<true>(x + row, gy + row, gx + row, squares, t, C, before, after, k, alpha, beta);
   else backward<false>(x + row, gy + row, gx + row, squares, t, C, before, after, k, alpha, beta);
 }

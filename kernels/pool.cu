@@ -10,11 +10,14 @@
 // Bytes: forward reads 4 an input element and writes 5 (avg: 4) an output element; backward the reverse.
 #include "prelude.cuh"
 
-extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y, u8 *__restrict__ winner, int H, int W,
-                                            int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
+extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y,
+                                            u8 *__restrict__ winner, int H, int W, int C, int KH,
+                                            int KW, int SH, int SW, int PH, int PW, int OH,
+                                            int OW) {
   int n = blockIdx.x / OH, top = blockIdx.x % OH * SH - PH, pieces = (C + CHANNELS - 1) / CHANNELS;
   for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
-    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c), left = ow * SW - PW;
+    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c),
+        left = ow * SW - PW;
     real best[CHANNELS];
     u8 tap[CHANNELS];
     bool first = true;
@@ -41,8 +44,10 @@ extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__
   }
 }
 
-extern "C" __global__ void max_pool_backward(const real *__restrict__ gy, const u8 *__restrict__ winner, real *__restrict__ gx, int H,
-                                             int W, int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
+extern "C" __global__ void max_pool_backward(const real *__restrict__ gy,
+                                             const u8 *__restrict__ winner, real *__restrict__ gx,
+                                             int H, int W, int C, int KH, int KW, int SH, int SW,
+                                             int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {
@@ -55,7 +60,9 @@ extern "C" __global__ void max_pool_backward(const real *__restrict__ gy, const 
         i64 at = (((i64)n * OH + oh) * OW + ow) * C + c;
         u8 here = (u8)((h + PH - oh * SH) * KW + w + PW - ow * SW);
         for (int i = 0; i < channels; ++i) {
-          real g = gy[at + i];  // read in any case: a choice between values vectorises, a conditional read does not
+          real g = gy
+              [at +
+               i];  // read in any case: a choice between values vectorises, a conditional read does not
           total[i] += winner[at + i] == here ? g : 0;
         }
       }
@@ -71,11 +78,14 @@ __device__ inline int inside(int o, int size, int kernel, int stride, int paddin
   return least(size, first + kernel) - most(0, first);
 }
 
-extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__restrict__ y, int H, int W, int C, int KH, int KW,
-                                            int SH, int SW, int PH, int PW, int OH, int OW) {
-  int n = blockIdx.x / OH, oh = blockIdx.x % OH, top = oh * SH - PH, pieces = (C + CHANNELS - 1) / CHANNELS;
+extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__restrict__ y, int H,
+                                            int W, int C, int KH, int KW, int SH, int SW, int PH,
+                                            int PW, int OH, int OW) {
+  int n = blockIdx.x / OH, oh = blockIdx.x % OH, top = oh * SH - PH,
+      pieces = (C + CHANNELS - 1) / CHANNELS;
   for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
-    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c), left = ow * SW - PW;
+    int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c),
+        left = ow * SW - PW;
     real total[CHANNELS];
     for (int i = 0; i < channels; ++i) total[i] = 0;
     for (int kh = most(0, -top); kh < least(KH, H - top); ++kh) {
@@ -90,8 +100,9 @@ extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__
   }
 }
 
-extern "C" __global__ void avg_pool_backward(const real *__restrict__ gy, real *__restrict__ gx, int H, int W, int C, int KH, int KW,
-                                             int SH, int SW, int PH, int PW, int OH, int OW) {
+extern "C" __global__ void avg_pool_backward(const real *__restrict__ gy, real *__restrict__ gx,
+                                             int H, int W, int C, int KH, int KW, int SH, int SW,
+                                             int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {

@@ -27,24 +27,24 @@ typedef long long i64;
 // likes, in an array that stays in the first-level cache.)
 #define CHANNELS 1
 // Dynamic shared memory, sized at the launch.
-#define SHARED(type, name)                         \
-  extern __shared__ __align__(16) char shared_[];  \
+#define SHARED(type, name)                                                                         \
+  extern __shared__ __align__(16) char shared_[];                                                  \
   type *name = reinterpret_cast<type *>(shared_);
 #endif
 
 #ifndef BLOCK_REDUCE
 // Combine one value a thread with `op` over the block; every thread gets the result. `slots`: shared memory, blockDim.x values.
-#define BLOCK_REDUCE(name, op)                                                                \
-  __device__ inline real name(real value, real *slots) {                                      \
-    __syncthreads();                                                                          \
-    slots[threadIdx.x] = value;                                                               \
-    __syncthreads();                                                                          \
-    real total = slots[0]; /* the same order in every thread: the same bits */                \
-    for (int i = 1; i < (int)blockDim.x; ++i) {                                               \
-      real a = total, b = slots[i];                                                           \
-      total = (op);                                                                           \
-    }                                                                                         \
-    return total;                                                                             \
+#define BLOCK_REDUCE(name, op)                                                                     \
+  __device__ inline real name(real value, real *slots) {                                           \
+    __syncthreads();                                                                               \
+    slots[threadIdx.x] = value;                                                                    \
+    __syncthreads();                                                                               \
+    real total = slots[0]; /* the same order in every thread: the same bits */                     \
+    for (int i = 1; i < (int)blockDim.x; ++i) {                                                    \
+      real a = total, b = slots[i];                                                                \
+      total = (op);                                                                                \
+    }                                                                                              \
+    return total;                                                                                  \
   }
 #endif
 
@@ -57,4 +57,6 @@ __device__ inline int most(int a, int b) { return a > b ? a : b; }
 __device__ inline int first_window(int p, int kernel, int stride, int padding) {
   return most(0, (p + padding - kernel + stride) / stride);
 }
-__device__ inline int last_window(int p, int stride, int padding, int count) { return least(count - 1, (p + padding) / stride); }
+__device__ inline int last_window(int p, int stride, int padding, int count) {
+  return least(count - 1, (p + padding) / stride);
+}

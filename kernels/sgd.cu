@@ -6,8 +6,9 @@
 //     block = `span` numbers in a row; threads stride over them.   Bytes an element: reads 12, writes 8.
 #include "prelude.cuh"
 
-extern "C" __global__ void sgd_update(real *__restrict__ w, real *__restrict__ v, const real *__restrict__ g, i64 size, int span,
-                                      real lr, real momentum, real decay, int paper) {
+extern "C" __global__ void sgd_update(real *__restrict__ w, real *__restrict__ v,
+                                      const real *__restrict__ g, i64 size, int span, real lr,
+                                      real momentum, real decay, int paper) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   real into = paper ? -lr : 1, step = paper ? 1 : -lr;

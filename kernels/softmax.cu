@@ -5,13 +5,16 @@
 // Bytes an element: forward reads 4 (three times, from cache), writes 4; backward reads 4, writes 4.
 #include "prelude.cuh"
 
-extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict__ x, const i64 *__restrict__ t,
-                                                         real *__restrict__ p, real *__restrict__ loss, int C) {
+extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict__ x,
+                                                         const i64 *__restrict__ t,
+                                                         real *__restrict__ p,
+                                                         real *__restrict__ loss, int C) {
   SHARED(real, slots);
   const real *row = x + (i64)blockIdx.x * C;
   real *out = p + (i64)blockIdx.x * C;
   real largest = row[0];
-  for (int c = threadIdx.x; c < C; c += blockDim.x) largest = largest > row[c] || largest != largest ? largest : row[c];
+  for (int c = threadIdx.x; c < C; c += blockDim.x)
+    largest = largest > row[c] || largest != largest ? largest : row[c];
   largest = block_max(largest, slots);
   real total = 0;
   for (int c = threadIdx.x; c < C; c += blockDim.x) total += out[c] = exp(row[c] - largest);
@@ -20,9 +23,12 @@ extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict_
   if (threadIdx.x == 0) loss[blockIdx.x] = log(total) - (row[t[blockIdx.x]] - largest);
 }
 
-extern "C" __global__ void softmax_cross_entropy_backward(const real *__restrict__ p, const i64 *__restrict__ t,
-                                                          const real *__restrict__ gy, real *__restrict__ gx, int C) {
+extern "C" __global__ void softmax_cross_entropy_backward(const real *__restrict__ p,
+                                                          const i64 *__restrict__ t,
+                                                          const real *__restrict__ gy,
+                                                          real *__restrict__ gx, int C) {
   const real *row = p + (i64)blockIdx.x * C;
   real *out = gx + (i64)blockIdx.x * C, g = gy[blockIdx.x];
-  for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] = g * (row[c] - (c == t[blockIdx.x] ? (real)1 : (real)0));
+  for (int c = threadIdx.x; c < C; c += blockDim.x)
+    out[c] = g * (row[c] - (c == t[blockIdx.x] ? (real)1 : (real)0));
 }

@@ -10,11 +10,14 @@ constexpr int LANES = BYTES / sizeof(real);
 //   a  r   |  sum sum  |  sum sum  |     of a, which multiplies them: R V multiply-adds for R + V loads.
 //      r   |  sum sum  |  sum sum  |
 template <int R, int V>
-TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row, const real *b, const Walk &walk) {
+TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row,
+                 const real *b, const Walk &walk) {
   vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) sum[r][v] = vec{};  // start comes last: a walk is summed by itself, which rounds less in a long total
+    for (int v = 0; v < V; ++v)
+      sum[r][v] =
+          vec{};  // start comes last: a walk is summed by itself, which rounds less in a long total
   }
   for (int i = 0; i < walk.n[0]; ++i) {
     for (int j = 0; j < walk.n[1]; ++j) {
@@ -31,7 +34,9 @@ TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) *(vec *)(out + r * out_row + v * LANES) = *(const vec *)(start + r * start_row + v * LANES) + sum[r][v];
+    for (int v = 0; v < V; ++v)
+      *(vec *)(out + r * out_row + v * LANES) =
+          *(const vec *)(start + r * start_row + v * LANES) + sum[r][v];
   }
 }
 
@@ -42,8 +47,9 @@ template <int V, int... R> constexpr Tile *tile_of(int rows, std::integer_sequen
 }
 
 // A tile of `rows` rows and the first `width` columns of a panel.
-TARGET static void panel_tile(int rows, int width, real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row,
-                              const real *b, const Walk &walk) {
+TARGET static void panel_tile(int rows, int width, real *out, i64 out_row, const real *start,
+                              i64 start_row, const real *a, i64 a_row, const real *b,
+                              const Walk &walk) {
   constexpr auto sizes = std::make_integer_sequence<int, ROWS>();
   for (int v = 0, vectors; v < width; v += vectors * LANES) {
     vectors = width - v > LANES ? 2 : 1;

@@ -28,18 +28,25 @@ def installed(package: str) -> str:
 def cupy() -> str:
     names = ("cupy-cuda12x", "cupy-cuda13x", "cupy")
     found = [f"{name} {installed(name)}" for name in names if installed(name) != "not installed"]
-    return ", ".join(found) or "not installed (pip install 'minigrad[cuda12]' or 'minigrad[cuda13]')"
+    return (
+        ", ".join(found) or "not installed (pip install 'minigrad[cuda12]' or 'minigrad[cuda13]')"
+    )
 
 
 def devices() -> str:
-    return ", ".join(["cpu"] + [f"gpu:{i} ({backend.gpu_name(i)})" for i in range(backend.gpu_count())])
+    return ", ".join(
+        ["cpu"] + [f"gpu:{i} ({backend.gpu_name(i)})" for i in range(backend.gpu_count())]
+    )
 
 
 def blas() -> str:
     np.ones((2, 2)) @ np.ones((2, 2))  # so that the BLAS is loaded and can be asked
     pools = [pool for pool in threadpool_info() if pool.get("user_api") == "blas"]
     words = "{internal_api} {version}, code for {architecture}, {num_threads} threads"
-    return "; ".join(words.format_map({"architecture": "unknown"} | pool) for pool in pools) or "unknown"
+    return (
+        "; ".join(words.format_map({"architecture": "unknown"} | pool) for pool in pools)
+        or "unknown"
+    )
 
 
 def rows() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -50,7 +57,12 @@ def rows() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "CuPy", cupy
     yield "devices", devices
     yield "BLAS", blas
-    yield "kernels", lambda: f"{kernels.state()}; {kernels.threads()} CPU threads; sources in {kernels.folder()}"
+    yield (
+        "kernels",
+        lambda: (
+            f"{kernels.state()}; {kernels.threads()} CPU threads; sources in {kernels.folder()}"
+        ),
+    )
 
 
 def report() -> str:
@@ -72,7 +84,9 @@ def build() -> int:
     except (kernel_build.BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"compiled {kernels.folder()} in {time.perf_counter() - began:.0f} s: {', '.join(path.name for path in libraries)}")
+    print(
+        f"compiled {kernels.folder()} in {time.perf_counter() - began:.0f} s: {', '.join(path.name for path in libraries)}"
+    )
     return 0
 
 

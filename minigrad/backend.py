@@ -53,7 +53,9 @@ def parse_device(device: str) -> tuple[str, int | None]:
 
 def is_array(value: object) -> bool:
     """True for a NumPy array and for a CuPy array (which has a `device` and a `get` method)."""
-    return isinstance(value, np.ndarray) or (hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"))
+    return isinstance(value, np.ndarray) or (
+        hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
+    )
 
 
 def device_of(array: Array) -> str:
@@ -93,7 +95,9 @@ def require(device: str) -> None:
     if kind == "gpu":
         cupy()  # says how to install it
         if (index or 0) >= gpu_count():
-            raise DeviceError(f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine")
+            raise DeviceError(
+                f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine"
+            )
 
 
 def use(device: str) -> None:

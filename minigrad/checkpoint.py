@@ -38,12 +38,18 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
     path = Path(path)
     try:
         tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
-        text = json.dumps(description | {"checksums": {name: digest(array) for name, array in tensors.items()}})
+        text = json.dumps(
+            description | {"checksums": {name: digest(array) for name, array in tensors.items()}}
+        )
         checksum = hashlib.sha256(text.encode()).hexdigest()
         with replacing(path) as unfinished:
-            save_file(tensors, unfinished, {"format": FORMAT, "description": text, "checksum": checksum})
+            save_file(
+                tensors, unfinished, {"format": FORMAT, "description": text, "checksum": checksum}
+            )
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"could not write {path} ({error}); the checkpoint before it, if any, is untouched") from error
+        raise CheckpointError(
+            f"could not write {path} ({error}); the checkpoint before it, if any, is untouched"
+        ) from error
 
 
 def link(path: Path, name: Path) -> None:
@@ -55,7 +61,9 @@ def link(path: Path, name: Path) -> None:
             shutil.copyfile(path, unfinished)
 
 
-def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def load(
+    path: str | Path, prefix: str | tuple[str, ...] = ""
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays whose name starts with the prefix, or one of the prefixes; description) from a file that `save` wrote."""
     path = Path(path)
     if not path.is_file():
@@ -69,16 +77,24 @@ def load(path: str | Path, prefix: str | tuple[str, ...] = "") -> tuple[dict[str
                 )
             text = metadata["description"]
             if hashlib.sha256(text.encode()).hexdigest() != metadata["checksum"]:
-                raise CheckpointError(f"{path} is damaged: its description is not the one that was written")
+                raise CheckpointError(
+                    f"{path} is damaged: its description is not the one that was written"
+                )
             description = json.loads(text)
             checksums = description.pop("checksums")
             present = set(file.keys())
             if present != set(checksums):
-                raise CheckpointError(f"{path} is damaged: {min(present ^ set(checksums))} is missing, or was not written by this program")
-            tensors = {name: file.get_tensor(name) for name in sorted(present) if name.startswith(prefix)}
+                raise CheckpointError(
+                    f"{path} is damaged: {min(present ^ set(checksums))} is missing, or was not written by this program"
+                )
+            tensors = {
+                name: file.get_tensor(name) for name in sorted(present) if name.startswith(prefix)
+            }
             for name, array in tensors.items():
                 if digest(array) != checksums[name]:
-                    raise CheckpointError(f"{path} is damaged: the values of {name} are not those that were written")
+                    raise CheckpointError(
+                        f"{path} is damaged: the values of {name} are not those that were written"
+                    )
             return tensors, description
     except CheckpointError:
         raise

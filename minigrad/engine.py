@@ -58,16 +58,22 @@ class Tensor:
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
         if isinstance(data, Tensor):
-            raise TypeError("Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself")
+            raise TypeError(
+                "Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself"
+            )
         self.data: Array = data if backend.is_array(data) else np.asarray(data)
         if self.data.dtype.kind not in "fiub" or not self.data.dtype.isnative:
-            raise TypeError(f"a Tensor holds real numbers in this machine's byte order, not {self.data.dtype}")
+            raise TypeError(
+                f"a Tensor holds real numbers in this machine's byte order, not {self.data.dtype}"
+            )
         self.creator: Function | None = None
         self.grad: Array | None = None
         self.name = name
         self.requires_grad = requires_grad
         if requires_grad and self.data.dtype.name not in FLOATS:
-            raise TypeError(f"only float32 and float64 tensors have gradients, not {self.data.dtype}")
+            raise TypeError(
+                f"only float32 and float64 tensors have gradients, not {self.data.dtype}"
+            )
 
     shape = property(lambda self: self.data.shape)
     dtype = property(lambda self: self.data.dtype)
@@ -76,16 +82,22 @@ class Tensor:
     device = property(lambda self: backend.device_of(self.data))
 
     def __repr__(self) -> str:
-        values = np.array2string(backend.to_numpy(self.data), precision=4, threshold=20, edgeitems=2, prefix="Tensor(")
+        values = np.array2string(
+            backend.to_numpy(self.data), precision=4, threshold=20, edgeitems=2, prefix="Tensor("
+        )
         name = f", name={self.name!r}" if self.name else ""
         made = f", creator={type(self.creator).__name__}" if self.creator else ""
         leaf = ", requires_grad=True" if self.requires_grad and not self.creator else ""
-        return f"Tensor({values}, shape={self.shape}, {self.dtype}, {self.device}{name}{leaf}{made})"
+        return (
+            f"Tensor({values}, shape={self.shape}, {self.dtype}, {self.device}{name}{leaf}{made})"
+        )
 
     def item(self) -> float:
         """The only element as a Python number."""
         if self.size != 1:
-            raise ValueError(f"item() needs exactly one element; this tensor has shape {self.shape}")
+            raise ValueError(
+                f"item() needs exactly one element; this tensor has shape {self.shape}"
+            )
         return self.data.item()
 
     def numpy(self) -> np.ndarray:
@@ -95,9 +107,13 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """np.asarray(tensor): the data, where neither a gradient nor a copy from a GPU would go unnoticed."""
         if self.requires_grad:
-            raise RuntimeError("NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy() if that is what you want")
+            raise RuntimeError(
+                "NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy() if that is what you want"
+            )
         if self.device != "cpu":
-            raise TypeError(f"NumPy cannot take a tensor that is on {self.device}: use tensor.numpy(), which copies it to the CPU")
+            raise TypeError(
+                f"NumPy cannot take a tensor that is on {self.device}: use tensor.numpy(), which copies it to the CPU"
+            )
         return np.array(self.data, dtype, copy=copy)
 
     def detach(self) -> Tensor:
@@ -112,7 +128,9 @@ class Tensor:
         """
         root = self.creator or (self if self.requires_grad else None)
         if root is None:
-            raise RuntimeError("backward: nothing here requires a gradient (made under no_grad, or from inputs that need none)")
+            raise RuntimeError(
+                "backward: nothing here requires a gradient (made under no_grad, or from inputs that need none)"
+            )
         if gy is None and self.size != 1:
             raise ValueError(
                 f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
@@ -142,7 +160,9 @@ class Tensor:
     def accumulate(self, gradient: Array, fresh: bool) -> None:
         """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is kept."""
         if gradient.shape != self.shape:
-            raise RuntimeError(f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape {self.shape}")
+            raise RuntimeError(
+                f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape {self.shape}"
+            )
         if self.grad is not None:
             gradient, fresh = self.grad + gradient, True
         self.grad = np.asarray(gradient, like=self.data) if fresh else gradient.copy()
@@ -211,33 +231,50 @@ class Function:
         with backend.on_device(self.device):
             y = Tensor(self.forward(*[t.data if t is not None else None for t in slotted]))
         if any(self.needs):
-            self.parents = tuple((t.creator or t) if n and t is not None else None for t, n in zip(slotted, self.needs))
+            self.parents = tuple(
+                (t.creator or t) if n and t is not None else None
+                for t, n in zip(slotted, self.needs)
+            )
             y.creator, y.requires_grad = self, True
         return y
 
     def _check(self, tensors: list[Tensor]) -> None:
-        name, devices, dtypes = type(self).__name__, [t.device for t in tensors], [t.dtype.name for t in tensors]
+        name, devices, dtypes = (
+            type(self).__name__,
+            [t.device for t in tensors],
+            [t.dtype.name for t in tensors],
+        )
         if len(set(devices)) > 1:
-            raise ValueError(f"{name}: the inputs are on different devices ({', '.join(devices)}); move them with .to(device)")
+            raise ValueError(
+                f"{name}: the inputs are on different devices ({', '.join(devices)}); move them with .to(device)"
+            )
         if any(d not in FLOATS for d in dtypes):
             raise TypeError(f"{name}: inputs must be float32 or float64, not {', '.join(dtypes)}")
         if len(set(dtypes)) > 1:
-            raise TypeError(f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of them first")
+            raise TypeError(
+                f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of them first"
+            )
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         """Run backward once, check what it returns, and free what was saved."""
         if self.saved is None:
             name = type(self).__name__
-            raise RuntimeError(f"backward ran through this {name} before and freed what it had saved: run the forward pass again")
+            raise RuntimeError(
+                f"backward ran through this {name} before and freed what it had saved: run the forward pass again"
+            )
         with backend.on_device(self.device):
             grads = self.backward(gy)
         self.saved = None
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(self.parents):
-            raise RuntimeError(f"{type(self).__name__}.backward returned {len(grads)} gradients for {len(self.parents)} inputs")
+            raise RuntimeError(
+                f"{type(self).__name__}.backward returned {len(grads)} gradients for {len(self.parents)} inputs"
+            )
         for position, (parent, gx) in enumerate(zip(self.parents, grads)):
             if parent is not None and gx is None:
-                raise RuntimeError(f"{type(self).__name__}.backward returned no gradient for input {position}, which needs one")
+                raise RuntimeError(
+                    f"{type(self).__name__}.backward returned no gradient for input {position}, which needs one"
+                )
         return grads
 
 

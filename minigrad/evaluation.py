@@ -35,13 +35,17 @@ class Evaluation:
         rows = []
         for c in range(self.probabilities.shape[1]):
             own = self.labels == c
-            rows.append([own.sum(), *(top_k(self.probabilities[own], self.labels[own], k) for k in (1, 5))])
+            rows.append(
+                [own.sum(), *(top_k(self.probabilities[own], self.labels[own], k) for k in (1, 5))]
+            )
         return np.array(rows, float)
 
     def confusion(self) -> np.ndarray:
         """(classes, classes) counts: row, the right class; column, the most probable one."""
         C = self.probabilities.shape[1]
-        return np.bincount(self.labels * C + self.probabilities.argmax(axis=1), minlength=C * C).reshape(C, C)
+        return np.bincount(
+            self.labels * C + self.probabilities.argmax(axis=1), minlength=C * C
+        ).reshape(C, C)
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -51,7 +55,9 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     return float((higher < k).mean()) if len(labels) else math.nan
 
 
-def evaluate(model: nn.Module, loader: Loader, device: str = "cpu", what: str = "evaluating") -> Evaluation:
+def evaluate(
+    model: nn.Module, loader: Loader, device: str = "cpu", what: str = "evaluating"
+) -> Evaluation:
     """Run a model, in test mode, over every picture of a loader.
 
     Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the predictions made by the network's
@@ -65,7 +71,10 @@ def evaluate(model: nn.Module, loader: Loader, device: str = "cpu", what: str = 
             for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
                 if len(t) == 0:
                     continue
-                views = [F.softmax(model(backend.to_device(view, device))).numpy() for view in (x if loader.ten_views else [x])]
+                views = [
+                    F.softmax(model(backend.to_device(view, device))).numpy()
+                    for view in (x if loader.ten_views else [x])
+                ]
                 rows.append(np.mean(views, axis=0))
                 labels.append(t)
                 indices.append(i)
@@ -79,20 +88,29 @@ def evaluate(model: nn.Module, loader: Loader, device: str = "cpu", what: str = 
 def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Evaluation:
     """The Evaluation of these probabilities. One that is 0 counts as the smallest number above it."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return Evaluation(probabilities, labels, indices, float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()))
+    return Evaluation(
+        probabilities,
+        labels,
+        indices,
+        float(-np.log(np.maximum(own, np.finfo(np.float32).tiny)).mean()),
+    )
 
 
 def ensemble(results: Sequence[Evaluation]) -> Evaluation:
     """Several models on the same pictures: their softmax outputs averaged (section 6.1 averages five and seven networks)."""
     first = results[0]
     for other in results[1:]:
-        same = first.probabilities.shape == other.probabilities.shape and np.array_equal(first.indices, other.indices)
+        same = first.probabilities.shape == other.probabilities.shape and np.array_equal(
+            first.indices, other.indices
+        )
         if not same or not np.array_equal(first.labels, other.labels):
             raise ValueError("an ensemble needs results for the same pictures and classes")
     return scored(np.mean([r.probabilities for r in results], axis=0), first.labels, first.indices)
 
 
-def write_by_class(path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]) -> None:
+def write_by_class(
+    path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]
+) -> None:
     """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most often taken for."""
     confusion = result.confusion()
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -101,15 +119,36 @@ def write_by_class(path: Path, result: Evaluation, classes: Sequence[str], names
         for c, (count, top1, top5) in enumerate(result.by_class()):
             others = np.where(np.arange(len(classes)) == c, 0, confusion[c])
             out.writerow(
-                [classes[c], names[c], int(count), f"{top1:.4f}", f"{top5:.4f}", classes[int(others.argmax())] if others.any() else ""]
+                [
+                    classes[c],
+                    names[c],
+                    int(count),
+                    f"{top1:.4f}",
+                    f"{top5:.4f}",
+                    classes[int(others.argmax())] if others.any() else "",
+                ]
             )
 
 
-def write_predictions(path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]) -> None:
+def write_predictions(
+    path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]
+) -> None:
     """A CSV line a picture: what it is called, its class, and the five most probable classes with their probabilities."""
     best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :5]
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)
-        out.writerow(["picture", "class", *(f"{what}{i}" for i in range(1, best.shape[1] + 1) for what in ("guess", "probability"))])
+        out.writerow(
+            [
+                "picture",
+                "class",
+                *(
+                    f"{what}{i}"
+                    for i in range(1, best.shape[1] + 1)
+                    for what in ("guess", "probability")
+                ),
+            ]
+        )
         for name, label, order, p in zip(where, result.labels, best, result.probabilities):
-            out.writerow([name, classes[label], *(v for k in order for v in (classes[k], f"{p[k]:.6f}"))])
+            out.writerow(
+                [name, classes[label], *(v for k in order for v in (classes[k], f"{p[k]:.6f}"))]
+            )

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = ".minigrad-"  # of the folders that unfinished files are written in; whatever is called otherwise is not swept away
-ABANDONED = 24 * 3600.0  # seconds after which an unfinished file has been given up by whoever wrote it
+ABANDONED = (
+    24 * 3600.0
+)  # seconds after which an unfinished file has been given up by whoever wrote it
 
 
 @contextmanager

@@ -63,17 +63,28 @@ class Probe:
             jumps = [(f[m] - 2 * middle + f[-m]) / (m * h) for m in (2, 1, 0.5)]
             limit = atol + rtol * max(abs(narrow), size)
             noise = 1e-14 * (abs(middle) + size) / h
-            kinked = min(map(abs, jumps)) > max(10 * limit, noise) and np.ptp(jumps) < 0.1 * abs(jumps[0])
+            kinked = min(map(abs, jumps)) > max(10 * limit, noise) and np.ptp(jumps) < 0.1 * abs(
+                jumps[0]
+            )
             if not kinked and abs(wide - narrow) < best[1]:
                 best = narrow, abs(wide - narrow)
             if best[1] <= 0.1 * limit:
                 return best
         if kinked:
-            raise KinkError(f"slope {narrow - jumps[2] / 2:.6g} from the left, {narrow + jumps[2] / 2:.6g} from the right")
+            raise KinkError(
+                f"slope {narrow - jumps[2] / 2:.6g} from the left, {narrow + jumps[2] / 2:.6g} from the right"
+            )
         return best
 
 
-def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: float = 1e-8, seed: int = 0, probes: int = 2) -> float:
+def check_grads(
+    f: Callable[..., Tensor],
+    *inputs,
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    seed: int = 0,
+    probes: int = 2,
+) -> float:
     """Check the gradients of f at the given inputs. Returns the largest relative error seen.
 
     Args:
@@ -88,17 +99,24 @@ def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: flo
         KinkError: the point is on a kink.
         TypeError: an input is float32 (differences need float64), or none is float64.
     """
-    arrays = [i.data if isinstance(i, Tensor) else i if backend.is_array(i) else np.asarray(i) for i in inputs]
+    arrays = [
+        i.data if isinstance(i, Tensor) else i if backend.is_array(i) else np.asarray(i)
+        for i in inputs
+    ]
     checked = [i for i, a in enumerate(arrays) if a.dtype == np.float64]
     if any(a.dtype.kind == "f" and a.dtype != np.float64 for a in arrays) or not checked:
-        raise TypeError(f"check_grads needs float64 inputs; got {', '.join(str(a.dtype) for a in arrays) or 'none'}")
+        raise TypeError(
+            f"check_grads needs float64 inputs; got {', '.join(str(a.dtype) for a in arrays) or 'none'}"
+        )
     rng = random.Stream(seed, "gradcheck")
     before = [backend.to_numpy(a).copy() for a in arrays]
 
     def call(values: list[np.ndarray], requires_grad: bool = False) -> tuple[Tensor, list]:
         args: list = list(arrays)
         for i, value in zip(checked, values):
-            args[i] = Tensor(backend.to_device(value, backend.device_of(arrays[i])), requires_grad=requires_grad)
+            args[i] = Tensor(
+                backend.to_device(value, backend.device_of(arrays[i])), requires_grad=requires_grad
+            )
         with random.rewound():
             return as_tensor(f(*args)), args
 
@@ -130,20 +148,29 @@ def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: flo
         grad = args[i].grad
         grads.append(np.zeros(arrays[i].shape) if grad is None else backend.to_numpy(grad))
         if grads[-1].shape != arrays[i].shape:
-            raise GradientMismatch(f"gradient of input {i} has shape {grads[-1].shape}, the input {arrays[i].shape}")
+            raise GradientMismatch(
+                f"gradient of input {i} has shape {grads[-1].shape}, the input {arrays[i].shape}"
+            )
     if phi(point) != phi(point):
-        raise GradientMismatch("f gives different results for the same input: draw its randomness from a minigrad.random.Stream")
+        raise GradientMismatch(
+            "f gives different results for the same input: draw its randomness from a minigrad.random.Stream"
+        )
 
     worst = 0.0
     for j, i in enumerate(checked):
         size = float(np.sqrt((grads[j] ** 2).sum()))
         for _ in range(probes):
-            direction = [rng.normal(x.shape) if k == j else np.zeros_like(x) for k, x in enumerate(point)]
+            direction = [
+                rng.normal(x.shape) if k == j else np.zeros_like(x) for k, x in enumerate(point)
+            ]
             claimed = float(np.vdot(grads[j], direction[j]))
             try:
                 slope, spread = Probe(phi, point, direction).slope(rtol, atol, size)
             except KinkError as kink:
-                where = ", ".join(name_kinks(phi, point, j, i, rtol, atol, size)) or "no single element; several together"
+                where = (
+                    ", ".join(name_kinks(phi, point, j, i, rtol, atol, size))
+                    or "no single element; several together"
+                )
                 raise KinkError(
                     f"input {i} lies on a kink ({kink}), where no gradient exists to compare with: {where}. Move such elements "
                     "away (a ReLU's input from 0, a max-pool's values apart from each other)"
@@ -152,7 +179,8 @@ def check_grads(f: Callable[..., Tensor], *inputs, rtol: float = 1e-6, atol: flo
             if not error <= atol + rtol * max(abs(slope), size) + spread:
                 raise GradientMismatch(
                     f"input {i}, shape {arrays[i].shape}: along a random direction backward says {claimed:.10g}, differences say "
-                    f"{slope:.10g} (uncertain by {spread:.1g}).\n" + name_worst(phi, point, grads[j], j, i, rtol, atol, size)
+                    f"{slope:.10g} (uncertain by {spread:.1g}).\n"
+                    + name_worst(phi, point, grads[j], j, i, rtol, atol, size)
                 )
             if spread > 1e3 * (atol + rtol * max(abs(slope), size)):
                 raise KinkError(
@@ -174,19 +202,29 @@ def elements(gradient: np.ndarray) -> list[tuple[int, ...]]:
     flat = np.arange(gradient.size)
     if gradient.size > ELEMENTS_NAMED:
         largest = np.argsort(-abs(gradient), axis=None, kind="stable")[: ELEMENTS_NAMED // 2]
-        flat = np.unique(np.concatenate([largest, np.linspace(0, gradient.size - 1, ELEMENTS_NAMED // 2).astype(int)]))
+        flat = np.unique(
+            np.concatenate(
+                [largest, np.linspace(0, gradient.size - 1, ELEMENTS_NAMED // 2).astype(int)]
+            )
+        )
     return [tuple(int(v) for v in np.unravel_index(k, gradient.shape)) for k in flat]
 
 
 def element_probe(phi, point: list[np.ndarray], j: int, index: tuple[int, ...]) -> Probe:
-    return Probe(phi, point, [one_hot(x.shape, index) if k == j else np.zeros_like(x) for k, x in enumerate(point)])
+    return Probe(
+        phi,
+        point,
+        [one_hot(x.shape, index) if k == j else np.zeros_like(x) for k, x in enumerate(point)],
+    )
 
 
 def label(i: int, index: tuple[int, ...]) -> str:
     return f"input {i}[{', '.join(map(str, index))}]"
 
 
-def name_worst(phi, point, gradient: np.ndarray, j: int, i: int, rtol: float, atol: float, size: float) -> str:
+def name_worst(
+    phi, point, gradient: np.ndarray, j: int, i: int, rtol: float, atol: float, size: float
+) -> str:
     """The worst elements of one input, by name."""
     rows = []
     for index in elements(gradient):
@@ -196,8 +234,14 @@ def name_worst(phi, point, gradient: np.ndarray, j: int, i: int, rtol: float, at
             continue
         rows.append((abs(slope - gradient[index]), index, slope))
     rows.sort(key=lambda row: -row[0])
-    lines = [f"  {label(i, index)}: backward {gradient[index]:.10g}, differences {slope:.10g}" for _, index, slope in rows[:5]]
-    return f"Worst of the {len(rows)} elements measured one by one, of {gradient.size}:\n" + "\n".join(lines)
+    lines = [
+        f"  {label(i, index)}: backward {gradient[index]:.10g}, differences {slope:.10g}"
+        for _, index, slope in rows[:5]
+    ]
+    return (
+        f"Worst of the {len(rows)} elements measured one by one, of {gradient.size}:\n"
+        + "\n".join(lines)
+    )
 
 
 def name_kinks(phi, point, j: int, i: int, rtol: float, atol: float, size: float) -> list[str]:
@@ -263,7 +307,11 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
         ("linear", F.linear, [n(3, 4), n(4, 5), n(5)]),
         ("linear: transposed x, no b", F.linear, [n(4, 3).T, n(4, 5)]),
         ("conv2d: 3x3", F.conv2d, [n(2, 5, 6, 3), n(3, 3, 3, 4), n(4)]),
-        ("conv2d: stride 4, as conv1", lambda x, w, b: F.conv2d(x, w, b, stride=4), [n(1, 19, 23, 3), n(11, 11, 3, 2), n(2)]),
+        (
+            "conv2d: stride 4, as conv1",
+            lambda x, w, b: F.conv2d(x, w, b, stride=4),
+            [n(1, 19, 23, 3), n(11, 11, 3, 2), n(2)],
+        ),
         (
             "conv2d: groups 2, padding 2, as conv2",
             lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2),
@@ -274,35 +322,71 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
             lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(0, 1), ceil_mode=True),
             [n(2, 6, 9, 2), n(3, 2, 2, 3)],
         ),
-        ("conv2d: stride over kernel", lambda x, w: F.conv2d(x, w, stride=3), [n(1, 8, 7, 2), n(2, 2, 2, 3)]),
+        (
+            "conv2d: stride over kernel",
+            lambda x, w: F.conv2d(x, w, stride=3),
+            [n(1, 8, 7, 2), n(2, 2, 2, 3)],
+        ),
         # Kinks: the bias keeps every output of a ReLU well above 0, or well below.
-        ("linear: relu", lambda x, w, b: F.linear(x, w, b, relu=True), [n(3, 4), 0.1 * n(4, 5), np.array([3.0, -3, 3, -3, 3])]),
+        (
+            "linear: relu",
+            lambda x, w, b: F.linear(x, w, b, relu=True),
+            [n(3, 4), 0.1 * n(4, 5), np.array([3.0, -3, 3, -3, 3])],
+        ),
         (
             "conv2d: relu, groups 2",
             lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2, relu=True),
             [n(2, 5, 4, 6), 0.1 * n(3, 3, 3, 4), np.array([5.0, -5, -5, 5])],
         ),
         ("lrn: alpha=1", lambda x: F.lrn(x, alpha=1.0), [n(2, 3, 2, 7)]),
-        ("lrn: even n, per column, divided", lambda x: F.lrn(x, 4, 1.0, 2.0, 0.5, True, 2), [n(3, 10)]),
+        (
+            "lrn: even n, per column, divided",
+            lambda x: F.lrn(x, 4, 1.0, 2.0, 0.5, True, 2),
+            [n(3, 10)],
+        ),
         ("lrn: n above C", lambda x: F.lrn(x, n=9, alpha=1.0), [n(4, 3)]),
         ("lrn_within_map: alpha=10", lambda x: F.lrn_within_map(x, alpha=10.0), [n(2, 6, 7, 3)]),
         ("lrn_within_map: n=2", lambda x: F.lrn_within_map(x, n=2, alpha=4.0), [n(2, 3, 4, 2)]),
-        ("max_pool2d: 3x3 stride 2", lambda x: F.max_pool2d(x, 3, 2), [all_distinct(rng, (2, 7, 9, 3))]),
+        (
+            "max_pool2d: 3x3 stride 2",
+            lambda x: F.max_pool2d(x, 3, 2),
+            [all_distinct(rng, (2, 7, 9, 3))],
+        ),
         (
             "max_pool2d: padding, ceil",
             lambda x: F.max_pool2d(x, (3, 2), (2, 1), padding=1, ceil_mode=True),
             [all_distinct(rng, (2, 6, 5, 3))],
         ),
         ("avg_pool2d: 3x3 stride 2", lambda x: F.avg_pool2d(x, 3, 2), [n(2, 7, 9, 3)]),
-        ("avg_pool2d: padding, ceil", lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True), [n(2, 6, 6, 3)]),
+        (
+            "avg_pool2d: padding, ceil",
+            lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True),
+            [n(2, 6, 6, 3)],
+        ),
         ("dropout", lambda x: F.dropout(x, 0.5, rng=dropping), [n(5, 6)]),
-        ("dropout: the paper's, training", lambda x: F.dropout(x, 0.3, inverted=False, rng=dropping), [n(5, 6)]),
-        ("dropout: the paper's, test", lambda x: F.dropout(x, 0.3, training=False, inverted=False), [n(5, 6)]),
+        (
+            "dropout: the paper's, training",
+            lambda x: F.dropout(x, 0.3, inverted=False, rng=dropping),
+            [n(5, 6)],
+        ),
+        (
+            "dropout: the paper's, test",
+            lambda x: F.dropout(x, 0.3, training=False, inverted=False),
+            [n(5, 6)],
+        ),
         ("softmax", F.softmax, [n(3, 5)]),
         ("log_softmax", F.log_softmax, [n(3, 5)]),
         ("softmax_cross_entropy", F.softmax_cross_entropy, [3 * n(7, 5), labels]),
-        ("softmax_cross_entropy: none", lambda x, t: F.softmax_cross_entropy(x, t, "none"), [3 * n(7, 5), labels]),
-        ("softmax_cross_entropy: sum", lambda x, t: F.softmax_cross_entropy(x, t, "sum"), [3 * n(7, 5), labels]),
+        (
+            "softmax_cross_entropy: none",
+            lambda x, t: F.softmax_cross_entropy(x, t, "none"),
+            [3 * n(7, 5), labels],
+        ),
+        (
+            "softmax_cross_entropy: sum",
+            lambda x, t: F.softmax_cross_entropy(x, t, "sum"),
+            [3 * n(7, 5), labels],
+        ),
     ]
 
 
@@ -317,7 +401,9 @@ def main() -> int:
         except (GradientMismatch, KinkError) as error:
             failures += 1
             print(f"{name:48} FAILED: {error}")
-    print(f"{len(all_cases) - failures} of {len(all_cases)} right (float64, random gy, five-point differences)")
+    print(
+        f"{len(all_cases) - failures} of {len(all_cases)} right (float64, random gy, five-point differences)"
+    )
     return min(failures, 1)
 
 

@@ -94,13 +94,22 @@ class LossWatch:
             self.recent.popleft()
         guess = math.log(self.classes)
         late = float(np.mean(list(self.recent)[-max(1, self.window // 6) :]))
-        if len(self.recent) >= self.window // 6 and late > 1.5 * guess + 1 and late > 1.2 * self.recent[0] and "away" not in self.said:
+        if (
+            len(self.recent) >= self.window // 6
+            and late > 1.5 * guess + 1
+            and late > 1.2 * self.recent[0]
+            and "away" not in self.said
+        ):
             self.said.add("away")
             return (
                 f"step {step}: the loss runs away; it averages {late:.2f} now, where guessing gives {guess:.2f} (ln {self.classes}). The "
                 f"learning rate {rate:g} is the likely cause: go back to a checkpoint and try --lr {rate / 10:g}"
             )
-        if len(self.recent) == self.window and abs(np.mean(self.recent) - guess) < 0.02 * guess and "stuck" not in self.said:
+        if (
+            len(self.recent) == self.window
+            and abs(np.mean(self.recent) - guess) < 0.02 * guess
+            and "stuck" not in self.said
+        ):
             self.said.add("stuck")
             return (
                 f"step {step}: the loss has stayed at {np.mean(self.recent):.3f} for {self.window} steps; guessing gives {guess:.3f} "

@@ -19,7 +19,17 @@ import tempfile
 from pathlib import Path
 
 REALS = ("float", "double")
-FLAGS = ["-O3", "-std=c++17", "-DNDEBUG", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv", "-fPIC", "-shared", "-pthread"]
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-DNDEBUG",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-wrapv",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+]
 # A loop over one pixel's channels stays a loop: a call of memcpy would cost more than its copy.
 FLAGS.append("-fno-tree-loop-distribute-patterns")
 if platform.machine() in ("x86_64", "AMD64"):
@@ -37,7 +47,11 @@ def library_path(folder: Path, real: str) -> Path:
 
 def sources_hash(sources: Path) -> str:
     """Of everything in kernels/ that the libraries are compiled from."""
-    texts = [path.read_bytes() for path in sorted(sources.iterdir()) if path.suffix in (".cu", ".cuh", ".h", ".cpp")]
+    texts = [
+        path.read_bytes()
+        for path in sorted(sources.iterdir())
+        if path.suffix in (".cu", ".cuh", ".h", ".cpp")
+    ]
     return hashlib.sha256(b"".join(texts)).hexdigest()
 
 
@@ -51,17 +65,28 @@ def fault(library: Path, sources: Path) -> str | None:
     if not library.is_file():
         return "are not built"
     try:
-        written, now = json.loads(library.with_suffix(".json").read_text()), record(sources_hash(sources), library)
+        written, now = (
+            json.loads(library.with_suffix(".json").read_text()),
+            record(sources_hash(sources), library),
+        )
     except (OSError, ValueError):
         return "were not built by this version"
     if written == now:
         return None
-    return "are damaged" if written.get("sources") == now["sources"] else f"were compiled from other sources than those in {sources}"
+    return (
+        "are damaged"
+        if written.get("sources") == now["sources"]
+        else f"were compiled from other sources than those in {sources}"
+    )
 
 
 def compiler() -> list[str] | None:
     """The C++ compiler's command: $CXX, else Python's own, else the first that is installed; None if there is none."""
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else [sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"]
+    candidates = (
+        [os.environ["CXX"]]
+        if os.environ.get("CXX")
+        else [sysconfig.get_config_var("CXX") or "", "g++", "clang++", "c++"]
+    )
     for candidate in map(shlex.split, candidates):
         if candidate and shutil.which(candidate[0]):
             return candidate
@@ -93,7 +118,9 @@ def build(sources: Path, target: Path) -> list[Path]:
         outputs = [process.communicate()[0] for process in processes]
         for process, output in zip(processes, outputs):
             if process.returncode:
-                raise BuildError(f"{command[0]} could not compile {sources / 'host.cpp'}:\n{output.rstrip()}")
+                raise BuildError(
+                    f"{command[0]} could not compile {sources / 'host.cpp'}:\n{output.rstrip()}"
+                )
         for path in unfinished:
             path.with_suffix(".json").write_text(json.dumps(record(sources_as_compiled, path)))
         for path in unfinished:

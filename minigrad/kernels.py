@@ -33,8 +33,21 @@ from minigrad.backend import Array
 
 SPAN = 1 << 12  # numbers a block of the elementwise kernels works on
 THREADS = 128  # a block, on a GPU
-SCALARS = {"int": ctypes.c_int, "i64": ctypes.c_longlong, "u32": ctypes.c_uint, "float": ctypes.c_float, "double": ctypes.c_double}
-ELEMENTS = {"u8": "uint8", "u32": "uint32", "int": "int32", "i64": "int64", "float": "float32", "double": "float64"}
+SCALARS = {
+    "int": ctypes.c_int,
+    "i64": ctypes.c_longlong,
+    "u32": ctypes.c_uint,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+}
+ELEMENTS = {
+    "u8": "uint8",
+    "u32": "uint32",
+    "int": "int32",
+    "i64": "int64",
+    "float": "float32",
+    "double": "float64",
+}
 CPU_ONLY = "direct.cpp"  # the one file of kernels that a GPU is not given
 SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
@@ -56,7 +69,9 @@ def folder() -> Path:
     for place in (here / "_kernels", here.parent / "kernels"):
         if (place / "prelude.cuh").is_file():
             return place
-    raise FileNotFoundError(f"the kernel sources are missing: neither {here / '_kernels'} nor {here.parent / 'kernels'} holds prelude.cuh")
+    raise FileNotFoundError(
+        f"the kernel sources are missing: neither {here / '_kernels'} nor {here.parent / 'kernels'} holds prelude.cuh"
+    )
 
 
 @functools.cache
@@ -114,7 +129,9 @@ def host_library(real: str) -> ctypes.CDLL | None:
     """The kernels compiled for the CPU with `real` float or double; None if they were not built or, which is said, are not to be used."""
     library, fault = loaded(real)
     if library is None and fault != "are not built":
-        say_once(f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m minigrad build` compiles them")
+        say_once(
+            f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m minigrad build` compiles them"
+        )
     return library
 
 
@@ -147,7 +164,11 @@ def lend_threads_to_blas() -> None:
 def ready(array: Array) -> bool:
     """Is there a kernel for arrays like this one?"""
     chosen = mode()
-    if chosen == "none" or array.dtype.name not in ("float32", "float64") or isinstance(array, np.generic):  # a NumPy scalar is no array
+    if (
+        chosen == "none"
+        or array.dtype.name not in ("float32", "float64")
+        or isinstance(array, np.generic)
+    ):  # a NumPy scalar is no array
         return False
     if not isinstance(array, np.ndarray):
         return chosen != "cpu"
@@ -155,14 +176,18 @@ def ready(array: Array) -> bool:
         return False
     if host_library(real_of(array)) is None:
         if chosen == "cpu":
-            raise KernelError(f"MINIGRAD_KERNELS=cpu, but they {loaded(real_of(array))[1]}: `python -m minigrad build` compiles them")
+            raise KernelError(
+                f"MINIGRAD_KERNELS=cpu, but they {loaded(real_of(array))[1]}: `python -m minigrad build` compiles them"
+            )
         return False
     return True
 
 
 def contiguous(array: Array) -> Array:
     """The array itself if its elements lie in C order without gaps, else a copy that does."""
-    return array if array.flags.c_contiguous else array.copy(order="C")  # np.ascontiguousarray refuses CuPy's
+    return (
+        array if array.flags.c_contiguous else array.copy(order="C")
+    )  # np.ascontiguousarray refuses CuPy's
 
 
 def real_of(array: Array) -> str:
@@ -170,7 +195,9 @@ def real_of(array: Array) -> str:
 
 
 @functools.cache
-def plan(name: str, real: str) -> tuple[tuple[Parameter, np.dtype, Any, tuple[int, int] | None], ...]:
+def plan(
+    name: str, real: str
+) -> tuple[tuple[Parameter, np.dtype, Any, tuple[int, int] | None], ...]:
     """For each parameter: itself, the dtype of its array or number, the C type it is passed as, the limits of a whole number."""
     if name not in signatures():
         raise KeyError(f"there is no kernel {name!r} in {folder()}")
@@ -178,7 +205,11 @@ def plan(name: str, real: str) -> tuple[tuple[Parameter, np.dtype, Any, tuple[in
     for p in signatures()[name][1]:
         kind = real if p.type == "real" else p.type
         dtype = np.dtype(ELEMENTS[kind])
-        limits = None if p.pointer or dtype.kind == "f" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        limits = (
+            None
+            if p.pointer or dtype.kind == "f"
+            else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        )
         rows.append((p, dtype, ctypes.c_void_p if p.pointer else SCALARS[kind], limits))
     return tuple(rows)
 
@@ -205,7 +236,9 @@ def gpu_options(real: str) -> tuple[str, ...]:
 @functools.cache
 def gpu_function(name: str, real: str, device: str) -> Any:
     """The kernel compiled by NVRTC for the current GPU, once a device."""
-    module = backend.cupy().RawModule(code=gpu_source(signatures()[name][0]), options=gpu_options(real))
+    module = backend.cupy().RawModule(
+        code=gpu_source(signatures()[name][0]), options=gpu_options(real)
+    )
     return module.get_function(name)
 
 
@@ -213,7 +246,9 @@ def check(name: str, args: tuple, real: str) -> str:
     """The device of the arrays. Raises TypeError where the arguments do not fit the signature."""
     rows = plan(name, real)
     if len(args) != len(rows):
-        raise TypeError(f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}")
+        raise TypeError(
+            f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}"
+        )
     device = next((backend.device_of(a) for a in args if backend.is_array(a)), "cpu")
     if device != "cpu" and signatures()[name][0] == CPU_ONLY:
         raise TypeError(f"kernel {name} is for the CPU only; its arrays are on {device}")
@@ -221,7 +256,9 @@ def check(name: str, args: tuple, real: str) -> str:
         where = f"kernel {name}, {p.name}"
         if limits:
             if not isinstance(value, (int, np.integer)) or not limits[0] <= value <= limits[1]:
-                raise TypeError(f"{where}: a {p.type}, from {limits[0]} to {limits[1]}, is wanted, not {value!r}")
+                raise TypeError(
+                    f"{where}: a {p.type}, from {limits[0]} to {limits[1]}, is wanted, not {value!r}"
+                )
         elif not p.pointer:
             if not isinstance(value, (int, float, np.integer, np.floating)):
                 raise TypeError(f"{where}: a {p.type} is wanted, not {value!r}")
@@ -232,7 +269,9 @@ def check(name: str, args: tuple, real: str) -> str:
         elif not value.flags.c_contiguous:
             raise TypeError(f"{where}: the array is not contiguous")
         elif backend.device_of(value) != device:
-            raise TypeError(f"{where}: the array is on {backend.device_of(value)}, the others on {device}")
+            raise TypeError(
+                f"{where}: the array is on {backend.device_of(value)}, the others on {device}"
+            )
         elif isinstance(value, np.ndarray) and not p.const and not value.flags.writeable:
             raise TypeError(f"{where}: the array is read-only")
     return device
@@ -250,7 +289,9 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     device = check(name, args, real)
     shared_bytes = shared * (4 if real == "float" else 8)
     if not (0 <= blocks < 1 << 31 and 0 <= shared_bytes < 1 << 31):
-        raise TypeError(f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and {shared_bytes}")
+        raise TypeError(
+            f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and {shared_bytes}"
+        )
     if blocks == 0:
         return
     rows = plan(name, real)
@@ -271,8 +312,20 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
 def state() -> str:
     """A sentence on which kernels will run."""
     if mode() != "auto":
-        where = {"none": "none: array forms only", "cpu": "the CPU's only", "gpu": "the GPU's only"}[mode()]
+        where = {
+            "none": "none: array forms only",
+            "cpu": "the CPU's only",
+            "gpu": "the GPU's only",
+        }[mode()]
         return f"{where} (MINIGRAD_KERNELS={mode()})"
     fault = loaded("float")[1] or loaded("double")[1]
-    cpu = f"array forms, for the compiled ones {fault}: `python -m minigrad build` compiles them" if fault else "compiled"
-    return f"CPU {cpu}; GPU through CuPy, compiled at first use" if backend.gpu_count() else f"CPU {cpu}; no GPU"
+    cpu = (
+        f"array forms, for the compiled ones {fault}: `python -m minigrad build` compiles them"
+        if fault
+        else "compiled"
+    )
+    return (
+        f"CPU {cpu}; GPU through CuPy, compiled at first use"
+        if backend.gpu_count()
+        else f"CPU {cpu}; no GPU"
+    )

@@ -51,7 +51,9 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Array, name: str | None = None) -> None:
-        super().__init__(kernels.contiguous(np.asarray(data, like=data)), requires_grad=True, name=name)
+        super().__init__(
+            kernels.contiguous(np.asarray(data, like=data)), requires_grad=True, name=name
+        )
 
 
 class Module:
@@ -96,7 +98,9 @@ class Module:
                 if isinstance(member, Parameter) and id(member) not in seen:
                     name = joined(prefix, name)
                     if name in names:
-                        raise ValueError(f"{type(self).__name__}: two parameters would be called {name!r}: rename an attribute or a key")
+                        raise ValueError(
+                            f"{type(self).__name__}: two parameters would be called {name!r}: rename an attribute or a key"
+                        )
                     seen.add(id(member))
                     names.add(name)
                     yield name, member
@@ -137,7 +141,9 @@ class Module:
         wrong += [f"{name} is not in this model" for name in state if name not in own]
         for name, p in own.items():
             if name in state and (state[name].shape, state[name].dtype) != (p.shape, p.dtype):
-                wrong.append(f"{name} is {state[name].dtype} {state[name].shape}, here {p.dtype} {p.shape}")
+                wrong.append(
+                    f"{name} is {state[name].dtype} {state[name].shape}, here {p.dtype} {p.shape}"
+                )
         if wrong:
             raise ValueError("load_state_dict: " + "; ".join(wrong))
         for name, p in own.items():
@@ -157,7 +163,9 @@ def joined(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
-def initial_weight(layer: str, init: Init, rng: random.Stream | None, shape: tuple[int, ...], dtype: Any) -> Parameter:
+def initial_weight(
+    layer: str, init: Init, rng: random.Stream | None, shape: tuple[int, ...], dtype: Any
+) -> Parameter:
     """`w` of a layer, drawn by its initialiser."""
     w = np.asarray(init(random.stream(rng, layer), shape))
     if w.shape != shape:
@@ -168,7 +176,9 @@ def initial_weight(layer: str, init: Init, rng: random.Stream | None, shape: tup
 def initial_bias(layer: str, value: float | None, size: int, dtype: Any) -> Parameter | None:
     """`b` of a layer."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, type(None))):
-        raise TypeError(f"{layer}: bias is the number that b starts from (0.0 is usual), or None for no bias, not {value!r}")
+        raise TypeError(
+            f"{layer}: bias is the number that b starts from (0.0 is usual), or None for no bias, not {value!r}"
+        )
     return None if value is None else Parameter(np.full(size, value, dtype), "b")
 
 
@@ -185,14 +195,18 @@ class Conv2d(Module):
     ) -> None:  # fmt: skip
         KH, KW = pair(kernel_size, "kernel_size", "Conv2d", least=1)
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ValueError(
+                f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
         shape = (KH, KW, in_channels // groups, out_channels)
         self.w = initial_weight("Conv2d", init, rng, shape, dtype)
         self.b = initial_bias("Conv2d", bias, out_channels, dtype)
         self.stride, self.padding, self.groups, self.ceil_mode = stride, padding, groups, ceil_mode
 
     def forward(self, x, relu: bool = False):
-        return F.conv2d(x, self.w, self.b, self.stride, self.padding, self.groups, self.ceil_mode, relu)
+        return F.conv2d(
+            x, self.w, self.b, self.stride, self.padding, self.groups, self.ceil_mode, relu
+        )
 
 
 class Linear(Module):
@@ -227,7 +241,13 @@ class LRN(Module):
     """functions.lrn with its constants."""
 
     def __init__(
-        self, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1
+        self,
+        n: int = 5,
+        k: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        divide_by_n: bool = False,
+        groups: int = 1,
     ) -> None:
         self.constants = (n, k, alpha, beta, divide_by_n, groups)
 
@@ -271,7 +291,9 @@ class Dropout(Module):
     Args: p, inverted: as in functions.dropout; rng: its stream (if None, one of its own with the seed of the default stream).
     """
 
-    def __init__(self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None) -> None:
+    def __init__(
+        self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None
+    ) -> None:
         self.p, self.inverted = p, inverted
         own = random.Stream(random.default_stream().seed, f"dropout {next(_instances)}")
         self.rng = own if rng is None else random.stream(rng, "Dropout")

@@ -32,18 +32,24 @@ def check_form(caller: str, form: str) -> None:
         raise ValueError(f"{caller}: form must be 'paper' or 'torch', not {form!r}")
 
 
-def sgd_update(w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str) -> None:
+def sgd_update(
+    w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str
+) -> None:
     """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays have the same size.
 
     Raises ValueError where they have not, or where `form` is neither "paper" nor "torch".
     """
     check_form("sgd_update", form)
     if not (w.size == v.size == g.size and w.flags.c_contiguous and v.flags.c_contiguous):
-        raise ValueError(f"sgd_update: w, v and g must have one size, w and v be contiguous; they have {w.shape}, {v.shape}, {g.shape}")
+        raise ValueError(
+            f"sgd_update: w, v and g must have one size, w and v be contiguous; they have {w.shape}, {v.shape}, {g.shape}"
+        )
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
     if kernels.ready(w):
         constants = lr, momentum, weight_decay, int(form == "paper")
-        kernels.launch("sgd_update", -(-w.size // kernels.SPAN), w, v, g, w.size, kernels.SPAN, *constants)
+        kernels.launch(
+            "sgd_update", -(-w.size // kernels.SPAN), w, v, g, w.size, kernels.SPAN, *constants
+        )
         return
     for i in range(0, w.size, CHUNK):
         w_, v_, g_ = w[i : i + CHUNK], v[i : i + CHUNK], g[i : i + CHUNK]
@@ -85,7 +91,9 @@ class SGD:
     ) -> None:
         check_form("SGD", form)
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
-            raise ValueError(f"SGD: lr={lr}, momentum={momentum}, weight_decay={weight_decay}: need lr >= 0, 0 <= momentum < 1, decay >= 0")
+            raise ValueError(
+                f"SGD: lr={lr}, momentum={momentum}, weight_decay={weight_decay}: need lr >= 0, 0 <= momentum < 1, decay >= 0"
+            )
         self.lr, self.momentum, self.weight_decay, self.form = lr, momentum, weight_decay, form
         self.epoch, self.factor = 0.0, 1.0
         defaults = {
@@ -106,7 +114,9 @@ class SGD:
             raise ValueError("SGD: there are no parameters to train")
         for p in everything:
             if not isinstance(p, Tensor) or not p.requires_grad:
-                raise TypeError(f"SGD: parameters must be Tensors with requires_grad=True, not {p!r}")
+                raise TypeError(
+                    f"SGD: parameters must be Tensors with requires_grad=True, not {p!r}"
+                )
         if len({id(p) for p in everything}) < len(everything):
             raise ValueError("SGD: a parameter is given twice")
         self.velocity: dict[Tensor, Array] = {}
@@ -126,13 +136,23 @@ class SGD:
                 if p.grad is None:
                     continue
                 if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
-                    raise ValueError(f"SGD: the gradient of {p.name} is {p.grad.dtype} {p.grad.shape}, the parameter {p.dtype} {p.shape}")
+                    raise ValueError(
+                        f"SGD: the gradient of {p.name} is {p.grad.dtype} {p.grad.shape}, the parameter {p.dtype} {p.shape}"
+                    )
                 p.data = kernels.contiguous(p.data)  # updated in place, through a flat view
                 with backend.on_device(p.device):
                     if p not in self.velocity:
                         self.velocity[p] = np.zeros_like(p.data)
                     v, g = self.velocity[p], kernels.contiguous(p.grad)
-                    sgd_update(p.data, v, g, self.rate(group), self.momentum, group["weight_decay"], self.form)
+                    sgd_update(
+                        p.data,
+                        v,
+                        g,
+                        self.rate(group),
+                        self.momentum,
+                        group["weight_decay"],
+                        self.form,
+                    )
                     if group["max_filter_rms"] is not None and p.ndim == 4:
                         limit_filter_rms(p.data, group["max_filter_rms"])
 
@@ -165,7 +185,9 @@ class StepSchedule:
     def step(self, epoch: float, error: float | None = None) -> None:
         """Set the rate for the given point in training; the validation error does not matter here."""
         self.optimizer.epoch = epoch
-        self.optimizer.factor = self.factor ** int(np.searchsorted(self.epochs, epoch + 1e-9, side="right"))
+        self.optimizer.factor = self.factor ** int(
+            np.searchsorted(self.epochs, epoch + 1e-9, side="right")
+        )
 
 
 class PlateauSchedule:
@@ -177,7 +199,9 @@ class PlateauSchedule:
     Args: optimizer; patience: epochs without a new best before the rate drops; factor; drops: how often at most.
     """
 
-    def __init__(self, optimizer: SGD, patience: int = 3, factor: float = 0.1, drops: int = 3) -> None:
+    def __init__(
+        self, optimizer: SGD, patience: int = 3, factor: float = 0.1, drops: int = 3
+    ) -> None:
         self.optimizer, self.patience, self.factor, self.drops = optimizer, patience, factor, drops
         self.best, self.waited, self.dropped = np.inf, 0, 0
 
@@ -194,7 +218,12 @@ class PlateauSchedule:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"best": self.best, "waited": self.waited, "dropped": self.dropped, "factor": self.optimizer.factor}
+        return {
+            "best": self.best,
+            "waited": self.waited,
+            "dropped": self.dropped,
+            "factor": self.optimizer.factor,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's state."""

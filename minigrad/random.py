@@ -34,12 +34,19 @@ def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Arra
     k0, k1 = key
     for _ in range(ROUNDS):
         product0, product1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = (product1 >> 32) ^ c1 ^ k0, product1 & LOW, (product0 >> 32) ^ c3 ^ k1, product0 & LOW
+        c0, c1, c2, c3 = (
+            (product1 >> 32) ^ c1 ^ k0,
+            product1 & LOW,
+            (product0 >> 32) ^ c3 ^ k1,
+            product0 & LOW,
+        )
         k0, k1 = (k0 + KEY_STEPS[0]) & LOW, (k1 + KEY_STEPS[1]) & LOW
     return c0, c1, c2, c3
 
 
-def bits(seed: int, stream: int, draw: int, size: int, like: Array | None = None, start: int = 0) -> Array:
+def bits(
+    seed: int, stream: int, draw: int, size: int, like: Array | None = None, start: int = 0
+) -> Array:
     """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. start is a multiple of 4.
 
     Made on the device of `like`.
@@ -62,7 +69,9 @@ class Stream:
 
     def __init__(self, seed: int, name: str | int) -> None:
         if not 0 <= seed <= LOW:
-            raise ValueError(f"seed {seed} is out of range: it must be a whole number from 0 to 2**32 - 1")
+            raise ValueError(
+                f"seed {seed} is out of range: it must be a whole number from 0 to 2**32 - 1"
+            )
         self.seed, self.name = int(seed), name
         self.stream = zlib.crc32(name.encode()) if isinstance(name, str) else int(name) & LOW
         self.counter = 0
@@ -82,7 +91,9 @@ class Stream:
         draw, size = self.next_draw(), int(np.prod(shape))
         out = np.empty(size)
         for i in range(0, size, PIECE):
-            words = bits(self.seed, self.stream, draw, 2 * min(PIECE, size - i), start=2 * i).astype(np.uint64)
+            words = bits(
+                self.seed, self.stream, draw, 2 * min(PIECE, size - i), start=2 * i
+            ).astype(np.uint64)
             out[i : i + PIECE] = (((words[0::2] >> 5) << 26) + (words[1::2] >> 6)) * 2.0**-53
         return out.reshape(shape)
 

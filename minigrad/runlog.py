@@ -35,13 +35,20 @@ def start(folder: Path, step: int) -> None:
     """Start the files with their headers; rows up to `step` stay, later ones (of a run that is resumed from there) go."""
     for name, header in FILES.items():
         column = header.index("step")
-        rows = [row for row in read(folder / name) if len(row) == len(header) and row[column].isdigit() and int(row[column]) <= step]
+        rows = [
+            row
+            for row in read(folder / name)
+            if len(row) == len(header) and row[column].isdigit() and int(row[column]) <= step
+        ]
         replace(folder / name, [header, *rows])
 
 
 def replace(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Write a file anew, whole or not at all."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        replacing(path) as unfinished,
+        open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         csv.writer(file).writerows(rows)
 
 

@@ -23,7 +23,15 @@ import minigrad
 from minigrad import backend, checkpoint, data, kernels, nn
 from minigrad.data.cache import default_cache_folder
 from minigrad.files import PREFIX
-from minigrad.trainer import CHECKPOINT, SETTINGS, Stopped, TrainingError, files_of_a_run, listed, newest
+from minigrad.trainer import (
+    CHECKPOINT,
+    SETTINGS,
+    Stopped,
+    TrainingError,
+    files_of_a_run,
+    listed,
+    newest,
+)
 
 MAY_CHANGE = (
     "epochs",
@@ -50,14 +58,20 @@ def make_folder(args: argparse.Namespace) -> Path:
             folder = folder.with_name(f"{folder.name.removesuffix(f'+{number - 1}')}+{number}")
         folder.mkdir(exist_ok=bool(args.output))
         if not lock(folder):
-            raise TrainingError(f"another process is at work on the run {folder}: wait for it, or choose another --output")
+            raise TrainingError(
+                f"another process is at work on the run {folder}: wait for it, or choose another --output"
+            )
         held = sorted(p.name for p in folder.iterdir() if not p.name.startswith(PREFIX))
         with tempfile.TemporaryFile(prefix=PREFIX, dir=folder):
             pass
     except OSError as error:
-        raise TrainingError(f"cannot write into the run folder {folder} ({error}); choose another with --output") from error
+        raise TrainingError(
+            f"cannot write into the run folder {folder} ({error}); choose another with --output"
+        ) from error
     if not args.resume and held:
-        raise TrainingError(f"{folder} is not empty, and nothing in it is written over: {what_to_do(folder, held)}")
+        raise TrainingError(
+            f"{folder} is not empty, and nothing in it is written over: {what_to_do(folder, held)}"
+        )
     return folder
 
 
@@ -85,13 +99,28 @@ def lock(folder: Path) -> bool:
 
 def absolute(key: str, value: Any) -> Any:
     """What a run folder keeps of an argument: a path in full, so that the run can be taken up from anywhere."""
-    return os.path.abspath(value) if key in ("data", "classes", "cache", "finetune") and value and os.path.exists(value) else value
+    return (
+        os.path.abspath(value)
+        if key in ("data", "classes", "cache", "finetune") and value and os.path.exists(value)
+        else value
+    )
 
 
 def arguments(args: argparse.Namespace) -> dict[str, Any]:
     """What a run folder keeps of the command line, and of what it ran on."""
-    kept = {k: absolute(k, v) for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))}
-    return {"arguments": kept, "versions": {"minigrad": minigrad.__version__, "numpy": np.__version__, "pillow": PIL.__version__}}
+    kept = {
+        k: absolute(k, v)
+        for k, v in vars(args).items()
+        if isinstance(v, (str, int, float, type(None)))
+    }
+    return {
+        "arguments": kept,
+        "versions": {
+            "minigrad": minigrad.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
 
 
 def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -106,7 +135,9 @@ def take_up(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, np.ndar
             setattr(args, key, value if given is None else given)
         elif key not in ("resume", "output", "config"):
             if given is not None and absolute(key, given) != value:
-                raise ValueError(f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change")
+                raise ValueError(
+                    f"--{key.replace('_', '-')} {given}: the run {args.resume} was started with {value}, which cannot change"
+                )
             setattr(args, key, value)
     args.output = args.resume
     return settings, kept
@@ -118,10 +149,15 @@ def read_config(args: argparse.Namespace) -> None:
     try:
         kept = json.loads((path / SETTINGS if path.is_dir() else path).read_text())["arguments"]
         for key, value in kept.items():
-            if key not in ("resume", "output", "config", "command") and getattr(args, key, None) is None:
+            if (
+                key not in ("resume", "output", "config", "command")
+                and getattr(args, key, None) is None
+            ):
                 setattr(args, key, value)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})"
+        ) from error
 
 
 def checkpoint_of(run: str) -> Path:
@@ -142,16 +178,29 @@ def take_over(model: nn.Module, run: str) -> None:
             there = "absent" if array is None else "x".join(map(str, array.shape))
             left.append(f"{name} (here {'x'.join(map(str, p.shape))}, there {there})")
     taken = len(own) - len(left)
-    left += [f"{name} (not in this network)" for n in tensors if (name := n.removeprefix("model.")) not in own]
+    left += [
+        f"{name} (not in this network)"
+        for n in tensors
+        if (name := n.removeprefix("model.")) not in own
+    ]
     if not taken:
-        raise ValueError(f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}")
+        raise ValueError(
+            f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}"
+        )
     print(f"from {run}: {taken} parameters taken; left: {', '.join(left) or 'none'}")
 
 
 def held_out_by(run: str, settings: dict[str, Any]) -> data.ImageSet:
     """The pictures that a run validated on, found again."""
     a = settings["arguments"]
-    sets = data.open_sets(a["data"], a["classes"], a["images_per_class"], a["holdout"], a["seed"], cache_folder(a["cache"]))
+    sets = data.open_sets(
+        a["data"],
+        a["classes"],
+        a["images_per_class"],
+        a["holdout"],
+        a["seed"],
+        cache_folder(a["cache"]),
+    )
     if (sets[0].classes, len(sets[0])) != (settings["classes"], settings["pictures"]):
         raise data.DataError(
             f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training pictures in {len(sets[0].classes)} classes, "
@@ -170,7 +219,10 @@ def say_skipped(skipped: dict[str, str], folder: Path | None = None) -> None:
     for reason in list(skipped.values())[:20]:
         print(f"skipped {reason}")
     if len(skipped) > 20:
-        print(f"... and {len(skipped) - 20} more" + (f", listed in {folder / 'skipped.csv'}" if folder else ""))
+        print(
+            f"... and {len(skipped) - 20} more"
+            + (f", listed in {folder / 'skipped.csv'}" if folder else "")
+        )
 
 
 def run_command(command: Callable[[], object]) -> int:

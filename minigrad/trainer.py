@@ -63,7 +63,9 @@ class Trainer:
     extra: dict[str, np.ndarray] = field(default_factory=dict)
     device: str = "cpu"
     say: Callable[[str], None] = print
-    save_every: float = 120.0  # seconds between checkpoints, at the least; the end of a run always saves
+    save_every: float = (
+        120.0  # seconds between checkpoints, at the least; the end of a run always saves
+    )
     keep: int = 2
     health_every: int = 200
     before_epoch: Callable[[int], None] = lambda epoch: None
@@ -73,13 +75,21 @@ class Trainer:
     noted: int = 0  # the epoch before which the schedule last heard a validation error
     seconds: float = 0.0
     last_error: float | None = None
-    result: Evaluation | None = None  # of the validation pictures, after the last epoch trained here
+    result: Evaluation | None = (
+        None  # of the validation pictures, after the last epoch trained here
+    )
     best_error: float = math.inf
     watch: health.LossWatch | None = None
     board: Any = None  # TensorBoard's writer
-    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # of this epoch: pictures, loss, top-1 (times pictures)
+    epoch_sums: list[float] = field(
+        default_factory=lambda: [0.0, 0.0, 0.0]
+    )  # of this epoch: pictures, loss, top-1 (times pictures)
     unwritable: set[str] = field(default_factory=set)  # failures to write, each said once
-    saved: tuple[int, int, int] = (-1, -1, -1)  # epoch, batch and step of the checkpoint last written here
+    saved: tuple[int, int, int] = (
+        -1,
+        -1,
+        -1,
+    )  # epoch, batch and step of the checkpoint last written here
     saved_at: float = field(default_factory=time.monotonic)
     claimed: bool = False  # the folder is this run's
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
@@ -93,7 +103,9 @@ class Trainer:
                 raise
             layer = health.culprit(self.model, error.__traceback__)
         self.optimizer.zero_grad()
-        raise TrainingError(f"out of memory in {layer}, with a batch of {len(t)}: {self.what_fits(x, t)}. Checkpoints are untouched")
+        raise TrainingError(
+            f"out of memory in {layer}, with a batch of {len(t)}: {self.what_fits(x, t)}. Checkpoints are untouched"
+        )
 
     def what_fits(self, x: np.ndarray, t: np.ndarray) -> str:
         """The largest half, quarter, ... of a batch that a step has room for."""
@@ -114,7 +126,9 @@ class Trainer:
     def gradients(self, x: np.ndarray, t: np.ndarray) -> None:
         """Forward and backward, as in a step, with no effect on the random streams."""
         with random.rewound():
-            F.softmax_cross_entropy(self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)).backward()
+            F.softmax_cross_entropy(
+                self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)
+            ).backward()
         backend.synchronize(self.device)
 
     def try_to_learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
@@ -126,11 +140,18 @@ class Trainer:
         value = loss.item()
         rate = self.optimizer.lr * self.optimizer.factor
         if not math.isfinite(value):
-            cause = health.first_not_finite(self.model, x_device) or "every layer's output is finite: the loss itself overflowed"
+            cause = (
+                health.first_not_finite(self.model, x_device)
+                or "every layer's output is finite: the loss itself overflowed"
+            )
             advice = "" if "pictures" in cause else f"; try a lower rate than {rate:g} (--lr)"
-            raise TrainingError(f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are untouched")
+            raise TrainingError(
+                f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are untouched"
+            )
         reading = self.health_every and (self.step + 1) % self.health_every == 0
-        before = {name: p.data.copy() for name, p in self.model.named_parameters()} if reading else {}
+        before = (
+            {name: p.data.copy() for name, p in self.model.named_parameters()} if reading else {}
+        )
         self.optimizer.step()
         if reading:
             self.write("health.csv", health.readings(self.model, before, x_device, self.step + 1))
@@ -143,7 +164,9 @@ class Trainer:
         batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
         if batches <= 0:
             return 0.0
-        x, t, _ = self.train.prepare(np.arange(min(self.train.batch_size, len(self.train.pictures))))
+        x, t, _ = self.train.prepare(
+            np.arange(min(self.train.batch_size, len(self.train.pictures)))
+        )
         if len(t) == 0:
             return math.nan
         elapsed = 0.0
@@ -158,7 +181,14 @@ class Trainer:
             finally:
                 self.optimizer.zero_grad()
             elapsed = time.perf_counter() - began
-        forward_only = 0.4 * elapsed * len(self.val) * self.val.batch_size / self.train.batch_size * (epochs - self.epoch)
+        forward_only = (
+            0.4
+            * elapsed
+            * len(self.val)
+            * self.val.batch_size
+            / self.train.batch_size
+            * (epochs - self.epoch)
+        )
         return 1.1 * elapsed * batches + forward_only
 
     def fit(self, epochs: int) -> None:
@@ -187,7 +217,9 @@ class Trainer:
     def claim(self) -> None:
         """Refuse to write over another run: a run folder is one that `resume` took up, or that held nothing of a run."""
         if not self.claimed and (held := files_of_a_run(self.folder)):
-            raise TrainingError(f"{self.folder} holds {listed(held)} of another run: resume() goes on with it, or choose another folder")
+            raise TrainingError(
+                f"{self.folder} holds {listed(held)} of another run: resume() goes on with it, or choose another folder"
+            )
         self.claimed = True
 
     @contextmanager
@@ -199,10 +231,15 @@ class Trainer:
             for again in before:
                 signal.signal(again, signal.SIG_DFL)
             with suppress(OSError):  # print is not for signal handlers
-                os.write(2, b"\nstopping after the step in hand; a second signal ends at once, without a checkpoint\n")
+                os.write(
+                    2,
+                    b"\nstopping after the step in hand; a second signal ends at once, without a checkpoint\n",
+                )
 
         here = threading.current_thread() is threading.main_thread()
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        before = (
+            {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        )
         try:
             yield
         finally:
@@ -215,9 +252,21 @@ class Trainer:
         self.schedule.step(self.epoch, self.last_error if self.noted < self.epoch else None)
         self.noted = self.epoch
         self.before_epoch(self.epoch)
-        began, waited, images, read = time.perf_counter(), self.train.waiting, self.train.images, self.train.reading
+        began, waited, images, read = (
+            time.perf_counter(),
+            self.train.waiting,
+            self.train.images,
+            self.train.reading,
+        )
         batches = self.train.batches(self.epoch, self.batch)
-        bar = tqdm(batches, f"epoch {self.epoch + 1}/{epochs}", len(self.train), initial=self.batch, leave=False, disable=None)
+        bar = tqdm(
+            batches,
+            f"epoch {self.epoch + 1}/{epochs}",
+            len(self.train),
+            initial=self.batch,
+            leave=False,
+            disable=None,
+        )
         sums = self.epoch_sums
         for x, t, _ in bar:
             self.stop_if_asked()
@@ -238,7 +287,10 @@ class Trainer:
             bar.set_postfix(loss=f"{loss:.3f}", top1=f"{100 * sums[2] / sums[0]:.0f}%")
         seconds = time.perf_counter() - began
         waited = (self.train.waiting - waited) / seconds
-        here, read = self.train.images - images, self.train.reading - read  # pictures of this epoch, read in this process's life
+        here, read = (
+            self.train.images - images,
+            self.train.reading - read,
+        )  # pictures of this epoch, read in this process's life
         reading = here / read * max(self.train.workers, 1) if read else math.nan
         result = self.result = evaluate(self.model, self.val, self.device)
         self.seconds += time.perf_counter() - began
@@ -253,8 +305,22 @@ class Trainer:
             f"{result.loss:.3f}, top-1 {result.top(1):6.1%}, top-5 {result.top(5):6.1%}   {speed:.1f} images/s (reading alone "
             f"{reading:.0f}; waited for {waited:.1%} of the time), {duration(left)} left"
         )
-        row = [self.epoch, self.step, f"{rate:g}", f"{train_loss:.6g}", f"{train_top1:.4f}", f"{result.loss:.6g}"]
-        row += [f"{result.top(1):.4f}", f"{result.top(5):.4f}", f"{speed:.1f}", f"{self.seconds:.1f}", f"{reading:.1f}", f"{waited:.4f}"]
+        row = [
+            self.epoch,
+            self.step,
+            f"{rate:g}",
+            f"{train_loss:.6g}",
+            f"{train_top1:.4f}",
+            f"{result.loss:.6g}",
+        ]
+        row += [
+            f"{result.top(1):.4f}",
+            f"{result.top(5):.4f}",
+            f"{speed:.1f}",
+            f"{self.seconds:.1f}",
+            f"{reading:.1f}",
+            f"{waited:.4f}",
+        ]
         self.write("metrics.csv", [row])
         skipped = self.train.skipped | self.val.skipped
         if skipped:
@@ -270,7 +336,9 @@ class Trainer:
                 layer = f"/{named.pop('layer')}" if "layer" in named else ""
                 for name, value in named.items():
                     if name not in ("step", "epoch") and value != "":
-                        self.board.add_scalar(f"{file.removesuffix('.csv')}/{name}{layer}", float(value), self.step)
+                        self.board.add_scalar(
+                            f"{file.removesuffix('.csv')}/{name}{layer}", float(value), self.step
+                        )
 
     def careful(self, action: Callable[[], None]) -> bool:
         """Do something that writes; a full disk is said once, and the run goes on. Returns whether it was written."""
@@ -310,7 +378,9 @@ class Trainer:
         """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or between two of its steps."""
         if self.stopping:
             self.save()
-            raise Stopped(f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}")
+            raise Stopped(
+                f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with --resume {self.folder}"
+            )
 
     def save(self, essential: bool = True) -> bool:
         """Write the checkpoint. Where that fails and is not essential, the run goes on and tries again later. Returns whether it did."""
@@ -324,7 +394,9 @@ class Trainer:
                     f"before is untouched; try a lower rate than {self.optimizer.lr * self.optimizer.factor:g} (--lr)"
                 )
         tensors = {f"model.{name}": backend.to_numpy(p.data) for p, name in names.items()}
-        tensors |= {f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()}  # type: ignore[index]
+        tensors |= {
+            f"velocity.{names[p]}": backend.to_numpy(v) for p, v in self.optimizer.velocity.items()
+        }  # type: ignore[index]
         place: dict[str, Any] = {
             "epoch": self.epoch, "batch": self.batch, "step": self.step, "seconds": self.seconds, "last_error": self.last_error,
             "best_error": self.best_error, "noted": self.noted, "epoch_sums": self.epoch_sums,
@@ -348,15 +420,28 @@ class Trainer:
         tensors, description = newest(self.folder)
         self.claimed = True
         place = description["place"]
-        self.model.load_state_dict({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")})
+        self.model.load_state_dict(
+            {n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")}
+        )
         for name, p in self.model.named_parameters():
             if f"velocity.{name}" in tensors:
-                self.optimizer.velocity[p] = backend.to_device(tensors[f"velocity.{name}"].copy(), p.device)
+                self.optimizer.velocity[p] = backend.to_device(
+                    tensors[f"velocity.{name}"].copy(), p.device
+                )
         for name, stream in self.model.streams().items():
             stream.counter = place["streams"][name]
         if isinstance(self.schedule, optim.PlateauSchedule):
             self.schedule.load_state(place["plateau"])
-        for key in ("epoch", "batch", "step", "seconds", "last_error", "best_error", "noted", "epoch_sums"):
+        for key in (
+            "epoch",
+            "batch",
+            "step",
+            "seconds",
+            "last_error",
+            "best_error",
+            "noted",
+            "epoch_sums",
+        ):
             setattr(self, key, place[key])
         if self.epoch and self.batch == 0:
             self.link_epoch()  # a kill may have come between the checkpoint and its other names
@@ -378,7 +463,9 @@ def newest(folder: Path, prefix: str = "") -> tuple[dict[str, np.ndarray], dict[
     try:
         return checkpoint.load(folder / CHECKPOINT, prefix)
     except checkpoint.CheckpointError as error:
-        others = ", ".join(p.name for p in sorted(folder.glob("*.safetensors")) if p.name != CHECKPOINT)
+        others = ", ".join(
+            p.name for p in sorted(folder.glob("*.safetensors")) if p.name != CHECKPOINT
+        )
         hint = f". Beside it are {others}: copy one over it to go on from there" if others else ""
         raise checkpoint.CheckpointError(f"{error}{hint}") from error
 

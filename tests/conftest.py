@@ -18,9 +18,13 @@ settings.load_profile("fixed")
 
 def pytest_addoption(parser) -> None:
     parser.addoption(
-        "--host-library", metavar="DIR", help="run the CPU kernels of DIR/float.so and DIR/double.so instead of the installed ones"
+        "--host-library",
+        metavar="DIR",
+        help="run the CPU kernels of DIR/float.so and DIR/double.so instead of the installed ones",
     )
-    parser.addoption("--stand-in-gpu", action="store_true", help="tests/stand_in_cupy.py takes CuPy's place")
+    parser.addoption(
+        "--stand-in-gpu", action="store_true", help="tests/stand_in_cupy.py takes CuPy's place"
+    )
 
 
 def pytest_configure(config) -> None:
@@ -30,7 +34,9 @@ def pytest_configure(config) -> None:
         backend.cupy = lambda: stand_in_cupy
     folder = config.getoption("--host-library")
     if folder:
-        kernels.host_library = functools.cache(lambda real: ctypes.CDLL(str(Path(folder) / f"{real}.so")))
+        kernels.host_library = functools.cache(
+            lambda real: ctypes.CDLL(str(Path(folder) / f"{real}.so"))
+        )
 
 
 def pytest_report_header() -> str:

@@ -41,7 +41,11 @@ def few_draws():
 
     def normal(self, shape=()):
         size = int(np.prod(shape))
-        return whole(self, shape) if size <= DRAWN else np.resize(whole(self, DRAWN), size).reshape(shape)
+        return (
+            whole(self, shape)
+            if size <= DRAWN
+            else np.resize(whole(self, DRAWN), size).reshape(shape)
+        )
 
     random.Stream.normal = normal
     try:
@@ -60,15 +64,24 @@ def numbers(values) -> list[float]:
 def statistics() -> Statistics:
     """Of no pictures: a mean image and colours made up, the same everywhere."""
     side = np.arange(256.0)
-    mean = 120 + 40 * np.sin(side[:, None, None] / 50 + np.arange(3)) * np.cos(side[None, :, None] / 70)
+    mean = 120 + 40 * np.sin(side[:, None, None] / 50 + np.arange(3)) * np.cos(
+        side[None, :, None] / 70
+    )
     vectors = np.linalg.qr(np.array([[1.0, 1, 0], [1, 0, 1], [1, -1, -1]]))[0]
     vectors *= np.where(vectors.sum(axis=0) < 0, -1, 1)
-    return Statistics(mean.astype(np.float32), np.array([9000.0, 400, 60], np.float32), vectors.astype(np.float32), 61.5)
+    return Statistics(
+        mean.astype(np.float32),
+        np.array([9000.0, 400, 60], np.float32),
+        vectors.astype(np.float32),
+        61.5,
+    )
 
 
 def two_pictures() -> data.Pictures:
     """Two pictures in memory."""
-    pixels = (np.indices((256, 256, 3)).sum(axis=0) * np.array([3, 7])[:, None, None, None] % 256).astype(np.uint8)
+    pixels = (
+        np.indices((256, 256, 3)).sum(axis=0) * np.array([3, 7])[:, None, None, None] % 256
+    ).astype(np.uint8)
 
     class Two(data.Pictures):
         def read(self, i):
@@ -97,7 +110,9 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
     for parameter, p in model.named_parameters():
         rows[f"weights {parameter}"] = [*p.shape, *numbers(p.data)]
     size = preset.input_size
-    x = np.float32(1 if preset.unit_std else 60) * np.sin(np.arange(2.0 * size * size * 3) / 3).reshape(2, size, size, 3)
+    x = np.float32(1 if preset.unit_std else 60) * np.sin(
+        np.arange(2.0 * size * size * 3) / 3
+    ).reshape(2, size, size, 3)
     with no_grad():
         rows["logits in training"] = numbers(model(x.astype(np.float32)).numpy())
         model.eval()
@@ -107,9 +122,13 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
     pictures = two_pictures()
     for epoch in (0, 1):
         loader = data.Loader(pictures, prep, 2, True, seed=3, workers=0)
-        rows[f"training pictures, epoch {epoch}"] = [numbers(x) for batch, _, _ in loader.batches(epoch) for x in batch]
+        rows[f"training pictures, epoch {epoch}"] = [
+            numbers(x) for batch, _, _ in loader.batches(epoch) for x in batch
+        ]
     for views in (False, True):
-        ((batch, _, _),) = data.Loader(pictures, prep, 2, False, workers=0, ten_views=views).batches()
+        ((batch, _, _),) = data.Loader(
+            pictures, prep, 2, False, workers=0, ten_views=views
+        ).batches()
         rows["ten views" if views else "centre"] = [numbers(x) for x in batch]
     rows["batch, epochs"] = [preset.batch_size, preset.epochs]
     return rows
@@ -118,12 +137,18 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
 def optimizer_rows(model: alexnet.AlexNet, preset: alexnet.Preset) -> dict[str, Any]:
     optimizer = model.make_optimizer()
     names = {id(p): name for name, p in model.named_parameters()}
-    rows: dict[str, Any] = {"optimiser": [optimizer.lr, optimizer.momentum, optimizer.weight_decay, optimizer.form]}
+    rows: dict[str, Any] = {
+        "optimiser": [optimizer.lr, optimizer.momentum, optimizer.weight_decay, optimizer.form]
+    }
     for group in optimizer.groups:
         own = " ".join(names[id(p)] for p in group["params"])
         rows[f"group {own}"] = [json.dumps(v) for k, v in sorted(group.items()) if k != "params"]
     plateau = preset.lr_drops is None
-    schedule = optim.PlateauSchedule(optimizer) if plateau else optim.StepSchedule(optimizer, preset.lr_drops)
+    schedule = (
+        optim.PlateauSchedule(optimizer)
+        if plateau
+        else optim.StepSchedule(optimizer, preset.lr_drops)
+    )
     rates: list = []
     for epoch in range(preset.epochs):
         schedule.step(epoch, max(0.4, 0.9 - 0.05 * epoch) if epoch else None)
@@ -142,7 +167,11 @@ def draw(place: Path) -> None:
             folder.mkdir(parents=True)
             for i in range(count):
                 v, u = np.mgrid[:256, :256] / 256.0 + 0.01 * i
-                wave = (np.sin(60 * u), np.sin(60 * np.hypot(u - 0.5, v - 0.5)), np.sin(30 * (u + v * v)))[c]
+                wave = (
+                    np.sin(60 * u),
+                    np.sin(60 * np.hypot(u - 0.5, v - 0.5)),
+                    np.sin(30 * (u + v * v)),
+                )[c]
                 shade = 128 + 100 * wave[..., None] * np.array([1.0, 0.6 + 0.05 * i, 0.3])
                 Image.fromarray(shade.astype(np.uint8)).save(folder / f"{i}.png")
     (place / "words.txt").write_text("bars\tvertical bars\n")
@@ -157,7 +186,10 @@ def draw(place: Path) -> None:
 
 def tiny_presets() -> dict[str, Any]:
     """Three members of the family in small, whose recipes have what the others lack."""
-    tiny = {f"tiny-{n}": replace(alexnet.shrunken(n), lrn_alpha=1e-4) for n in ("paper", "krizhevsky2012", "zfnet")}
+    tiny = {
+        f"tiny-{n}": replace(alexnet.shrunken(n), lrn_alpha=1e-4)
+        for n in ("paper", "krizhevsky2012", "zfnet")
+    }
     return tiny
 
 
@@ -177,19 +209,27 @@ WORD = re.compile(r"[A-Za-z_]+|-?\d+(?:\.\d+)?(?:e-?\d+)?")
 
 def figures(text: str) -> list[Any]:
     """Words and numbers of what a command printed: the first as they are, the second as floats."""
-    return [w if w[0].isalpha() or w[0] == "_" else float(w) for w in WORD.findall(text.replace(os.getcwd(), "HERE"))]
+    return [
+        w if w[0].isalpha() or w[0] == "_" else float(w)
+        for w in WORD.findall(text.replace(os.getcwd(), "HERE"))
+    ]
 
 
 def seen(run: Path) -> dict[str, Any]:
     """What a training has left."""
-    rows = {name: list(csv.DictReader((run / f"{name}.csv").read_text().splitlines())) for name in ("steps", "metrics")}
+    rows = {
+        name: list(csv.DictReader((run / f"{name}.csv").read_text().splitlines()))
+        for name in ("steps", "metrics")
+    }
     skipped = run / "skipped.csv"
     return {
         "files": " ".join(sorted(p.name for p in run.iterdir())),
         "steps": len(rows["steps"]),
         "losses": [float(r["loss"]) for r in rows["steps"][:: max(1, len(rows["steps"]) // 4)]],
         "rates": [float(r["lr"]) for r in rows["metrics"]],
-        "held out": [[float(r[k]) for k in ("val_loss", "val_top1", "val_top5")] for r in rows["metrics"]],
+        "held out": [
+            [float(r[k]) for k in ("val_loss", "val_top1", "val_top5")] for r in rows["metrics"]
+        ],
         "skipped": len(skipped.read_text().splitlines()) - 1 if skipped.is_file() else 0,
     }
 
@@ -265,7 +305,9 @@ def train_rows() -> dict[str, Any]:
         name = name.removeprefix("--")
         to = [] if "--resume" in args else ["--output", name]
         code, said = command("train", *args, *to)
-        rows[f"train {name}"] = seen(Path(name)) if code == 0 else [code, figures(said.splitlines()[-1])]
+        rows[f"train {name}"] = (
+            seen(Path(name)) if code == 0 else [code, figures(said.splitlines()[-1])]
+        )
 
     train("base", *BASE)
     shutil.copytree("base", "resume")
@@ -276,8 +318,28 @@ def train_rows() -> dict[str, Any]:
         if option == "--config":
             given = []
         train(option, *given, *arguments)
-    train("zfnet", *BASE, "--preset", "tiny-zfnet", "--recipe", "preset", "--epochs", "4", "--lr", "1e-5")
-    train("the 2012 code", *BASE, "--preset", "tiny-krizhevsky2012", "--recipe", "preset", "--epochs", "4")
+    train(
+        "zfnet",
+        *BASE,
+        "--preset",
+        "tiny-zfnet",
+        "--recipe",
+        "preset",
+        "--epochs",
+        "4",
+        "--lr",
+        "1e-5",
+    )
+    train(
+        "the 2012 code",
+        *BASE,
+        "--preset",
+        "tiny-krizhevsky2012",
+        "--recipe",
+        "preset",
+        "--epochs",
+        "4",
+    )
     train("--most-skipped is too little", *BASE, "--data", "broken", "--most-skipped", "0.01")
     train("--resume", *TRAIN["--resume"])
     return rows
@@ -285,7 +347,11 @@ def train_rows() -> dict[str, Any]:
 
 def evaluate_rows() -> dict[str, Any]:
     """Evaluations and predictions of the runs that train_rows has left."""
-    rows = {"evaluate three runs": figures(command("evaluate", "base", "seed", "lr", "--workers", "0")[1])}
+    rows = {
+        "evaluate three runs": figures(
+            command("evaluate", "base", "seed", "lr", "--workers", "0")[1]
+        )
+    }
     rows["evaluate"] = figures(command("evaluate", "base", "--workers", "0")[1])
     for option, arguments in EVALUATE.items():
         if isinstance(arguments, list):
@@ -295,7 +361,9 @@ def evaluate_rows() -> dict[str, Any]:
         rows[file] = figures(Path(file).read_text())
     for (name, option), arguments in OTHERS.items():
         if isinstance(arguments, list):
-            rows[f"{name} {option}"] = figures(command(name, *(["base"] if name == "predict" else []), *arguments)[1])
+            rows[f"{name} {option}"] = figures(
+                command(name, *(["base"] if name == "predict" else []), *arguments)[1]
+            )
     rows["gradcheck"] = figures(command("gradcheck", "caffe")[1].split(" error")[0])
     rows["summary"] = figures(command("summary", "tiny-krizhevsky2012")[1])
     return rows
@@ -303,11 +371,17 @@ def evaluate_rows() -> dict[str, Any]:
 
 def listed(name: str) -> set[str]:
     """The options that a command's --help lists."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command(name, "--help")[1].split("options:")[1]))
+    return set(
+        re.findall(r"(?<![\w-])--[a-z][a-z-]+", command(name, "--help")[1].split("options:")[1])
+    )
 
 
 def record() -> dict[str, Any]:
-    rows = {f"{name} {recipe}": preset_rows(name, recipe) for name in alexnet.PRESETS for recipe in ("preset", "small")}
+    rows = {
+        f"{name} {recipe}": preset_rows(name, recipe)
+        for name in alexnet.PRESETS
+        for recipe in ("preset", "small")
+    }
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)

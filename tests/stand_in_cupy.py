@@ -29,7 +29,17 @@ METHODS = {
     "transpose", "var", "view",
 }  # fmt: skip
 ATTRIBUTES = {"T", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"}
-VIEWS_AND_READS = {"item", "ravel", "reshape", "squeeze", "swapaxes", "tobytes", "tolist", "transpose", "view"}  # from any device
+VIEWS_AND_READS = {
+    "item",
+    "ravel",
+    "reshape",
+    "squeeze",
+    "swapaxes",
+    "tobytes",
+    "tolist",
+    "transpose",
+    "view",
+}  # from any device
 SHARED_WITHOUT_ASKING = 48 << 10
 DEVICES = 2
 _used, _current = 0, 0
@@ -53,8 +63,14 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
             _used += host.nbytes
             weakref.finalize(self, _freed, host.nbytes)
 
-    flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous))
-    __cuda_array_interface__ = property(lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3})
+    flags = property(
+        lambda self: SimpleNamespace(
+            c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous
+        )
+    )
+    __cuda_array_interface__ = property(
+        lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3}
+    )
 
     def get(self) -> np.ndarray:
         return self._host.copy()
@@ -69,24 +85,36 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         def method(*args: Any, **kwargs: Any) -> Any:
             if name not in VIEWS_AND_READS:
                 unwrapped(self)
-            return wrapped(getattr(self._host, name)(*unwrapped(args), **unwrapped(kwargs)), self, scalars=name not in ("item", "tolist"))
+            return wrapped(
+                getattr(self._host, name)(*unwrapped(args), **unwrapped(kwargs)),
+                self,
+                scalars=name not in ("item", "tolist"),
+            )
 
         return method
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
-        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly.")
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+        )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if method != "__call__" or (REAL is not None and not hasattr(REAL, ufunc.__name__)):
             return NotImplemented
         out = kwargs.pop("out", (None,))
-        result = ufunc(*unwrapped(inputs), **unwrapped(kwargs), **({} if out[0] is None else {"out": unwrapped(out)[0]}))
+        result = ufunc(
+            *unwrapped(inputs),
+            **unwrapped(kwargs),
+            **({} if out[0] is None else {"out": unwrapped(out)[0]}),
+        )
         return wrapped(result, *inputs) if out[0] is None else out[0]
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         name = f"{func.__module__}.{func.__name__}"
         if REAL is not None:
-            module: Any = functools.reduce(lambda m, part: getattr(m, part, None), func.__module__.split(".")[1:], REAL)
+            module: Any = functools.reduce(
+                lambda m, part: getattr(m, part, None), func.__module__.split(".")[1:], REAL
+            )
             if not hasattr(module, func.__name__):
                 raise TypeError(f"CuPy has no {name}")
             try:
@@ -97,8 +125,12 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
                 signature.bind(*args, **kwargs)  # TypeError where CuPy does not take them
         if name.endswith("_like") and kwargs.get("shape") == ():
             kwargs = {k: v for k, v in kwargs.items() if k != "shape"}  # as CuPy does
-        host_args = args if name == "numpy.asarray" else unwrapped(args)  # it alone moves an array to the device
-        result = func(*[a._host if isinstance(a, Array) else a for a in host_args], **unwrapped(kwargs))
+        host_args = (
+            args if name == "numpy.asarray" else unwrapped(args)
+        )  # it alone moves an array to the device
+        result = func(
+            *[a._host if isinstance(a, Array) else a for a in host_args], **unwrapped(kwargs)
+        )
         if name.startswith("numpy.empty"):
             result.fill(np.nan if result.dtype.kind == "f" else 77)
         return wrapped(result, *args)
@@ -133,10 +165,14 @@ def unwrapped(value: Any) -> Any:
     device, and may not reach arrays on another."""
     if isinstance(value, Array):
         if value.device.id != _current:
-            raise ValueError(f"The device where the array resides ({value.device.id}) is different from the current device ({_current}).")
+            raise ValueError(
+                f"The device where the array resides ({value.device.id}) is different from the current device ({_current})."
+            )
         return value._host
     if isinstance(value, np.ndarray):
-        raise TypeError(f"Unsupported type {type(value)}: a NumPy array of shape {value.shape} beside CuPy's")
+        raise TypeError(
+            f"Unsupported type {type(value)}: a NumPy array of shape {value.shape} beside CuPy's"
+        )
     if isinstance(value, (tuple, list)):
         return type(value)(unwrapped(v) for v in value)
     if isinstance(value, dict):
@@ -180,7 +216,9 @@ class Kernel:
     def __init__(self, name: str, real: str) -> None:
         self.name, self.real, self.max_dynamic_shared_size_bytes = name, real, SHARED_WITHOUT_ASKING
 
-    def __call__(self, grid: tuple[int], block: tuple[int], args: tuple, shared_mem: int = 0) -> None:
+    def __call__(
+        self, grid: tuple[int], block: tuple[int], args: tuple, shared_mem: int = 0
+    ) -> None:
         assert (len(grid), len(block)) == (1, 1)
         assert 0 < grid[0] < 2**31
         assert 0 < block[0] <= 1024
@@ -196,7 +234,9 @@ class Kernel:
                 assert value.flags.c_contiguous, f"{self.name}, {p.name}"
                 values.append(ctypes.c_void_p(value._host.ctypes.data))
             else:
-                assert isinstance(value, np.generic), f"{self.name}, {p.name}"  # CuPy would pass a Python int as 64 bits
+                assert isinstance(value, np.generic), (
+                    f"{self.name}, {p.name}"
+                )  # CuPy would pass a Python int as 64 bits
                 assert value.dtype == np.dtype(kernels.SCALARS[kind]), f"{self.name}, {p.name}"
                 values.append(kernels.SCALARS[kind](value.item()))
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
@@ -233,4 +273,6 @@ cuda = SimpleNamespace(
 
 
 def get_default_memory_pool() -> Any:
-    return SimpleNamespace(free_all_blocks=lambda: None, used_bytes=lambda: _used, total_bytes=lambda: _used)
+    return SimpleNamespace(
+        free_all_blocks=lambda: None, used_bytes=lambda: _used, total_bytes=lambda: _used
+    )

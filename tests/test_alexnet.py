@@ -23,7 +23,9 @@ COUNTS = {
 @pytest.fixture(autouse=True)
 def quick_weights(monkeypatch):
     """Sixty million Gaussian numbers take seconds; where only sizes matter, zeros do."""
-    monkeypatch.setattr(nn, "gaussian", lambda std: lambda rng, shape: np.full(shape, std, np.float32))
+    monkeypatch.setattr(
+        nn, "gaussian", lambda std: lambda rng, shape: np.full(shape, std, np.float32)
+    )
     monkeypatch.setattr(nn, "he", lambda rng, shape: np.zeros(shape, np.float32))
 
 
@@ -61,7 +63,8 @@ DENSE = "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
 MIDDLE = "conv3 relu3 conv4 relu4 conv5 relu5 pool5"
 STAGES = {
     "paper": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE} {DENSE}",
-    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 " + DENSE,
+    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 "
+    + DENSE,
     "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {MIDDLE} {DENSE}",
     "torchvision": f"conv1 relu1 pool1 conv2 relu2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8",
 }
@@ -97,9 +100,17 @@ def test_initial_weights_and_biases():
     assert {n: float(p.data.reshape(-1)[0]) for n, p in paper.named_parameters() if n.endswith(".b")} == {
         "conv1.b": 0, "conv2.b": 1, "conv3.b": 0, "conv4.b": 1, "conv5.b": 1, "fc6.b": 1, "fc7.b": 1, "fc8.b": 0,
     }  # fmt: skip
-    stds = [round(float(p.data.reshape(-1)[0]), 6) for n, p in AlexNet("krizhevsky2012").named_parameters() if n.endswith(".w")]
+    stds = [
+        round(float(p.data.reshape(-1)[0]), 6)
+        for n, p in AlexNet("krizhevsky2012").named_parameters()
+        if n.endswith(".w")
+    ]
     assert stds == [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01]
-    stds = [round(float(p.data.reshape(-1)[0]), 6) for n, p in AlexNet("caffe").named_parameters() if n.endswith(".w")]
+    stds = [
+        round(float(p.data.reshape(-1)[0]), 6)
+        for n, p in AlexNet("caffe").named_parameters()
+        if n.endswith(".w")
+    ]
     assert stds == [0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01]
 
 
@@ -114,7 +125,9 @@ def rates(preset, factor=1.0, epoch=0.0):
 def test_rates():
     assert rates("paper", 0.1)["conv1.w"] == pytest.approx((0.001, 0.0005))
     assert rates("paper", 0.1)["conv1.b"] == pytest.approx((0.001, 0.0005))
-    assert rates("krizhevsky2012", 0.001)["fc6.b"] == (0.02, 0.0), "the 2012 biases keep 0.02 and do not decay"
+    assert rates("krizhevsky2012", 0.001)["fc6.b"] == (0.02, 0.0), (
+        "the 2012 biases keep 0.02 and do not decay"
+    )
     assert rates("krizhevsky2012", 0.01, 67)["conv1.w"][0] == 1e-5
     assert rates("krizhevsky2012", 0.01, 72)["conv1.w"][0] == 0.0
     assert rates("caffe")["fc6.b"] == (0.02, 0.0)
@@ -131,7 +144,10 @@ def test_run_upto_and_activations():
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 1000])
 def test_any_number_of_classes(classes):
-    assert AlexNet(shrunken("paper"), classes)(np.zeros((1, 67, 67, 3), np.float32)).shape == (1, classes)
+    assert AlexNet(shrunken("paper"), classes)(np.zeros((1, 67, 67, 3), np.float32)).shape == (
+        1,
+        classes,
+    )
 
 
 def test_small_subset_recipe_keeps_the_network():

@@ -26,7 +26,9 @@ def bench(monkeypatch):
 def test_stages_on_a_gpu_do_not_stop_each_other(tmp_path):
     """Each fails here; skipped tests are no success."""
     command = [ROOT / "benchmarks" / "gpu.sh", "--output", tmp_path / "new", "tests", "follow"]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHON": sys.executable}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "PYTHON": sys.executable
+    }
     out = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert out.returncode == 1
     assert "== tests: exit code" in out.stdout
@@ -42,7 +44,9 @@ def test_stages_on_a_gpu_do_not_stop_each_other(tmp_path):
 def test_a_peer_that_hangs_is_given_up(bench):
     peer = bench.Process.__new__(bench.Process)
     peer.name, peer.limit = "compile", 0.3
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer.process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as peer.process:
         with pytest.raises(bench.ProcessEnded, match="compile did not answer within 0.3 s"):
             peer.answer()
         assert peer.process.wait() != 0
@@ -51,7 +55,12 @@ def test_a_peer_that_hangs_is_given_up(bench):
 def test_what_was_measured_is_kept_after_each_block(bench, monkeypatch, tmp_path):
     class Contender:
         def __init__(self, name, args):
-            self.name, self.times, self.peak, self.asked = name, {"step": [], "infer": [], "busy": []}, 0.0, 0
+            self.name, self.times, self.peak, self.asked = (
+                name,
+                {"step": [], "infer": [], "busy": []},
+                0.0,
+                0,
+            )
 
         def ask(self, what):
             return 2.0
@@ -66,8 +75,12 @@ def test_what_was_measured_is_kept_after_each_block(bench, monkeypatch, tmp_path
     monkeypatch.setattr(bench, "Process", Contender)
     monkeypatch.setattr(bench, "operations", lambda network: (10, 1))
     path = tmp_path / "a.json"
-    monkeypatch.setattr(sys, "argv", ["bench_alexnet.py", "--batch", "1", "--blocks", "5", "--json", str(path)])
+    monkeypatch.setattr(
+        sys, "argv", ["bench_alexnet.py", "--batch", "1", "--blocks", "5", "--json", str(path)]
+    )
     with pytest.raises(SystemExit, match="the process of minigrad ended"):
         bench.main()
     rows = json.loads(path.read_text())["rows"]
-    assert {name: row["step"] for name, row in rows.items()} == {name: [0.5, 0.5] for name in ("minigrad", *bench.PEERS["cpu"])}
+    assert {name: row["step"] for name, row in rows.items()} == {
+        name: [0.5, 0.5] for name in ("minigrad", *bench.PEERS["cpu"])
+    }

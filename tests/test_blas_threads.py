@@ -13,7 +13,8 @@ from minigrad import functions as F
 from minigrad import kernels
 
 pytestmark = pytest.mark.skipif(
-    kernels.mode() == "none" or kernels.host_library("float") is None, reason="the CPU kernels are not built, or switched off"
+    kernels.mode() == "none" or kernels.host_library("float") is None,
+    reason="the CPU kernels are not built, or switched off",
 )
 kernels.lend_threads_to_blas()
 JOB = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
@@ -21,7 +22,12 @@ JOB = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 
 def run_jobs(job, count, data=None, size=0, extra=0):
     kernels.host_library("float").run_blas_jobs(
-        1, JOB(job), count, ctypes.c_size_t(size), data.ctypes.data_as(ctypes.c_void_p) if data is not None else None, extra
+        1,
+        JOB(job),
+        count,
+        ctypes.c_size_t(size),
+        data.ctypes.data_as(ctypes.c_void_p) if data is not None else None,
+        extra,
     )
 
 
@@ -41,7 +47,13 @@ def test_jobs_that_wait_for_each_other(count):
 
 def test_each_job_gets_its_own_data():
     data, seen = np.zeros((4, 3)), []
-    run_jobs(lambda number, at, extra: seen.append((number, at - data.ctypes.data, extra)), 4, data, data.strides[0], 7)
+    run_jobs(
+        lambda number, at, extra: seen.append((number, at - data.ctypes.data, extra)),
+        4,
+        data,
+        data.strides[0],
+        7,
+    )
     assert sorted(seen) == [(i, i * data.strides[0], 7) for i in range(4)]
 
 
@@ -58,7 +70,9 @@ def test_products_and_kernels_from_several_threads():
         assert all(pool.map(work, range(6)))
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork"
+)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_threads_of_its_own():
     assert work(1)

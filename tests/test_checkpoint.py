@@ -12,7 +12,11 @@ from safetensors.numpy import save_file
 from minigrad import checkpoint
 from minigrad.checkpoint import CheckpointError
 
-ARRAYS = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.array(2.5), "t": np.arange(6.0).reshape(2, 3).T}
+ARRAYS = {
+    "a": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "b": np.array(2.5),
+    "t": np.arange(6.0).reshape(2, 3).T,
+}
 
 
 @pytest.fixture
@@ -91,7 +95,9 @@ def test_an_array_taken_out_is_noticed(path):
 def test_a_second_name_outlives_the_first(path):
     checkpoint.link(path, path.parent / "best.safetensors")
     checkpoint.save(path, {"a": np.zeros(1)}, {})
-    np.testing.assert_array_equal(checkpoint.load(path.parent / "best.safetensors")[0]["a"], ARRAYS["a"])
+    np.testing.assert_array_equal(
+        checkpoint.load(path.parent / "best.safetensors")[0]["a"], ARRAYS["a"]
+    )
     checkpoint.link(path, path.parent / "best.safetensors")
     assert checkpoint.load(path.parent / "best.safetensors")[0]["a"].shape == (1,)
 
@@ -101,7 +107,10 @@ def test_the_reader_bears_any_bytes(path):
     whole, refusals = path.read_bytes(), []
 
     @settings(max_examples=300)
-    @given(st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=8), st.integers(0, len(whole)))
+    @given(
+        st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=8),
+        st.integers(0, len(whole)),
+    )
     def check(edits, length):
         raw = bytearray(whole)
         for at, value in edits:

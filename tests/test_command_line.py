@@ -34,9 +34,21 @@ else:
 
 def run(*args, cwd, code=0, tiny=True):
     start = ["-c", TINY] if tiny else []
-    environment = os.environ | {"XDG_CACHE_HOME": str(cwd / "cache"), "PYTHONWARNINGS": "error", "MPLCONFIGDIR": str(cwd / "mpl")}
-    result = subprocess.run([sys.executable, *start, *map(str, args)], cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == code, f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(cwd / "cache"),
+        "PYTHONWARNINGS": "error",
+        "MPLCONFIGDIR": str(cwd / "mpl"),
+    }
+    result = subprocess.run(
+        [sys.executable, *start, *map(str, args)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == code, (
+        f"exit code {result.returncode}\n{result.stdout}\n{result.stderr}"
+    )
     assert "Traceback" not in result.stderr
     return result.stdout + result.stderr
 
@@ -51,15 +63,41 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(place):
-    out = run("train", "--data", "set", "--preset", "tiny", "--epochs", 2, "--batch-size", 8, "--output", "run", cwd=place)
+    out = run(
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        2,
+        "--batch-size",
+        8,
+        "--output",
+        "run",
+        cwd=place,
+    )
     return place, out
 
 
 def test_train_leaves_a_run_folder(trained):
     place, out = trained
     names = {p.name for p in (place / "run").iterdir()}
-    kept = {"checkpoint.safetensors", "best.safetensors", "epoch-0001.safetensors", "epoch-0002.safetensors"}
-    assert names == kept | {"settings.json", "metrics.csv", "steps.csv", "health.csv", "curves.png", "filters.png", "predictions.png"}
+    kept = {
+        "checkpoint.safetensors",
+        "best.safetensors",
+        "epoch-0001.safetensors",
+        "epoch-0002.safetensors",
+    }
+    assert names == kept | {
+        "settings.json",
+        "metrics.csv",
+        "steps.csv",
+        "health.csv",
+        "curves.png",
+        "filters.png",
+        "predictions.png",
+    }
     assert "recipe 'small': 2 epochs, batch 8" in out
     assert "the training will take about" in out
     assert "held-out pictures, last epoch" in out
@@ -109,7 +147,19 @@ def test_resume_on_other_pictures_is_refused(place, tmp_path):
 
 
 def test_evaluate_takes_what_the_run_held_out(place):
-    args = ["train", "--data", "set/train", "--preset", "tiny", "--epochs", 1, "--holdout", 0.25, "--output", "held"]
+    args = [
+        "train",
+        "--data",
+        "set/train",
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--holdout",
+        0.25,
+        "--output",
+        "held",
+    ]
     run(*args, cwd=place)
     assert f"10 pictures of {place}/set/train" in run("evaluate", "held", cwd=place)
 
@@ -126,7 +176,10 @@ def test_own_folder_without_val_and_with_subsets(place):
     out = run("examples/train_imagenet_subset.py".replace("examples", str(ROOT / "examples")), "--data", "set/train", "--preset", "tiny",
               "--classes", "dots,stars,waves", "--images-per-class", 3, "--holdout", 0.34, "--epochs", 1, "--recipe", "preset",
               "--output", "own", cwd=place)  # fmt: skip
-    assert "6 pictures for training, 3 for validation (from set/train), 3 classes: dots, stars, waves" in out
+    assert (
+        "6 pictures for training, 3 for validation (from set/train), 3 classes: dots, stars, waves"
+        in out
+    )
     assert "recipe 'preset'" in out
     assert "top-5 100.0%" in out, "with three classes every picture is in the top five"
 
@@ -134,7 +187,9 @@ def test_own_folder_without_val_and_with_subsets(place):
 def test_synthetic_run_prints_baselines(trained):
     place, _ = trained
     script = str(ROOT / "examples" / "train_imagenet_subset.py")
-    out = run(script, "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "base", cwd=place)
+    out = run(
+        script, "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "base", cwd=place
+    )
     assert "nearest class mean colour" in out
     assert "linear classifier on 32x32 pixels" in out
     assert "synthetic pictures, not photographs" in out
@@ -143,7 +198,9 @@ def test_synthetic_run_prints_baselines(trained):
 def test_broken_pictures_are_counted_not_fatal(place, tmp_path):
     synthetic.draw_set(tmp_path / "set", train=3, val=1)
     (tmp_path / "set" / "train" / "dots" / "0001.JPEG").write_bytes(b"")
-    out = run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "r", cwd=tmp_path)
+    out = run(
+        "train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "r", cwd=tmp_path
+    )
     assert "skipped set/train/dots/0001.JPEG" in out
     assert "it must hold one of JPEG, PNG" in out
 
@@ -151,10 +208,30 @@ def test_broken_pictures_are_counted_not_fatal(place, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_goes_on(place, number):
     folder = f"stopped{int(number)}"
-    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "3000", "--batch-size", "8", "--output", folder]
-    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
+    args = [
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        "3000",
+        "--batch-size",
+        "8",
+        "--output",
+        folder,
+    ]
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "MPLCONFIGDIR": str(place / "mpl"),
+    }
     process = subprocess.Popen(
-        [sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", TINY, *args],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     lines = iter(process.stdout.readline, "")
     assert any(line.startswith("epoch   2/") for line in lines)
@@ -171,21 +248,46 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(place, number):
     """Also where the step in hand waits for a worker that stands still; the worker goes too."""
-    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "3000", "--batch-size", "8", "--output", f"twice{int(number)}"]
+    args = [
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        "3000",
+        "--batch-size",
+        "8",
+        "--output",
+        f"twice{int(number)}",
+    ]
     args += ["--workers", "1", "--cache", "off"]
     environment = os.environ | {"MPLCONFIGDIR": str(place / "mpl"), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [sys.executable, "-c", TINY, *args], cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-c", TINY, *args],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         lines = iter(process.stdout.readline, "")
         try:
             assert any(line.startswith("epoch   2/") for line in lines)
-            children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+            children = [
+                int(pid)
+                for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children")
+                .read_text()
+                .split()
+            ]
             assert children
             for pid in children:
                 os.kill(pid, signal.SIGSTOP)
             process.send_signal(number)
-            assert any(line.startswith("stopping after the step in hand; a second signal ends at once") for line in lines)
+            assert any(
+                line.startswith("stopping after the step in hand; a second signal ends at once")
+                for line in lines
+            )
             process.send_signal(number)
             assert process.wait(20) == -number
         finally:
@@ -196,21 +298,42 @@ def test_a_second_signal_ends_at_once(place, number):
 @pytest.mark.parametrize(
     ("words", "args"),
     [
-        ("there is no folder or archive nowhere", ["train", "--data", "nowhere", "--preset", "tiny"]),
+        (
+            "there is no folder or archive nowhere",
+            ["train", "--data", "nowhere", "--preset", "tiny"],
+        ),
         ("unknown preset 'alex'", ["train", "--data", "set", "--preset", "alex"]),
         ("unknown preset 'alex'", ["summary", "alex"]),
         ("has one class", ["train", "--data", "set", "--preset", "tiny", "--classes", "1"]),
-        ("must be 1 to 10, not 11", ["train", "--data", "set", "--preset", "tiny", "--classes", "11"]),
-        ("cannot write into the run folder", ["train", "--data", "set", "--preset", "tiny", "--output", "/proc/run"]),
-        ("it holds a run; go on with it by --resume run", ["train", "--data", "set", "--preset", "tiny", "--output", "run"]),
+        (
+            "must be 1 to 10, not 11",
+            ["train", "--data", "set", "--preset", "tiny", "--classes", "11"],
+        ),
+        (
+            "cannot write into the run folder",
+            ["train", "--data", "set", "--preset", "tiny", "--output", "/proc/run"],
+        ),
+        (
+            "it holds a run; go on with it by --resume run",
+            ["train", "--data", "set", "--preset", "tiny", "--output", "run"],
+        ),
         ("there is no checkpoint", ["evaluate", "set"]),
         ("there is no checkpoint", ["train", "--resume", "set"]),
         ("not a picture that can be read", ["predict", "run", "words.txt"]),
         ("No such file", ["predict", "run", "cat.jpg"]),
         ("unknown device 'cuda'", ["predict", "run", "set/val/dots/0000.JPEG", "--device", "cuda"]),
-        ("CuPy", ["train", "--data", "set", "--preset", "tiny", "--device", "gpu:99", "--output", "z"]),
-        ("--epochs must be at least 1, not 0", ["train", "--data", "set", "--preset", "tiny", "--epochs", "0", "--output", "z"]),
-        ("batch size must be at least 1", ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"]),
+        (
+            "CuPy",
+            ["train", "--data", "set", "--preset", "tiny", "--device", "gpu:99", "--output", "z"],
+        ),
+        (
+            "--epochs must be at least 1, not 0",
+            ["train", "--data", "set", "--preset", "tiny", "--epochs", "0", "--output", "z"],
+        ),
+        (
+            "batch size must be at least 1",
+            ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"],
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(trained, words, args):
@@ -221,11 +344,17 @@ def test_mistakes_get_a_sentence(trained, words, args):
 
 
 def test_summary_and_gradcheck(tmp_path):
-    assert "60,965,224        724.41 M" in run(ROOT / "alexnet.py", "summary", cwd=tmp_path, tiny=False)
-    assert "largest relative error" in run(ROOT / "alexnet.py", "gradcheck", "caffenet", cwd=tmp_path, tiny=False)
+    assert "60,965,224        724.41 M" in run(
+        ROOT / "alexnet.py", "summary", cwd=tmp_path, tiny=False
+    )
+    assert "largest relative error" in run(
+        ROOT / "alexnet.py", "gradcheck", "caffenet", cwd=tmp_path, tiny=False
+    )
 
 
-@pytest.mark.parametrize("command", [["alexnet.py"], ["alexnet.py", "train"], ["examples/train_imagenet_subset.py"]])
+@pytest.mark.parametrize(
+    "command", [["alexnet.py"], ["alexnet.py", "train"], ["examples/train_imagenet_subset.py"]]
+)
 def test_help(command, tmp_path):
     out = run(ROOT / command[0], *command[1:], "--help", cwd=tmp_path, tiny=False)
     assert "usage:" in out
@@ -240,29 +369,75 @@ def test_report(tmp_path):
 @pytest.mark.parametrize("name", ["multilayer_perceptron.py", "check_your_own_layer.py"])
 def test_examples_run(name, tmp_path):
     out = run(ROOT / "examples" / name, cwd=tmp_path, tiny=False)
-    assert ("held-out points right 100%" in out) or ("hinge at its kink: input 0 lies on a kink" in out)
+    assert ("held-out points right 100%" in out) or (
+        "hinge at its kink: input 0 lies on a kink" in out
+    )
 
 
 def test_a_run_folder_is_enough_to_repeat_a_run(trained):
     place, _ = trained
     run("train", "--config", "run/settings.json", "--epochs", 1, "--output", "again1", cwd=place)
-    run("train", "--config", "again1", "--output", "again2", "--workers", 0, "--cache", "off", cwd=place)
+    run(
+        "train",
+        "--config",
+        "again1",
+        "--output",
+        "again2",
+        "--workers",
+        0,
+        "--cache",
+        "off",
+        cwd=place,
+    )
     first, second = ((place / name / "steps.csv").read_text() for name in ("again1", "again2"))
     assert first == second
-    settings = [json.loads((place / name / "settings.json").read_text()) for name in ("again1", "again2")]
+    settings = [
+        json.loads((place / name / "settings.json").read_text()) for name in ("again1", "again2")
+    ]
     assert settings[0]["network"] == settings[1]["network"]
     assert "numpy" in settings[0]["versions"]
 
 
 def test_finetune_takes_what_fits(trained):
     place, _ = trained
-    out = run("train", "--data", "set", "--classes", 3, "--preset", "tiny", "--epochs", 1, "--finetune", "run", "--output", "f", cwd=place)
-    assert "from run: 14 parameters taken; left: fc8.w (here 64x3, there 64x10), fc8.b (here 3, there 10)" in out
+    out = run(
+        "train",
+        "--data",
+        "set",
+        "--classes",
+        3,
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--finetune",
+        "run",
+        "--output",
+        "f",
+        cwd=place,
+    )
+    assert (
+        "from run: 14 parameters taken; left: fc8.w (here 64x3, there 64x10), fc8.b (here 3, there 10)"
+        in out
+    )
 
 
 def test_views_ensembles_and_tables(trained):
     place, _ = trained
-    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--seed", 5, "--output", "run2", cwd=place)
+    run(
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--seed",
+        5,
+        "--output",
+        "run2",
+        cwd=place,
+    )
     tables = ["--by-class", "c.csv", "--predictions", "p.csv", "--confusion", "c.png"]
     out = run("evaluate", "run", "run2/best.safetensors", "--views", "ten", *tables, cwd=place)
     assert f"20 pictures of {place}/set/val, ten views, 2 runs averaged: loss" in out
@@ -270,7 +445,20 @@ def test_views_ensembles_and_tables(trained):
     assert len((place / "p.csv").read_text().splitlines()) == 21
     assert len((place / "c.csv").read_text().splitlines()) == 11
     assert "set/val/checks/0000.JPEG,checks," in (place / "p.csv").read_text()
-    run("train", "--data", "set", "--classes", 3, "--preset", "tiny", "--epochs", 1, "--output", "three", cwd=place)
+    run(
+        "train",
+        "--data",
+        "set",
+        "--classes",
+        3,
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--output",
+        "three",
+        cwd=place,
+    )
     out = run("evaluate", "run", "three", cwd=place, code=2)
     assert "three tells other classes apart than run" in out
 
@@ -285,7 +473,18 @@ def test_another_rate_wins_and_is_logged(trained):
 
 def test_the_plateau_schedule(trained):
     place, _ = trained
-    out = run("train", "--config", "run", "--schedule", "plateau", "--epochs", 1, "--output", "plateau", cwd=place)
+    out = run(
+        "train",
+        "--config",
+        "run",
+        "--schedule",
+        "plateau",
+        "--epochs",
+        1,
+        "--output",
+        "plateau",
+        cwd=place,
+    )
     assert "divided by 10 when validation stops improving" in out
 
 
@@ -296,7 +495,10 @@ def test_too_many_broken_pictures_end_the_run(tmp_path):
         path.write_bytes(path.read_bytes()[:300])
     args = ["train", "--data", "set", "--preset", "tiny", "--epochs", 1]
     out = run(*args, "--output", "a", cwd=tmp_path, code=2)
-    assert "of 40 pictures cannot be read, more than the share of 0.1 that --most-skipped allows" in out
+    assert (
+        "of 40 pictures cannot be read, more than the share of 0.1 that --most-skipped allows"
+        in out
+    )
     out = run(*args, "--output", "b", "--most-skipped", 0.5, cwd=tmp_path)
     assert len(runlog.read(tmp_path / "b" / "skipped.csv")) == 10
     assert "held-out pictures, last epoch" in out
@@ -320,30 +522,82 @@ def test_a_damaged_checkpoint_names_the_others(trained):
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_training_from_an_archive(place, kind):
     shutil.make_archive(str(place / "packed"), kind, place / "set")
-    out = run("train", "--data", f"packed.{kind}", "--preset", "tiny", "--epochs", 1, "--output", kind, cwd=place)
+    out = run(
+        "train",
+        "--data",
+        f"packed.{kind}",
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--output",
+        kind,
+        cwd=place,
+    )
     assert f"20 for validation (from packed.{kind}/val)" in out
-    run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", f"{kind}-folder", cwd=place)
-    assert (place / kind / "steps.csv").read_text() == (place / f"{kind}-folder" / "steps.csv").read_text()
+    run(
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        1,
+        "--output",
+        f"{kind}-folder",
+        cwd=place,
+    )
+    assert (place / kind / "steps.csv").read_text() == (
+        place / f"{kind}-folder" / "steps.csv"
+    ).read_text()
     assert f"20 pictures of {place}/packed.{kind}/val" in run("evaluate", kind, cwd=place)
 
 
 def test_the_disk_takes_no_checkpoint(place):
     """The first save fails, and says so, before any work is done."""
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)){TINY}"
-    args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "1", "--output", "full", "--cache", "off", "--workers", "0"]
+    args = [
+        "train",
+        "--data",
+        "set",
+        "--preset",
+        "tiny",
+        "--epochs",
+        "1",
+        "--output",
+        "full",
+        "--cache",
+        "off",
+        "--workers",
+        "0",
+    ]
     environment = os.environ | {"MPLCONFIGDIR": str(place / "mpl")}
-    result = subprocess.run([sys.executable, "-c", code, *args], cwd=place, env=environment, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 2, result.stderr
     assert "error: could not write full/checkpoint.safetensors" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_runs_started_in_the_same_second_have_folders_of_their_own(place):
-    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "MPLCONFIGDIR": str(place / "mpl"),
+    }
     args = ["train", "--data", "set", "--preset", "tiny", "--epochs", "1"]
     code = f"import time; time.strftime = lambda *a: 'now'{TINY}"
     processes = [
-        subprocess.Popen([sys.executable, "-c", code, *args, "--seed", str(s)], cwd=place, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.Popen(
+            [sys.executable, "-c", code, *args, "--seed", str(s)],
+            cwd=place,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+        )
         for s in range(3)
     ]
     assert [p.wait() for p in processes] == [0, 0, 0]
@@ -361,11 +615,19 @@ def test_nothing_is_written_over(place):
     for name in theirs:
         (place / "theirs" / name).write_text(f"my {name}")
     for folder, reason in (
-        ("theirs", "it holds .hidden, curves.png, draft.tmp, metrics.csv, settings.json and 1 more; choose another --output"),
-        ("lost", "it holds best.safetensors, epoch-0001.safetensors of a run; copy one to lost/checkpoint.safetensors and --resume"),
+        (
+            "theirs",
+            "it holds .hidden, curves.png, draft.tmp, metrics.csv, settings.json and 1 more; choose another --output",
+        ),
+        (
+            "lost",
+            "it holds best.safetensors, epoch-0001.safetensors of a run; copy one to lost/checkpoint.safetensors and --resume",
+        ),
     ):
         before = {p.name: p.read_bytes() for p in (place / folder).iterdir()}
-        out = run("train", "--data", "set", "--preset", "tiny", "--output", folder, cwd=place, code=2)
+        out = run(
+            "train", "--data", "set", "--preset", "tiny", "--output", folder, cwd=place, code=2
+        )
         assert f"{folder} is not empty, and nothing in it is written over: {reason}" in out
         assert {p.name: p.read_bytes() for p in (place / folder).iterdir()} == before
     shutil.copyfile(place / "lost" / "best.safetensors", place / "lost" / "checkpoint.safetensors")
@@ -406,8 +668,14 @@ def test_evaluation_knows_what_was_held_out(place, tmp_path):
     assert "s2 held out other pictures than s1" in run("evaluate", "s1", "s2", cwd=tmp_path, code=2)
     (tmp_path / "elsewhere").mkdir()
     assert "20 pictures of" in run("evaluate", "../s1", cwd=tmp_path / "elsewhere")
-    assert "going on with ../s1" in run("train", "--resume", "../s1", "--epochs", 2, cwd=tmp_path / "elsewhere")
+    assert "going on with ../s1" in run(
+        "train", "--resume", "../s1", "--epochs", 2, cwd=tmp_path / "elsewhere"
+    )
     (tmp_path / "set" / "train" / "0new").mkdir()
-    shutil.copy(tmp_path / "set" / "train" / "dots" / "0000.JPEG", tmp_path / "set" / "train" / "0new")
-    shutil.copy(tmp_path / "set" / "train" / "dots" / "0001.JPEG", tmp_path / "set" / "train" / "0new")
+    shutil.copy(
+        tmp_path / "set" / "train" / "dots" / "0000.JPEG", tmp_path / "set" / "train" / "0new"
+    )
+    shutil.copy(
+        tmp_path / "set" / "train" / "dots" / "0001.JPEG", tmp_path / "set" / "train" / "0new"
+    )
     assert "has changed since the run s1" in run("evaluate", "s1", cwd=tmp_path, code=2)

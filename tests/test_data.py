@@ -34,7 +34,10 @@ def tree(tmp_path):
     """Two classes of six pictures, each of its own grey level."""
     for c in ("b_class", "a_class"):
         for i in range(6):
-            save(tmp_path / "set" / c / f"{i}.png", colour=(10 * i, 100, 200 if c == "a_class" else 50))
+            save(
+                tmp_path / "set" / c / f"{i}.png",
+                colour=(10 * i, 100, 200 if c == "a_class" else 50),
+            )
     return tmp_path / "set"
 
 
@@ -159,12 +162,23 @@ def test_no_file_starts_a_program(tmp_path):
     for name, content in members.items():
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(content)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, tarfile.open(tmp_path / "a.tar", "w") as tar:
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w") as archive,
+        tarfile.open(tmp_path / "a.tar", "w") as tar,
+    ):
         for name, content in members.items():
             archive.writestr(name, content)
             tar.add(tmp_path / "folder" / name, name)
-    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    out = subprocess.run([sys.executable, "-c", STARTS_NOTHING, str(tmp_path)], env=environment, capture_output=True, text=True)
+    environment = os.environ | {
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    out = subprocess.run(
+        [sys.executable, "-c", STARTS_NOTHING, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert out.stdout.endswith("started nothing\n"), out.stdout + out.stderr
     assert out.stdout.count("it must hold one of JPEG, PNG") == 3 * 2 * 2 + 2, out.stdout
     assert not (tmp_path / "started").exists()
@@ -291,7 +305,9 @@ def test_cache_is_off_when_it_does_not_fit(tree, tmp_path, monkeypatch):
 def test_unwritable_cache_folder_is_no_disaster(tree, tmp_path):
     (tmp_path / "file").write_text("")
     said = []
-    assert data.open_pictures(data.open_folder(tree), tmp_path / "file", say=said.append).cache is None
+    assert (
+        data.open_pictures(data.open_folder(tree), tmp_path / "file", say=said.append).cache is None
+    )
     assert "not cached" in said[0]
 
 
@@ -352,11 +368,17 @@ def test_test_view_is_the_centre(tmp_path):
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_same_batches_whatever_the_workers(tree, tmp_path, cached):
-    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "c" if cached else None, say=quiet)
+    pictures = data.open_pictures(
+        data.open_folder(tree), tmp_path / "c" if cached else None, say=quiet
+    )
     colour = np.eye(3, dtype=np.float32)
 
     def epoch(workers, start=0):
-        return list(data.Loader(pictures, plain(colour=colour), 5, True, seed=4, workers=workers).batches(2, start))
+        return list(
+            data.Loader(pictures, plain(colour=colour), 5, True, seed=4, workers=workers).batches(
+                2, start
+            )
+        )
 
     reference = epoch(0)
     assert [len(t) for _, t, _ in reference] == [5, 5, 2]
@@ -372,7 +394,11 @@ def test_epochs_and_seeds_differ(tree):
     pictures = data.Pictures(data.open_folder(tree))
 
     def order(seed, epoch):
-        return [int(i) for _, _, idx in data.Loader(pictures, plain(), 5, True, seed, 0).batches(epoch) for i in idx]
+        return [
+            int(i)
+            for _, _, idx in data.Loader(pictures, plain(), 5, True, seed, 0).batches(epoch)
+            for i in idx
+        ]
 
     assert sorted(order(0, 0)) == list(range(12))
     assert len({tuple(order(s, e)) for s in (0, 1) for e in (0, 1)}) == 4
@@ -381,7 +407,9 @@ def test_epochs_and_seeds_differ(tree):
 def test_statistics_by_hand(tree):
     pictures = data.Pictures(data.open_folder(tree))
     stats = statistics(pictures)
-    pixels = np.concatenate([pictures.read(i).reshape(-1, 3) for i in range(len(pictures))]).astype(np.float64)
+    pixels = np.concatenate([pictures.read(i).reshape(-1, 3) for i in range(len(pictures))]).astype(
+        np.float64
+    )
     np.testing.assert_allclose(stats.mean.mean(axis=(0, 1)), pixels.mean(axis=0), rtol=1e-5)
     covariance = np.cov(pixels.T, bias=True)
     rebuilt = (stats.eigenvectors * stats.eigenvalues) @ stats.eigenvectors.T
@@ -413,7 +441,9 @@ def test_synthetic_set(tmp_path):
     synthetic.draw_set(root, train=2, val=1, seed=5)  # nothing to do
     (root / "synthetic.json").write_text(json.dumps(marker | {"complete": False}))
     Path(train.where(3)).write_bytes(b"")
-    synthetic.draw_set(root, train=2, val=1, seed=5, workers=1)  # was broken off: drawn again, the same
+    synthetic.draw_set(
+        root, train=2, val=1, seed=5, workers=1
+    )  # was broken off: drawn again, the same
     assert {p: p.read_bytes() for p in map(Path, map(train.where, range(20)))} == before
     one, other = (data.read_image(p).astype(int) for p in (train.where(0), val.where(0)))
     assert abs(one - other).mean() > 5, "training and validation pictures come from other seeds"
@@ -440,21 +470,49 @@ def test_the_kernel_and_the_array_form_prepare_alike(tree, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "change"),
     [
-        ("a crop of 5x5 at .4, 5. reaches outside pictures of 9x9", {"crops": np.array([[0, 0, 0], [4, 5, 1]], np.int32)}),
-        ("a crop of 5x5 at .-1, 0. reaches outside", {"crops": np.array([[0, 0, 0], [-1, 0, 0]], np.int32)}),
-        ("a crop of 5x5 at .0, 0. reaches outside pictures of 4x4", {"pictures": np.zeros((2, 4, 4, 3), np.uint8)}),
-        (r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 8, 3\)", {"pictures": np.zeros((2, 9, 8, 3), np.uint8)}),
-        (r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 9, 1\)", {"pictures": np.zeros((2, 9, 9, 1), np.uint8)}),
-        (r"\(2 or more, side, side, 3\) uint8, not \(1, 9, 9, 3\)", {"pictures": np.zeros((1, 9, 9, 3), np.uint8)}),
+        (
+            "a crop of 5x5 at .4, 5. reaches outside pictures of 9x9",
+            {"crops": np.array([[0, 0, 0], [4, 5, 1]], np.int32)},
+        ),
+        (
+            "a crop of 5x5 at .-1, 0. reaches outside",
+            {"crops": np.array([[0, 0, 0], [-1, 0, 0]], np.int32)},
+        ),
+        (
+            "a crop of 5x5 at .0, 0. reaches outside pictures of 4x4",
+            {"pictures": np.zeros((2, 4, 4, 3), np.uint8)},
+        ),
+        (
+            r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 8, 3\)",
+            {"pictures": np.zeros((2, 9, 8, 3), np.uint8)},
+        ),
+        (
+            r"\(2 or more, side, side, 3\) uint8, not \(2, 9, 9, 1\)",
+            {"pictures": np.zeros((2, 9, 9, 1), np.uint8)},
+        ),
+        (
+            r"\(2 or more, side, side, 3\) uint8, not \(1, 9, 9, 3\)",
+            {"pictures": np.zeros((1, 9, 9, 3), np.uint8)},
+        ),
         ("uint8, not .* float32", {"pictures": np.zeros((2, 9, 9, 3), np.float32)}),
-        (r"crops must be \(2, 3\) int32: top, left, mirror; not \(2, 3\) int64", {"crops": np.zeros((2, 3), np.int64)}),
-        (r"prepared pictures are \(n, 5, 5, 3\) float32, not \(2, 6, 6, 3\)", {"out": np.zeros((2, 6, 6, 3), np.float32)}),
+        (
+            r"crops must be \(2, 3\) int32: top, left, mirror; not \(2, 3\) int64",
+            {"crops": np.zeros((2, 3), np.int64)},
+        ),
+        (
+            r"prepared pictures are \(n, 5, 5, 3\) float32, not \(2, 6, 6, 3\)",
+            {"out": np.zeros((2, 6, 6, 3), np.float32)},
+        ),
         ("float32, not .* float64", {"out": np.zeros((2, 5, 5, 3))}),
     ],
 )
 def test_what_cannot_be_prepared(words, change, mode, monkeypatch):
     monkeypatch.setenv("MINIGRAD_KERNELS", mode)
-    given = {"out": np.zeros((2, 5, 5, 3), np.float32), "pictures": np.zeros((2, 9, 9, 3), np.uint8), "crops": np.zeros((2, 3), np.int32)}
+    given = {
+        "out": np.zeros((2, 5, 5, 3), np.float32),
+        "pictures": np.zeros((2, 9, 9, 3), np.uint8),
+        "crops": np.zeros((2, 3), np.int32),
+    }
     plain(5).into(**given, noise=None)
     with pytest.raises(ValueError, match=words):
         plain(5).into(**given | change, noise=None)

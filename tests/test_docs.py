@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "kernels" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "kernels" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 BLOCK = re.compile(r"```python\n((?:(?!```).)*)```\n+```text\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)")
-WITH_BLOCKS = [p for p in PAGES if BLOCK.search(p.read_text()) and p.name != "the-many-alexnets.md"]  # that page has its own test
+WITH_BLOCKS = [
+    p for p in PAGES if BLOCK.search(p.read_text()) and p.name != "the-many-alexnets.md"
+]  # that page has its own test
 
 
 def name(path: Path) -> str:
@@ -28,7 +35,11 @@ def test_blocks_print_what_the_page_says(page):
 
 
 def links(page: Path) -> list[Path]:
-    return [(page.parent / link).resolve() for link in LINK.findall(page.read_text()) if "://" not in link]
+    return [
+        (page.parent / link).resolve()
+        for link in LINK.findall(page.read_text())
+        if "://" not in link
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -49,11 +60,19 @@ def test_every_page_is_reached_from_readme():
 def test_layer_files_are_all_named_in_the_reading_pages():
     text = "".join(p.read_text() for p in (ROOT / "docs").rglob("*.md"))
     helpers = {"__init__", "basic", "reduce", "shape", "geometry"}
-    assert not [p.name for p in (ROOT / "minigrad" / "functions").glob("*.py") if p.stem not in helpers and p.name not in text]
+    assert not [
+        p.name
+        for p in (ROOT / "minigrad" / "functions").glob("*.py")
+        if p.stem not in helpers and p.name not in text
+    ]
 
 
 def test_readme_example():
-    (code,) = re.findall(r"(    import numpy as np\n    import minigrad as mg\n.*?)\n\n- ", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"(    import numpy as np\n    import minigrad as mg\n.*?)\n\n- ",
+        (ROOT / "README.md").read_text(),
+        re.DOTALL,
+    )
     lines = [line[4:].replace("randn(8,", "randn(1,") for line in code.splitlines()]
     names: dict = {}
     exec("\n".join(lines), names)

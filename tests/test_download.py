@@ -84,7 +84,9 @@ def offer(server, monkeypatch):
 
     def offered(content, md5=None):
         server.files["small.tgz"] = content
-        entry = Download(server.address, {"small.tgz": md5 or hashlib.md5(content).hexdigest()}, "small")
+        entry = Download(
+            server.address, {"small.tgz": md5 or hashlib.md5(content).hexdigest()}, "small"
+        )
         monkeypatch.setitem(download.NAMES, "small", entry)
 
     return offered
@@ -113,7 +115,10 @@ def test_what_was_loaded_is_kept_for_the_next_run(server, offer, tmp_path, monke
     offer(tgz(GOOD))
     server.breaks = 100
     monkeypatch.setattr(download, "TRIES", 2)
-    with pytest.raises(DataError, match=r"bytes are kept, and the next run goes on from there.*put small\.tgz \(MD5"):
+    with pytest.raises(
+        DataError,
+        match=r"bytes are kept, and the next run goes on from there.*put small\.tgz \(MD5",
+    ):
         data.open_sets("small", cache=tmp_path)
     server.breaks = 0
     assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
@@ -179,7 +184,9 @@ def test_not_there_and_no_server(server, offer, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"404.*put small\.tgz \(MD5 .*\) into"):
         data.open_sets("small", cache=tmp_path)
     assert len(server.asked) == 1, "what is not there is not asked for again"
-    monkeypatch.setitem(download.NAMES, "small", Download("http://127.0.0.1:1/", {"small.tgz": "0" * 32}, "small"))
+    monkeypatch.setitem(
+        download.NAMES, "small", Download("http://127.0.0.1:1/", {"small.tgz": "0" * 32}, "small")
+    )
     with pytest.raises(DataError, match="could not download"):
         data.open_sets("small", cache=tmp_path)
     with pytest.raises(DataError, match="--cache off"):
@@ -189,7 +196,11 @@ def test_not_there_and_no_server(server, offer, tmp_path, monkeypatch):
 def test_several_files_without_an_archive(server, monkeypatch, tmp_path):
     files = {"a.bin": b"12", "b.bin": b"345"}
     server.files |= files
-    monkeypatch.setitem(download.NAMES, "pair", Download(server.address, {n: hashlib.md5(c).hexdigest() for n, c in files.items()}))
+    monkeypatch.setitem(
+        download.NAMES,
+        "pair",
+        Download(server.address, {n: hashlib.md5(c).hexdigest() for n, c in files.items()}),
+    )
     folder = download.fetch("pair", tmp_path)
     assert {n: (folder / n).read_bytes() for n in files} == files
 

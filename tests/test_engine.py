@@ -118,7 +118,9 @@ def test_memory_is_freed_by_reference_counts():
         del y
         assert middle() is None, "an activation that nobody saved should be gone"
         loss.backward()
-        assert all(n().saved is None for n in nodes), "saved arrays go as soon as a node's backward has run"
+        assert all(n().saved is None for n in nodes), (
+            "saved arrays go as soon as a node's backward has run"
+        )
         del loss
         assert all(n() is None for n in nodes)
     finally:
@@ -127,7 +129,9 @@ def test_memory_is_freed_by_reference_counts():
 
 def test_intermediate_arrays_that_no_backward_needs_are_freed():
     x = mg.Tensor(np.zeros((8, 20, 20, 4)), requires_grad=True)
-    pooled = F.max_pool2d(F.lrn(x), 2)  # pooling keeps one byte a window, LRN its input: LRN's output is nobody's
+    pooled = F.max_pool2d(
+        F.lrn(x), 2
+    )  # pooling keeps one byte a window, LRN its input: LRN's output is nobody's
     kept = [a for node in topological_order(pooled.creator) for a in node.saved]
     assert sorted(a.dtype.name for a in kept) == ["float64", "uint8"]
 
@@ -214,27 +218,47 @@ def backward_twice():
     ("error", "words", "action"),
     [
         (RuntimeError, "run the forward pass again", backward_twice),
-        (RuntimeError, r"LeakyReLU was called before: .* Make a new one each time, LeakyReLU\(...\)\(x\)", called_twice),
+        (
+            RuntimeError,
+            r"LeakyReLU was called before: .* Make a new one each time, LeakyReLU\(...\)\(x\)",
+            called_twice,
+        ),
         (RuntimeError, r"lose its gradient: use tensor.numpy\(\)", lambda: np.asarray(leaf(3))),
         (RuntimeError, "lose its gradient", lambda: np.stack([leaf(3) * 2.0])),
         (RuntimeError, "lose its gradient", lambda: mg.Tensor([leaf(3), leaf(3)])),
         (ValueError, "needs gy", lambda: (leaf(3) * 2.0).backward()),
-        (ValueError, r"gy is float64 \(2,\) on cpu, but the tensor is float64 \(3,\)", lambda: (leaf(3) * 2.0).backward(np.ones(2))),
+        (
+            ValueError,
+            r"gy is float64 \(2,\) on cpu, but the tensor is float64 \(3,\)",
+            lambda: (leaf(3) * 2.0).backward(np.ones(2)),
+        ),
         (ValueError, "gy is float32", lambda: (leaf(3) * 2.0).backward(np.ones(3, np.float32))),
         (TypeError, "plain array", lambda: (leaf(3) * 2.0).backward([1, 1, 1])),
-        (RuntimeError, "nothing here requires a gradient", lambda: mg.Tensor(np.ones(1)).backward()),
+        (
+            RuntimeError,
+            "nothing here requires a gradient",
+            lambda: mg.Tensor(np.ones(1)).backward(),
+        ),
         (TypeError, "mix float32, float64", lambda: mg.Tensor(np.ones(3, np.float32)) + leaf(3)),
         (TypeError, "must be float32 or float64", lambda: F.relu(np.arange(3))),
         (TypeError, "would hide its history", lambda: mg.Tensor(leaf(3))),
         (TypeError, "holds real numbers", lambda: mg.Tensor(np.array(["a"]))),
-        (TypeError, "only float32 and float64", lambda: mg.Tensor(np.arange(3), requires_grad=True)),
+        (
+            TypeError,
+            "only float32 and float64",
+            lambda: mg.Tensor(np.arange(3), requires_grad=True),
+        ),
         (ValueError, "exactly one element", lambda: leaf(3).item()),
         (ValueError, "do not broadcast", lambda: leaf(3) + leaf(4)),
         (ValueError, "unknown device 'cuda:0'", lambda: leaf(3).to("cuda:0")),
         (ValueError, "does not fit", lambda: leaf(3).reshape(2, 2)),
         (ValueError, "are not an order of the axes", lambda: leaf(3, 2).transpose(0, 0)),
         (TypeError, "whole numbers, slices", lambda: leaf(3)[np.array([0, 0])]),
-        (TypeError, "pow: the exponent must be a number, not ndarray", lambda: F.pow(leaf(3), np.ones(3))),
+        (
+            TypeError,
+            "pow: the exponent must be a number, not ndarray",
+            lambda: F.pow(leaf(3), np.ones(3)),
+        ),
     ],
 )
 def test_errors_are_sentences(error, words, action):

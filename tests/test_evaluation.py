@@ -9,7 +9,14 @@ from minigrad import data, nn
 from minigrad import functions as F
 from minigrad.data.preparation import Preparation
 from minigrad.engine import Tensor
-from minigrad.evaluation import Evaluation, ensemble, evaluate, scored, write_by_class, write_predictions
+from minigrad.evaluation import (
+    Evaluation,
+    ensemble,
+    evaluate,
+    scored,
+    write_by_class,
+    write_predictions,
+)
 from minigrad.look import draw_confusion
 from tests.test_data import gradient_pictures
 
@@ -39,7 +46,10 @@ def test_ten_views_of_a_picture(tmp_path):
     """Red is a picture's column, green its row: the corners of each view say where it was taken, and whether it is mirrored."""
     prep = Preparation(224, np.zeros(3, np.float32), 1.0)
     picture = gradient_pictures(tmp_path).read(0)
-    corners = {tuple(v[0][0, 0, :2].astype(int)) + tuple(v[0][-1, -1, :2].astype(int)) for v in prep.views(picture[None])}
+    corners = {
+        tuple(v[0][0, 0, :2].astype(int)) + tuple(v[0][-1, -1, :2].astype(int))
+        for v in prep.views(picture[None])
+    }
     expected = set()
     for top, left in ((0, 0), (0, 32), (32, 0), (32, 32), (16, 16)):
         expected |= {(left, top, left + 223, top + 223), (left + 223, top, left, top + 223)}
@@ -57,20 +67,39 @@ class Brightness(nn.Module):
 def test_the_ten_outputs_are_averaged_after_the_softmax(tmp_path):
     pictures = gradient_pictures(tmp_path)
     prep = Preparation(224, np.zeros(3, np.float32), 1.0)
-    result = evaluate(Brightness(), data.Loader(pictures, prep, 16, False, workers=0, ten_views=True))
-    by_hand = np.mean([F.softmax(Brightness()(Tensor(v))).data for v in prep.views(pictures.read(0)[None])], axis=0)[0]
+    result = evaluate(
+        Brightness(), data.Loader(pictures, prep, 16, False, workers=0, ten_views=True)
+    )
+    by_hand = np.mean(
+        [F.softmax(Brightness()(Tensor(v))).data for v in prep.views(pictures.read(0)[None])],
+        axis=0,
+    )[0]
     np.testing.assert_allclose(result.probabilities, np.tile(by_hand, (40, 1)), rtol=1e-6)
     centre = evaluate(Brightness(), data.Loader(pictures, prep, 16, False, workers=0))
     assert abs(centre.probabilities[0, 0] - by_hand[0]) > 1e-6
 
 
 def test_tables_and_pictures(tmp_path):
-    write_predictions(tmp_path / "p.csv", RESULT, ["a.jpg", "b,b.jpg", "c.jpg", "d.jpg"], ["x", "y", "z"])
+    write_predictions(
+        tmp_path / "p.csv", RESULT, ["a.jpg", "b,b.jpg", "c.jpg", "d.jpg"], ["x", "y", "z"]
+    )
     rows = list(csv.reader((tmp_path / "p.csv").read_text().splitlines()))
-    assert rows[0] == ["picture", "class", "guess1", "probability1", "guess2", "probability2", "guess3", "probability3"]
+    assert rows[0] == [
+        "picture",
+        "class",
+        "guess1",
+        "probability1",
+        "guess2",
+        "probability2",
+        "guess3",
+        "probability3",
+    ]
     assert rows[2] == ["b,b.jpg", "y", "z", "0.600000", "y", "0.300000", "x", "0.100000"]
     write_by_class(tmp_path / "c.csv", RESULT, ["x", "y", "z"], ["ex", "why", "zed"])
     rows = list(csv.reader((tmp_path / "c.csv").read_text().splitlines()))
     assert rows[2] == ["y", "why", "2", "0.5000", "1.0000", "z"]
     assert rows[3] == ["z", "zed", "1", "0.0000", "1.0000", "x"]
-    assert draw_confusion(RESULT.confusion(), ["ex", "why", "zed"], tmp_path / "c.png").stat().st_size > 1000
+    assert (
+        draw_confusion(RESULT.confusion(), ["ex", "why", "zed"], tmp_path / "c.png").stat().st_size
+        > 1000
+    )

@@ -49,7 +49,9 @@ def geometries(draw, padding: int | None = None):
 
 
 @settings(max_examples=100)
-@given(geometries(padding=5), small, small, st.integers(1, 3), flags, layouts, layouts, flags, streams)
+@given(
+    geometries(padding=5), small, small, st.integers(1, 3), flags, layouts, layouts, flags, streams
+)
 def test_conv2d(geometry, CG, OG, groups, bias, x_layout, w_layout, turn, rng):
     image, kernel, stride, padding, ceil_mode = geometry
     x = laid_out(rng.normal((*image, CG * groups)), x_layout)
@@ -64,7 +66,10 @@ def test_conv2d(geometry, CG, OG, groups, bias, x_layout, w_layout, turn, rng):
 
 @given(small, small, small, flags, layouts, layouts, flags, streams)
 def test_linear(N, inputs, outputs, bias, x_layout, w_layout, turn, rng):
-    x, w = laid_out(rng.normal((N, inputs)), x_layout), laid_out(rng.normal((inputs, outputs)), w_layout)
+    x, w = (
+        laid_out(rng.normal((N, inputs)), x_layout),
+        laid_out(rng.normal((inputs, outputs)), w_layout),
+    )
     b = [rng.normal(outputs)] if bias else []
     check_grads(turned(F.linear) if turn else F.linear, x, w, *b, rtol=RTOL)
 
@@ -74,7 +79,9 @@ lrn_constants = st.tuples(st.floats(0.5, 2), st.floats(0.1, 2), st.sampled_from(
 
 
 @settings(max_examples=100)
-@given(rows, small, st.integers(1, 7), lrn_constants, flags, st.integers(1, 3), layouts, flags, streams)
+@given(
+    rows, small, st.integers(1, 7), lrn_constants, flags, st.integers(1, 3), layouts, flags, streams
+)
 def test_lrn(rows, C, n, constants, divide_by_n, groups, layout, turn, rng):
     x = laid_out(rng.normal((*rows, 2 * C * groups)), layout)
 
@@ -84,7 +91,9 @@ def test_lrn(rows, C, n, constants, divide_by_n, groups, layout, turn, rng):
     check_grads(turned(lrn) if turn else lrn, x, rtol=RTOL)
 
 
-@given(st.tuples(small, small, small, small), st.integers(1, 6), lrn_constants, layouts, flags, streams)
+@given(
+    st.tuples(small, small, small, small), st.integers(1, 6), lrn_constants, layouts, flags, streams
+)
 def test_lrn_within_map(shape, n, constants, layout, turn, rng):
     k, alpha, beta = constants
 
@@ -131,15 +140,25 @@ def test_dropout(shape, p, training, inverted, layout, turn, rng):
     def dropped(x):
         return F.dropout(x, p, training, inverted, rng)
 
-    check_grads(turned(dropped) if turn else dropped, laid_out(rng.normal(shape), layout), rtol=RTOL)
+    check_grads(
+        turned(dropped) if turn else dropped, laid_out(rng.normal(shape), layout), rtol=RTOL
+    )
 
 
 @pytest.mark.parametrize("f", [F.add, F.sub, F.mul, F.div])
-@given(mutually_broadcastable_shapes(num_shapes=2, min_dims=1, max_dims=4, max_side=4), layouts, streams)
+@given(
+    mutually_broadcastable_shapes(num_shapes=2, min_dims=1, max_dims=4, max_side=4),
+    layouts,
+    streams,
+)
 def test_arithmetic_with_broadcasting(f, shapes, layout, rng):
-    a, b = (laid_out(away_from_zero(rng, shape, margin=0.5), layout) for shape in shapes.input_shapes)
+    a, b = (
+        laid_out(away_from_zero(rng, shape, margin=0.5), layout) for shape in shapes.input_shapes
+    )
     check_grads(f, a, b, rtol=RTOL)
-    check_grads(lambda a, b: f(f(a, 1.5), f(2.5, b)), a, b, rtol=RTOL)  # and with numbers, on either side
+    check_grads(
+        lambda a, b: f(f(a, 1.5), f(2.5, b)), a, b, rtol=RTOL
+    )  # and with numbers, on either side
 
 
 @given(small, small, small, layouts, layouts, flags, streams)
@@ -184,7 +203,9 @@ def test_concat(data, shape, lengths, layout, rng):
         piece[axis] = length
         pieces.append(laid_out(rng.normal(tuple(piece)), layout))
     check_grads(lambda *xs: F.concat(xs, axis), *pieces, rtol=RTOL)
-    check_grads(lambda x: F.concat([x, F.tanh(x), x], axis), pieces[0], rtol=RTOL)  # fan-out: the same x thrice
+    check_grads(
+        lambda x: F.concat([x, F.tanh(x), x], axis), pieces[0], rtol=RTOL
+    )  # fan-out: the same x thrice
 
 
 @given(st.data(), shapes, layouts, streams)
@@ -198,7 +219,9 @@ def test_getitem_and_channels(data, shape, layout, rng):
     check_grads(lambda x: F.channels(x, start, shape[-1]), x, rtol=RTOL)
 
 
-@pytest.mark.parametrize(("f", "inputs"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("f", "inputs"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 def test_every_case_of_gradcheck(f, inputs):
     assert check_grads(f, *inputs) < RTOL
 

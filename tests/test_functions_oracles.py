@@ -56,9 +56,13 @@ def windows(x, kernel, stride, padding, ceil_mode):
     """For each n, oh, ow: that index, and {(kh, kw): (h, w)} of the taps inside the image."""
     (N, H, W, _), (KH, KW), (SH, SW), (PH, PW) = x.shape, kernel, stride, padding
     rows, columns = positions(H, KH, SH, PH, ceil_mode), positions(W, KW, SW, PW, ceil_mode)
-    for n, (oh, top), (ow, left) in itertools.product(range(N), enumerate(rows), enumerate(columns)):
+    for n, (oh, top), (ow, left) in itertools.product(
+        range(N), enumerate(rows), enumerate(columns)
+    ):
         taps = itertools.product(range(KH), range(KW))
-        inside = {(a, b): (top + a, left + b) for a, b in taps if 0 <= top + a < H and 0 <= left + b < W}
+        inside = {
+            (a, b): (top + a, left + b) for a, b in taps if 0 <= top + a < H and 0 <= left + b < W
+        }
         yield (n, oh, ow), inside
 
 
@@ -119,19 +123,28 @@ def test_conv2d_by_loops(rng, kernel, stride, padding, groups, ceil_mode):
 
 def test_conv2d_with_padding_wider_than_the_kernel(rng):
     """Some windows see nothing but padding."""
-    x, w, b = rng.standard_normal((1, 3, 2, 2)), rng.standard_normal((2, 1, 2, 3)), rng.standard_normal(3)
+    x, w, b = (
+        rng.standard_normal((1, 3, 2, 2)),
+        rng.standard_normal((2, 1, 2, 3)),
+        rng.standard_normal(3),
+    )
     same(F.conv2d(x, w, b, 2, (3, 4)), conv_by_loops(x, w, b, (2, 2), (3, 4), 1, False))
 
 
 def test_conv2d_by_scipy(rng):
     x, w = rng.standard_normal((2, 9, 8, 3)), rng.standard_normal((4, 3, 3, 5))
-    y = [[scipy.signal.correlate(image, w[..., o], mode="valid")[:, :, 0] for o in range(5)] for image in x]
+    y = [
+        [scipy.signal.correlate(image, w[..., o], mode="valid")[:, :, 0] for o in range(5)]
+        for image in x
+    ]
     same(F.conv2d(x, w), np.moveaxis(y, 1, -1))
 
 
 def test_conv2d_gradients_by_scipy(rng):
     """gx is the full convolution of gy with w, gw the correlation of x with gy."""
-    x, w = (mg.Tensor(rng.standard_normal(s), requires_grad=True) for s in [(1, 6, 7, 1), (3, 2, 1, 1)])
+    x, w = (
+        mg.Tensor(rng.standard_normal(s), requires_grad=True) for s in [(1, 6, 7, 1), (3, 2, 1, 1)]
+    )
     gy = rng.standard_normal((1, 4, 6, 1))
     F.conv2d(x, w).backward(gy)
     x_, w_, g = x.data[0, :, :, 0], w.data[:, :, 0, 0], gy[0, :, :, 0]
@@ -153,17 +166,28 @@ def test_conv2d_gives_the_same_in_chunks_of_any_size(rng, monkeypatch):
     whole = run()
     per_image = 6 * 6 * 3 * 3 * 2 * 8
     for budget in (1, 2 * per_image):
-        monkeypatch.setattr(importlib.import_module("minigrad.functions.conv2d"), "COLUMN_BYTES", budget)
+        monkeypatch.setattr(
+            importlib.import_module("minigrad.functions.conv2d"), "COLUMN_BYTES", budget
+        )
         for part, expected in zip(run(), whole):
             same(part, expected)
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [g for g in GEOMETRIES if max(g[2]) < min(g[0]) or g[2][1] == 0])
-@pytest.mark.parametrize(("pool", "combine"), [(F.max_pool2d, max), (F.avg_pool2d, lambda taps: math.fsum(taps) / len(taps))])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [g for g in GEOMETRIES if max(g[2]) < min(g[0]) or g[2][1] == 0],
+)
+@pytest.mark.parametrize(
+    ("pool", "combine"),
+    [(F.max_pool2d, max), (F.avg_pool2d, lambda taps: math.fsum(taps) / len(taps))],
+)
 def test_pools_by_loops(rng, pool, combine, kernel, stride, padding, ceil_mode):
     x = rng.standard_normal((2, 7, 6, 3))
-    same(pool(x, kernel, stride, padding, ceil_mode), pool_by_loops(x, combine, kernel, stride, padding, ceil_mode))
+    same(
+        pool(x, kernel, stride, padding, ceil_mode),
+        pool_by_loops(x, combine, kernel, stride, padding, ceil_mode),
+    )
 
 
 def test_avg_pool2d_by_scipy(rng):
@@ -223,10 +247,15 @@ def lrn_by_loops(x, n, k, alpha, beta, divide_by_n, groups):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 20])
-@pytest.mark.parametrize(("beta", "divide_by_n", "groups"), [(0.75, False, 1), (0.5, True, 2), (0.75, False, 3)])
+@pytest.mark.parametrize(
+    ("beta", "divide_by_n", "groups"), [(0.75, False, 1), (0.5, True, 2), (0.75, False, 3)]
+)
 def test_lrn_by_loops(rng, n, beta, divide_by_n, groups):
     x = rng.standard_normal((2, 3, 2, 12))
-    same(F.lrn(x, n, 1.5, 0.7, beta, divide_by_n, groups), lrn_by_loops(x, n, 1.5, 0.7, beta, divide_by_n, groups))
+    same(
+        F.lrn(x, n, 1.5, 0.7, beta, divide_by_n, groups),
+        lrn_by_loops(x, n, 1.5, 0.7, beta, divide_by_n, groups),
+    )
 
 
 def test_lrn_constants_are_the_papers(rng):
@@ -278,7 +307,10 @@ def test_cross_entropy_by_hand(rng):
 
 def test_cross_entropy_by_scipy(rng):
     x, labels = 10 * rng.standard_normal((9, 6)), rng.integers(0, 6, 9)
-    same(F.softmax_cross_entropy(x, labels, "none"), -scipy.special.log_softmax(x, axis=1)[range(9), labels])
+    same(
+        F.softmax_cross_entropy(x, labels, "none"),
+        -scipy.special.log_softmax(x, axis=1)[range(9), labels],
+    )
     for kind in (np.int32, np.uint8, np.int64):
         same(
             F.softmax_cross_entropy(x, labels.astype(kind)),
@@ -291,7 +323,10 @@ def test_softmax_of_huge_and_masked_logits_is_finite():
     same(F.softmax(x), [[1, 0, 0], [0, 0.5, 0.5]])
     same(F.log_softmax(x[:1]), [[0, -1e30, -2e30]])
     same(F.softmax_cross_entropy(x, np.array([2, 1]), "none"), [2e30, np.log(2)])
-    same(gradient(lambda x: F.softmax_cross_entropy(x, [2, 1], "sum"), x), [[1, 0, -1], [0, -0.5, 0.5]])
+    same(
+        gradient(lambda x: F.softmax_cross_entropy(x, [2, 1], "sum"), x),
+        [[1, 0, -1], [0, -0.5, 0.5]],
+    )
 
 
 def test_elementwise_by_scipy_and_numpy(rng):
@@ -356,7 +391,9 @@ def test_dropout_keeps_the_right_share(p, inverted):
     y = F.dropout(np.ones((8, n // 8)), p, inverted=inverted, rng=Stream(3, "share")).data
     assert set(np.unique(y)) == {0.0, 1 / (1 - p) if inverted else 1.0}
     kept = np.count_nonzero(y)
-    assert abs(kept - n * (1 - p)) < 5 * math.sqrt(n * p * (1 - p))  # five standard deviations of the binomial
+    assert abs(kept - n * (1 - p)) < 5 * math.sqrt(
+        n * p * (1 - p)
+    )  # five standard deviations of the binomial
     per_row = np.count_nonzero(y, axis=1)
     assert (abs(per_row - n / 8 * (1 - p)) < 5 * math.sqrt(n / 8 * p * (1 - p))).all()
 
@@ -377,7 +414,10 @@ def test_dropout_at_test_time(rng):
     x = rng.standard_normal((4, 5))
     np.testing.assert_array_equal(F.dropout(x, 0.3, training=False).data, x)
     same(F.dropout(x, 0.3, training=False, inverted=False), 0.7 * x)
-    same(gradient(lambda x: F.dropout(x, 0.3, training=False, inverted=False), x), np.full_like(x, 0.7))
+    same(
+        gradient(lambda x: F.dropout(x, 0.3, training=False, inverted=False), x),
+        np.full_like(x, 0.7),
+    )
 
 
 def test_dropout_of_nothing_is_the_identity_and_of_everything_an_error(rng):
@@ -390,7 +430,9 @@ def test_dropout_of_nothing_is_the_identity_and_of_everything_an_error(rng):
 def test_no_two_dropout_masks_are_the_same():
     ones, model = np.ones(1000, np.float32), AlexNet(shrunken("paper"), classes=5)
     layers = [nn.Dropout(), nn.Dropout(), model.layers["drop6"], model.layers["drop7"]]
-    masks = [layer(ones).data for layer in layers for _ in range(2)]  # nor in two passes through one layer
+    masks = [
+        layer(ones).data for layer in layers for _ in range(2)
+    ]  # nor in two passes through one layer
     for a, b in itertools.combinations(masks, 2):
         assert 400 < np.count_nonzero((a == 0) == (b == 0)) < 600  # independent masks agree in half
 
@@ -419,7 +461,9 @@ def test_relu_keeps_nan_and_infinity():
 
 
 def test_relu_has_no_gradient_at_zero():
-    np.testing.assert_array_equal(gradient(F.relu, np.array([-1.0, 0.0, 1e-300, 1.0])), [0, 0, 1, 1])
+    np.testing.assert_array_equal(
+        gradient(F.relu, np.array([-1.0, 0.0, 1e-300, 1.0])), [0, 0, 1, 1]
+    )
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -438,10 +482,14 @@ def test_max_pool2d_propagates_nan(at, padding):
 
 
 def test_first_of_equal_maxima_gets_the_gradient():
-    same(gradient(lambda x: F.max_pool2d(x, 2), np.ones((1, 2, 2, 1)))[0, :, :, 0], [[1, 0], [0, 0]])
+    same(
+        gradient(lambda x: F.max_pool2d(x, 2), np.ones((1, 2, 2, 1)))[0, :, :, 0], [[1, 0], [0, 0]]
+    )
     x = np.array([[0.0, 7, 7], [7, 0, 7], [0, 0, 0]]).reshape(1, 3, 3, 1)
     same(gradient(lambda x: F.max_pool2d(x, 3), x)[0, :, :, 0], [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
-    same(gradient(lambda x: F.max_pool2d(x, 2, 1), x)[0, :, :, 0], [[0, 2, 0], [1, 0, 1], [0, 0, 0]])
+    same(
+        gradient(lambda x: F.max_pool2d(x, 2, 1), x)[0, :, :, 0], [[0, 2, 0], [1, 0, 1], [0, 0, 0]]
+    )
     nans = np.full((1, 2, 2, 1), np.nan)
     same(gradient(lambda x: F.max_pool2d(x, 2), nans)[0, :, :, 0], [[1, 0], [0, 0]])
 
@@ -468,7 +516,11 @@ def test_padding_never_wins_against_minus_infinity():
 
 
 def test_an_infinite_gradient_stays_with_the_winner():
-    gx = gradient(lambda x: F.max_pool2d(x, 2), np.arange(4.0).reshape(1, 2, 2, 1), np.full((1, 1, 1, 1), np.inf))
+    gx = gradient(
+        lambda x: F.max_pool2d(x, 2),
+        np.arange(4.0).reshape(1, 2, 2, 1),
+        np.full((1, 1, 1, 1), np.inf),
+    )
     np.testing.assert_array_equal(gx.ravel(), [0, 0, 0, np.inf])
 
 
@@ -515,7 +567,10 @@ CALLS = {
     "lrn_within_map": (lambda x: F.lrn_within_map(x, 3, 0.5, 0.7, 0.6), (2, 4, 5, 3)),
     "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1, True), (2, 6, 7, 3)),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True), (2, 6, 7, 3)),
-    "dropout": (lambda x: F.dropout(F.dropout(x, 0.3, rng=Stream(2, "a")), 0.3, False, False), (5, 6)),
+    "dropout": (
+        lambda x: F.dropout(F.dropout(x, 0.3, rng=Stream(2, "a")), 0.3, False, False),
+        (5, 6),
+    ),
     "softmax": (F.softmax, (3, 5)),
     "log_softmax": (F.log_softmax, (3, 5)),
     "softmax_cross_entropy": (lambda x: F.softmax_cross_entropy(x, LABELS) * 2.0, (3, 5)),
@@ -524,13 +579,18 @@ CALLS = {
 
 def inputs_of(name, dtype, layout=np.ascontiguousarray):
     rng = np.random.default_rng(7)
-    return [mg.Tensor(layout(rng.standard_normal(s).astype(dtype)), requires_grad=True) for s in CALLS[name][1:]]
+    return [
+        mg.Tensor(layout(rng.standard_normal(s).astype(dtype)), requires_grad=True)
+        for s in CALLS[name][1:]
+    ]
 
 
 def run(name, inputs, gy_layout=np.ascontiguousarray):
     """The output and the gradients of one call."""
     y = CALLS[name][0](*inputs)
-    y.backward(gy_layout(np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)).reshape(y.shape))
+    y.backward(
+        gy_layout(np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)).reshape(y.shape)
+    )
     return [y.data, *[x.grad for x in inputs]]
 
 
@@ -632,7 +692,16 @@ def test_the_gradient_of_a_single_number_is_an_array_of_its_shape(f):
         F.dropout,
         F.softmax,
     ],
-    ids=["relu", "lrn", "lrn_within_map", "max_pool2d", "avg_pool2d", "conv2d", "dropout", "softmax"],
+    ids=[
+        "relu",
+        "lrn",
+        "lrn_within_map",
+        "max_pool2d",
+        "avg_pool2d",
+        "conv2d",
+        "dropout",
+        "softmax",
+    ],
 )
 def test_an_empty_batch_passes_through(f):
     assert gradient(f, np.zeros((0, 4, 5, 3))).shape == (0, 4, 5, 3)

@@ -20,7 +20,10 @@ from minigrad.engine import Tensor, as_tensor, no_grad, topological_order
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(backend.gpu_count() == 0, reason="no GPU that CuPy can use: the kernels run on the CPU only here"),
+    pytest.mark.skipif(
+        backend.gpu_count() == 0,
+        reason="no GPU that CuPy can use: the kernels run on the CPU only here",
+    ),
 ]
 DEVICES = ["gpu", "gpu:1"][: backend.gpu_count()]
 TOLERANCE = {"float32": 2e-4, "float64": 1e-11}
@@ -31,7 +34,9 @@ def on(device, f, *arrays):
     leaves = [Tensor(backend.to_device(a.copy(), device), requires_grad=True) for a in arrays]
     with random.rewound():
         y = f(*leaves)
-        y.backward(backend.to_device(numbers(*y.shape, dtype=y.dtype, seed=9), device) if y.shape else None)
+        y.backward(
+            backend.to_device(numbers(*y.shape, dtype=y.dtype, seed=9), device) if y.shape else None
+        )
     return [y.numpy()] + [backend.to_numpy(x.grad) for x in leaves]
 
 
@@ -65,7 +70,9 @@ def poisoned(monkeypatch):
 
         return made
 
-    for name in {"empty", "empty_like"} & set(dir(cupy)):  # the stand-in for CuPy, which has neither, does the same by itself
+    for name in {"empty", "empty_like"} & set(
+        dir(cupy)
+    ):  # the stand-in for CuPy, which has neither, does the same by itself
         monkeypatch.setattr(cupy, name, poisoning(getattr(cupy, name)))
 
 
@@ -77,14 +84,18 @@ def test_new_memory_is_poisoned():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
-@pytest.mark.parametrize(("name", "f", "inputs"), gradcheck.cases(), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("name", "f", "inputs"), gradcheck.cases(), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_every_function(name, f, inputs, layout, device):
     """Those without kernels too: their array forms run on CuPy's arrays, on whatever GPU they lie."""
     if layout == "transposed":
         inputs = [a.T.copy().T for a in inputs]
     results = []
     for place in (device, "cpu"):
-        leaves = [Tensor(backend.to_device(a, place), requires_grad=a.dtype.kind == "f") for a in inputs]
+        leaves = [
+            Tensor(backend.to_device(a, place), requires_grad=a.dtype.kind == "f") for a in inputs
+        ]
         with random.rewound():
             y = f(*leaves)
         y.backward(backend.to_device(numbers(*y.shape, seed=9), y.device))
@@ -121,7 +132,9 @@ def test_relu_and_bias_in_one_pass():
     model.to("gpu")
     x = backend.to_device(numbers(2, 67, 67, 3, dtype="float32"), "gpu")
     logits, stages = model(x), model.activations(x)
-    assert sum(type(node).__name__ == "ReLU" for node in topological_order(stages["fc8"].creator)) == 7
+    assert (
+        sum(type(node).__name__ == "ReLU" for node in topological_order(stages["fc8"].creator)) == 7
+    )
     assert not any(type(node).__name__ == "ReLU" for node in topological_order(logits.creator))
     np.testing.assert_array_equal(logits.numpy(), stages["fc8"].numpy())
 
@@ -132,7 +145,10 @@ def test_relu_and_bias_in_one_pass():
 def test_cross_entropy(reduction, classes, dtype):
     """Rows shorter and longer than a block has threads."""
     x, t = numbers(7, classes, dtype=dtype), np.arange(7) % 5
-    results = [on(d, lambda x, d=d: F.softmax_cross_entropy(x, backend.to_device(t, d), reduction), x) for d in ("gpu", "cpu")]
+    results = [
+        on(d, lambda x, d=d: F.softmax_cross_entropy(x, backend.to_device(t, d), reduction), x)
+        for d in ("gpu", "cpu")
+    ]
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
@@ -142,7 +158,10 @@ def test_cross_entropy(reduction, classes, dtype):
 def test_sgd_update(form, dtype):
     results = []
     for device in ("gpu", "cpu"):
-        w, v, g = (backend.to_device(numbers(2 * kernels.SPAN + 3, dtype=dtype, seed=s), device) for s in range(3))
+        w, v, g = (
+            backend.to_device(numbers(2 * kernels.SPAN + 3, dtype=dtype, seed=s), device)
+            for s in range(3)
+        )
         optim.sgd_update(w, v, g, 0.1, 0.9, 0.01, form)
         results.append([backend.to_numpy(w), backend.to_numpy(v)])
     for a, b in zip(*results, strict=True):
@@ -152,7 +171,9 @@ def test_sgd_update(form, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_prepared_pictures(dtype):
     out = backend.to_numpy(prepared(dtype, "gpu"))
-    np.testing.assert_allclose(out, prepared(dtype, "cpu"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(
+        out, prepared(dtype, "cpu"), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
+    )
 
 
 def test_dropout_masks_are_identical():
@@ -164,7 +185,9 @@ def test_more_than_2_to_the_31_column_elements(monkeypatch):
     """im2col addresses its columns in 64 bits; the last image's result shows whether it does. Takes 10 GB."""
     if backend.cupy().cuda.runtime.memGetInfo()[0] < 12 << 30:
         pytest.skip("less than 12 GB of the GPU's memory are free")
-    monkeypatch.setattr(sys.modules["minigrad.functions.conv2d"], "GPU_COLUMN_BYTES", 1 << 40)  # all images in one launch
+    monkeypatch.setattr(
+        sys.modules["minigrad.functions.conv2d"], "GPU_COLUMN_BYTES", 1 << 40
+    )  # all images in one launch
     x = np.zeros((70, 224, 224, 3), np.float32)
     x[-1] = numbers(224, 224, 3, dtype="float32")
     w = numbers(16, 16, 3, 2, dtype="float32", seed=1)
@@ -214,7 +237,11 @@ def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "mpl"))
-    monkeypatch.setitem(alexnet.PRESETS, "tiny", replace(alexnet.shrunken("krizhevsky2012"), lrn_alpha=1e-4, within_alpha=1e-4))
+    monkeypatch.setitem(
+        alexnet.PRESETS,
+        "tiny",
+        replace(alexnet.shrunken("krizhevsky2012"), lrn_alpha=1e-4, within_alpha=1e-4),
+    )
     synthetic.draw_set(tmp_path / "set", train=4, val=2)
 
     def said(*args):
@@ -226,7 +253,10 @@ def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     start = ["train", "--data", "set", "--preset", "tiny", "--batch-size", 8, "--device", gpu]
     said(*start, "--epochs", 2, "--output", "run")
     said(*start, "--epochs", 1, "--finetune", "run", "--output", "tuned")
-    losses = [float(said("evaluate", "run", "--device", device).split("loss ")[1].split(",")[0]) for device in (gpu, "cpu")]
+    losses = [
+        float(said("evaluate", "run", "--device", device).split("loss ")[1].split(",")[0])
+        for device in (gpu, "cpu")
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     picture = next(path for path in (tmp_path / "set" / "val").rglob("*") if path.is_file())
     answers = [said("predict", "run", picture, "--device", device) for device in (gpu, "cpu")]

@@ -32,7 +32,9 @@ def run_gpu_tests(*options, **environment):
         *options,
         Path(__file__).with_name("test_gpu.py"),
     ]
-    result = subprocess.run(list(map(str, command)), env=os.environ | environment, capture_output=True, text=True)
+    result = subprocess.run(
+        list(map(str, command)), env=os.environ | environment, capture_output=True, text=True
+    )
     return result.returncode, result.stdout[-4000:] + result.stderr[-4000:]
 
 
@@ -76,10 +78,16 @@ def test_the_stand_in_refuses_what_cupy_refuses(on_stand_in):
 
 def test_a_launch_on_the_stand_in_checks_its_numbers(on_stand_in):
     x, y = on_stand_in(np.ones(5)), on_stand_in(np.zeros(5))
-    kernel = stand_in_cupy.RawModule(code=kernels.gpu_source("relu.cu"), options=kernels.gpu_options("double")).get_function("relu_forward")
+    kernel = stand_in_cupy.RawModule(
+        code=kernels.gpu_source("relu.cu"), options=kernels.gpu_options("double")
+    ).get_function("relu_forward")
     kernel((1,), (128,), (x, y, np.int64(5), np.int32(16)))
     assert y.get().tolist() == [1] * 5
-    for args in [(x, y, 5, np.int32(16)), (x, y, np.int64(5), np.int64(16)), (x, np.zeros(5), np.int64(5), np.int32(16))]:
+    for args in [
+        (x, y, 5, np.int32(16)),
+        (x, y, np.int64(5), np.int64(16)),
+        (x, np.zeros(5), np.int64(5), np.int32(16)),
+    ]:
         with pytest.raises(AssertionError):
             kernel((1,), (128,), args)
     with pytest.raises(ValueError, match="shorter"):

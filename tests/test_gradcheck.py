@@ -34,7 +34,9 @@ def change(position, how):
             grads = right(self, gy)
             if not isinstance(grads, tuple):
                 return how(grads)
-            return tuple(how(g) if i == position and g is not None else g for i, g in enumerate(grads))
+            return tuple(
+                how(g) if i == position and g is not None else g for i, g in enumerate(grads)
+            )
 
         return backward
 
@@ -88,7 +90,11 @@ def other_winner(right):
     """Scatter to the next tap instead of the one that won."""
 
     def backward(self, gy):
-        self.saved = ((self.saved[0] + 1) % (self.win.KH * self.win.KW),) if self.saved[0].dtype == np.uint8 else self.saved
+        self.saved = (
+            ((self.saved[0] + 1) % (self.win.KH * self.win.KW),)
+            if self.saved[0].dtype == np.uint8
+            else self.saved
+        )
         self.saved = (self.saved[0].astype(np.uint8),)
         return right(self, gy)
 
@@ -133,7 +139,12 @@ FAULTS = [
     ("matmul", MatMul, change(0, at_one_element), "one element wrong"),
     ("sum", Sum, change(0, lambda g: g / g.size), "mean instead of sum"),
     ("reshape", Reshape, change(0, lambda g: g[::-1]), "order reversed"),
-    ("transpose", Transpose, with_attribute("axes", lambda a: tuple(np.argsort(a))), "permutation not inverted"),
+    (
+        "transpose",
+        Transpose,
+        with_attribute("axes", lambda a: tuple(np.argsort(a))),
+        "permutation not inverted",
+    ),
     ("concat", Concat, change(1, lambda g: 0 * g), "second part lost"),
     ("channels", GetItem, change(0, lambda g: np.roll(g, 1, axis=-1)), "slice off by one"),
     ("relu", ReLU, change(0, lambda g: g + 0.01), "leak"),
@@ -144,20 +155,40 @@ FAULTS = [
     ("linear", Linear, change(1, at_one_element), "one weight wrong"),
     ("conv2d: 3x3", Conv2d, change(2, lambda g: 0 * g), "bias forgotten"),
     ("conv2d: 3x3", Conv2d, change(1, lambda g: g[::-1, ::-1].copy()), "filter flipped"),
-    ("conv2d: 3x3", Conv2d, change(0, lambda g: np.roll(g, 1, axis=2)), "columns scattered one pixel off"),
+    (
+        "conv2d: 3x3",
+        Conv2d,
+        change(0, lambda g: np.roll(g, 1, axis=2)),
+        "columns scattered one pixel off",
+    ),
     (CONV2, Conv2d, one_group_only, "a group forgotten"),
     (PAD, Conv2d, with_attribute("win", swap_paddings), "paddings swapped"),
     ("lrn: alpha=1", LRN, no_cross_term, "cross-channel term dropped"),
-    ("lrn: even n, per column, divided", LRN, with_attribute("before", lambda b: b - 1), "window not mirrored"),
+    (
+        "lrn: even n, per column, divided",
+        LRN,
+        with_attribute("before", lambda b: b - 1),
+        "window not mirrored",
+    ),
     ("lrn: alpha=1", LRN, change(0, at_one_element), "one element wrong"),
     ("lrn_within_map: alpha=10", LRNWithinMap, no_cross_term, "neighbours' term dropped"),
     ("max_pool2d: 3x3 stride 2", MaxPool2d, other_winner, "scattered to the wrong tap"),
     ("max_pool2d: padding, ceil", MaxPool2d, ignore_gy, "gy ignored"),
     ("avg_pool2d: padding, ceil", AvgPool2d, change(0, lambda g: g * 0.5), "divided by all taps"),
-    ("avg_pool2d: 3x3 stride 2", AvgPool2d, change(0, lambda g: np.roll(g, 1, axis=1)), "one row off"),
+    (
+        "avg_pool2d: 3x3 stride 2",
+        AvgPool2d,
+        change(0, lambda g: np.roll(g, 1, axis=1)),
+        "one row off",
+    ),
     ("dropout", Dropout, fresh_mask, "another mask in backward"),
     ("dropout", Dropout, with_attribute("scale", lambda s: 1.0), "scale forgotten"),
-    ("dropout: the paper's, test", Scale, with_attribute("factor", lambda s: 1.0), "scale forgotten"),
+    (
+        "dropout: the paper's, test",
+        Scale,
+        with_attribute("factor", lambda s: 1.0),
+        "scale forgotten",
+    ),
     ("softmax", Softmax, change(0, lambda g: g + 0.01), "mean not subtracted"),
     ("log_softmax", LogSoftmax, ignore_gy, "gy ignored"),
     ("softmax_cross_entropy", SoftmaxCrossEntropy, change(0, lambda g: 7 * g), "not divided by N"),
@@ -165,7 +196,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "function", "plant", "fault"), FAULTS, ids=[f"{f[0]} - {f[3]}" for f in FAULTS])
+@pytest.mark.parametrize(
+    ("name", "function", "plant", "fault"), FAULTS, ids=[f"{f[0]} - {f[3]}" for f in FAULTS]
+)
 def test_planted_fault_is_caught(name, function, plant, fault, monkeypatch):
     monkeypatch.setattr(function, "backward", plant(function.backward))
     f, inputs = CASES[name]
@@ -175,7 +208,13 @@ def test_planted_fault_is_caught(name, function, plant, fault, monkeypatch):
 
 def test_every_layer_has_a_planted_fault():
     names = {name.split(":")[0] for name in CASES}
-    assert names - {f[0].split(":")[0] for f in FAULTS} == {"neg", "mean", "flatten", "getitem", "to"}  # made of the others
+    assert names - {f[0].split(":")[0] for f in FAULTS} == {
+        "neg",
+        "mean",
+        "flatten",
+        "getitem",
+        "to",
+    }  # made of the others
 
 
 def test_every_right_gradient_passes():
@@ -196,7 +235,9 @@ class Square(Function):
 
 
 def test_the_worst_element_is_named():
-    with pytest.raises(GradientMismatch, match=r"Worst of the 12 elements.*\n  input 0\[1, 2\]: backward"):
+    with pytest.raises(
+        GradientMismatch, match=r"Worst of the 12 elements.*\n  input 0\[1, 2\]: backward"
+    ):
         check_grads(lambda x: Square()(x), np.random.default_rng(0).standard_normal((3, 4)))
 
 
@@ -271,4 +312,6 @@ def test_command_line_prints_a_table(capsys):
 def test_command_line_fails_on_a_wrong_gradient(capsys, monkeypatch):
     monkeypatch.setattr(Tanh, "backward", ignore_gy(Tanh.backward))
     assert gradcheck.main() == 1
-    assert "tanh" in [line.split()[0] for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert "tanh" in [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if "FAILED" in line
+    ]

@@ -22,12 +22,20 @@ def test_the_first_layer_that_is_not_finite(pictures, tmp_path):
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     with (
         np.errstate(all="ignore"),
-        pytest.raises(TrainingError, match=r"the loss became nan at step 1: they appear first in the output of conv3; try a lower rate"),
+        pytest.raises(
+            TrainingError,
+            match=r"the loss became nan at step 1: they appear first in the output of conv3; try a lower rate",
+        ),
     ):
         t.learn(x, labels)
     t.model.layers["fc6"].w.data[0, 0] = np.inf
-    assert health.first_not_finite(t.model, x) == "the parameter fc6.w holds values that are not finite"
-    with pytest.raises(TrainingError, match=r"parameter fc6\.w holds values that are not finite: nothing is saved"):
+    assert (
+        health.first_not_finite(t.model, x)
+        == "the parameter fc6.w holds values that are not finite"
+    )
+    with pytest.raises(
+        TrainingError, match=r"parameter fc6\.w holds values that are not finite: nothing is saved"
+    ):
         t.save()
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
 
@@ -41,7 +49,9 @@ def test_watching_changes_nothing(pictures, tmp_path):
     assert streams == {name: s.counter for name, s in t.model.streams().items()}
     assert all("forward" not in vars(m) for _, m in t.model.modules())
     t.model.eval()
-    np.testing.assert_array_equal({n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data)
+    np.testing.assert_array_equal(
+        {n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data
+    )
 
 
 def test_readings_by_hand(pictures, tmp_path):
@@ -60,15 +70,22 @@ def test_readings_by_hand(pictures, tmp_path):
     w = dict(t.model.named_parameters())["fc6.w"].data
     assert float(rows["fc6.w"][2]) == pytest.approx(abs(w).mean(), rel=1e-4)
     assert float(rows["fc6.w"][3]) == pytest.approx(abs(w - before["fc6.w"]).mean(), rel=1e-4)
-    assert float(rows["fc6.w"][4]) == pytest.approx(abs(w - before["fc6.w"]).mean() / abs(w).mean(), rel=1e-2)
+    assert float(rows["fc6.w"][4]) == pytest.approx(
+        abs(w - before["fc6.w"]).mean() / abs(w).mean(), rel=1e-2
+    )
     maps = layer.b.size
     assert float(rows["relu2"][5]) >= 3 / maps - 1e-3
-    assert set(rows) == {n for n, _ in t.model.named_parameters()} | {n for n, m in t.model.modules() if isinstance(m, nn.ReLU)}
+    assert set(rows) == {n for n, _ in t.model.named_parameters()} | {
+        n for n, m in t.model.modules() if isinstance(m, nn.ReLU)
+    }
 
 
 def test_a_loss_at_ln_c_is_named_once():
     watch, rng = LossWatch(10), np.random.default_rng(0)
-    said = [watch.note(math.log(10) + 0.02 * rng.standard_normal(), 0.01, step) for step in range(1, 1000)]
+    said = [
+        watch.note(math.log(10) + 0.02 * rng.standard_normal(), 0.01, step)
+        for step in range(1, 1000)
+    ]
     assert [i for i, s in enumerate(said) if s] == [299]
     assert "guessing gives 2.303 (ln 10)" in said[299]
     assert "--recipe small" in said[299]
@@ -82,7 +99,9 @@ def test_a_runaway_loss_is_named_with_what_to_change():
     assert "try --lr 0.001" in said[0]
 
 
-@pytest.mark.parametrize("loss", [lambda i: 2.3 * 0.997**i, lambda i: 2.0, lambda i: 6.0 * 0.9**i + 1.5])
+@pytest.mark.parametrize(
+    "loss", [lambda i: 2.3 * 0.997**i, lambda i: 2.0, lambda i: 6.0 * 0.9**i + 1.5]
+)
 def test_a_loss_that_falls_is_left_alone(loss):
     watch = LossWatch(10)
     assert not any(watch.note(loss(i), 0.01, i) for i in range(800))
@@ -109,7 +128,10 @@ class Greedy(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize(("most", "words"), [(5, "with a batch of 12: 3 fit; try --batch-size 3"), (0, "not even one picture fits")])
+@pytest.mark.parametrize(
+    ("most", "words"),
+    [(5, "with a batch of 12: 3 fit; try --batch-size 3"), (0, "not even one picture fits")],
+)
 def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):
     t = trainer(pictures, tmp_path / "run")
     t.model.layers["pool1"] = Greedy(t.model.layers["pool1"], most)
@@ -131,5 +153,8 @@ def test_out_of_memory_in_the_backward_pass(pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(LRN, "backward", greedy)
     x, labels, _ = t.train.prepare(np.arange(12))
-    with pytest.raises(TrainingError, match="out of memory in the backward pass of a LRN, with a batch of 12: 6 fit"):
+    with pytest.raises(
+        TrainingError,
+        match="out of memory in the backward pass of a LRN, with a batch of 12: 6 fit",
+    ):
         t.learn(x, labels)

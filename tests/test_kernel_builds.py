@@ -19,9 +19,18 @@ from minigrad import kernel_build, kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = shutil.which("g++")
-pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs g++ on Linux")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or sys.platform != "linux", reason="needs g++ on Linux"
+)
 BLOCK = ["-std=c++20", "-O1", "-DNO_CLONES"]
-SANITIZERS = ["-std=c++17", "-O1", "-DNO_CLONES", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZERS = [
+    "-std=c++17",
+    "-O1",
+    "-DNO_CLONES",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+]
 
 
 def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Path:
@@ -32,7 +41,17 @@ def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Pat
         if path.suffix in (".cu", ".cuh", ".h", ".cpp"):
             (sources / path.name).write_text(change(path.name, path.read_text()))
     for real in ("float", "double"):
-        command = [COMPILER, *flags, "-fPIC", "-shared", "-pthread", f"-DREAL={real}", sources / "host.cpp", "-o", folder / f"{real}.so"]
+        command = [
+            COMPILER,
+            *flags,
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            f"-DREAL={real}",
+            sources / "host.cpp",
+            "-o",
+            folder / f"{real}.so",
+        ]
         subprocess.run(command, check=True)
     return folder
 
@@ -75,7 +94,10 @@ def test_tiles_of_each_instruction_set(tiles, tmp_path):
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("nm") is None, reason="x86-64 alone has clones; nm lists them")
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("nm") is None,
+    reason="x86-64 alone has clones; nm lists them",
+)
 def test_the_best_clone_is_chosen(tmp_path):
     """By the processor's features: a clone for another model with the same features would not do."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
@@ -83,13 +105,19 @@ def test_the_best_clone_is_chosen(tmp_path):
     v4 = v3 and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags
     path = build(tmp_path, ["-std=c++17", "-O1"]) / "float.so"
     table = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
-    names = {int(line.split()[0], 16): line.split()[2] for line in table.splitlines() if len(line.split()) == 3}
+    names = {
+        int(line.split()[0], 16): line.split()[2]
+        for line in table.splitlines()
+        if len(line.split()) == 3
+    }
     library = ctypes.CDLL(str(path))
 
     def address(name: str) -> int:
         return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
 
-    start = address("run_blas_jobs") - next(at for at, name in names.items() if name == "run_blas_jobs")
+    start = address("run_blas_jobs") - next(
+        at for at, name in names.items() if name == "run_blas_jobs"
+    )
     best = ("avx512f", "x86_64_v4") if v4 else ("avx2", "x86_64_v3") if v3 else ("default",)
     assert names[address("relu_forward") - start].endswith(best)
 
@@ -106,14 +134,20 @@ def test_a_missing_barrier_is_found(file, tmp_path):
 def test_a_kernel_right_for_one_thread_only_is_found(tmp_path):
 
     def plant(name, text):
-        return text.replace("w[at] += step * velocity;", "w[at] += step * velocity / blockDim.x;") if name == "sgd.cu" else text
+        return (
+            text.replace("w[at] += step * velocity;", "w[at] += step * velocity / blockDim.x;")
+            if name == "sgd.cu"
+            else text
+        )
 
     result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], plant))
     assert result.returncode == 1, result.stdout[-4000:]
 
 
 def library(name: str) -> str:
-    return subprocess.run([COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -134,7 +168,11 @@ def test_under_the_sanitizers(sanitizers, tmp_path):
 
 def test_the_sanitizers_see_a_planted_overrun(sanitizers, tmp_path):
     folder = build(
-        tmp_path, SANITIZERS, lambda n, t: t.replace("int count = size - first < span ? (int)(size - first) : span;", "int count = span;")
+        tmp_path,
+        SANITIZERS,
+        lambda n, t: t.replace(
+            "int count = size - first < span ? (int)(size - first) : span;", "int count = span;"
+        ),
     )
     result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode != 0
@@ -142,7 +180,11 @@ def test_the_sanitizers_see_a_planted_overrun(sanitizers, tmp_path):
 
 
 def test_the_sanitizers_see_too_little_shared_memory(sanitizers, tmp_path):
-    folder = build(tmp_path, SANITIZERS, lambda n, t: t.replace("shared(shared_bytes + 64)", "shared(shared_bytes)"))
+    folder = build(
+        tmp_path,
+        SANITIZERS,
+        lambda n, t: t.replace("shared(shared_bytes + 64)", "shared(shared_bytes)"),
+    )
     result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode != 0
     assert "AddressSanitizer" in result.stdout + result.stderr
@@ -156,7 +198,9 @@ def built(tmp_path_factory):
     """A checkout with libraries that the build compiled, if without optimising."""
     place = tmp_path_factory.mktemp("checkout")
     for folder in ("minigrad", "kernels"):
-        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("_host_*", "__pycache__"))
+        shutil.copytree(
+            ROOT / folder, place / folder, ignore=shutil.ignore_patterns("_host_*", "__pycache__")
+        )
     shutil.copy(ROOT / "alexnet.py", place)
     out = run_in(place, "-m", "minigrad", "build")
     assert out.startswith(f"compiled {place / 'kernels'} in ")
@@ -171,7 +215,9 @@ def checkout(built, tmp_path):
 def run_in(place: Path, *args: str, code: int = 0, **environment: str) -> str:
     environment = {"CXXFLAGS": "-O0 -DNO_CLONES", "PYTHONPATH": str(place)} | environment
     variables = {k: v for k, v in os.environ.items() if k != "MINIGRAD_KERNELS"} | environment
-    out = subprocess.run([sys.executable, *args], cwd=place, env=variables, capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, *args], cwd=place, env=variables, capture_output=True, text=True
+    )
     assert out.returncode == code, out.stdout + out.stderr
     assert "Traceback" not in out.stderr
     return out.stdout + out.stderr
@@ -183,11 +229,20 @@ def test_a_library_that_fits_is_used_in_silence(checkout):
 
 
 FAULTS = {  # what is said of the libraries, and what was done to each
-    "two blanks in a source": ("were compiled from other sources", lambda path: append(path.parents[1] / "kernels" / "relu.cu", b"  ")),
+    "two blanks in a source": (
+        "were compiled from other sources",
+        lambda path: append(path.parents[1] / "kernels" / "relu.cu", b"  "),
+    ),
     "cut off": ("are damaged", lambda path: os.truncate(path, 5000)),
     "changed": ("are damaged", lambda path: append(path, b"x")),
-    "without its checksums": ("were not built by this version", lambda path: path.with_suffix(".json").unlink()),
-    "with others' checksums": ("were not built by this version", lambda path: path.with_suffix(".json").write_text("[1")),
+    "without its checksums": (
+        "were not built by this version",
+        lambda path: path.with_suffix(".json").unlink(),
+    ),
+    "with others' checksums": (
+        "were not built by this version",
+        lambda path: path.with_suffix(".json").write_text("[1"),
+    ),
     "no library at all": ("are not built", lambda path: path.unlink()),
     "whole, but none": ("cannot be loaded", lambda path: not_a_library(path)),
 }
@@ -217,7 +272,9 @@ def test_a_library_that_does_not_fit_is_not_loaded(checkout, fault):
     assert "error: MINIGRAD_KERNELS=cpu, but they " + words in out
     assert "`python -m minigrad build` compiles them" in out
     for kernels_ in ("", "cpu", "gpu", "none", "nonsense"):
-        out = run_in(checkout, "-m", "minigrad", **({"MINIGRAD_KERNELS": kernels_} if kernels_ else {}))
+        out = run_in(
+            checkout, "-m", "minigrad", **({"MINIGRAD_KERNELS": kernels_} if kernels_ else {})
+        )
         assert kernels_ or f"array forms, for the compiled ones {words}" in out
     if fault in ("two blanks in a source", "cut off"):
         run_in(checkout, "-m", "minigrad", "build")

@@ -18,7 +18,8 @@ from minigrad.functions import direct
 
 ROOT = Path(__file__).resolve().parents[1]
 built = pytest.mark.skipif(
-    kernels.mode() == "none" or not (kernels.host_library("float") and kernels.host_library("double")),
+    kernels.mode() == "none"
+    or not (kernels.host_library("float") and kernels.host_library("double")),
     reason="the CPU kernels are not built, or switched off",
 )
 DTYPES = ["float32", "float64"]
@@ -36,7 +37,9 @@ def both_ways(monkeypatch, f, *arrays, poison=True):
         monkeypatch.setenv("MINIGRAD_KERNELS", mode)
         if poison and mode == "cpu":
             monkeypatch.setattr(np, "empty_like", poisoned)
-        leaves = [Tensor(a.copy(), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+        leaves = [
+            Tensor(a.copy(), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays
+        ]
         with random.rewound():
             y = f(*leaves)
             y.backward(numbers(*y.shape, dtype=y.dtype, seed=9) if y.shape else None)
@@ -57,17 +60,66 @@ def poisoned(like, *args, **kwargs):
 dropping = random.Stream(3, "test_kernels")
 CASES = {
     "conv2d 3x3": (lambda x, w, b: F.conv2d(x, w, b, padding=1), (2, 5, 7, 3), (3, 3, 3, 4), (4,)),
-    "conv2d as conv1": (lambda x, w, b: F.conv2d(x, w, b, stride=4), (3, 27, 31, 3), (11, 11, 3, 5), (5,)),
-    "conv2d as conv2": (lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2), (2, 6, 6, 8), (5, 5, 4, 6), (6,)),
-    "conv2d uneven": (lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(3, 1), ceil_mode=True), (2, 6, 9, 4), (4, 2, 4, 3)),
-    "conv2d window wider than the image": (lambda x, w: F.conv2d(x, w, padding=3), (1, 2, 3, 2), (5, 5, 2, 3)),
-    "conv2d of several panels": (lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2), (3, 4, 31, 10), (3, 3, 5, 134), (134,)),
-    "conv2d of wide groups": (lambda x, w, b: F.conv2d(x, w, b, groups=2), (2, 5, 3, 96), (3, 2, 48, 80), (80,)),
-    "conv2d, mostly padding": (lambda x, w: F.conv2d(x, w, padding=(1, 6), stride=(5, 13)), (1, 3, 1, 2), (2, 3, 2, 3)),
-    "conv2d stride over the image": (lambda x, w: F.conv2d(x, w, padding=1, stride=7), (2, 3, 2, 2), (2, 3, 2, 3)),
-    "conv2d stride over kernel": (lambda x, w: F.conv2d(x, w, stride=3, groups=3), (1, 8, 7, 6), (1, 2, 2, 3)),
-    "conv2d with relu": (lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=2, relu=True), (3, 7, 31, 8), (3, 3, 4, 70), (70,)),
-    "conv2d with relu, without bias": (lambda x, w: F.conv2d(x, w, relu=True), (2, 5, 6, 3), (3, 3, 3, 4)),
+    "conv2d as conv1": (
+        lambda x, w, b: F.conv2d(x, w, b, stride=4),
+        (3, 27, 31, 3),
+        (11, 11, 3, 5),
+        (5,),
+    ),
+    "conv2d as conv2": (
+        lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2),
+        (2, 6, 6, 8),
+        (5, 5, 4, 6),
+        (6,),
+    ),
+    "conv2d uneven": (
+        lambda x, w: F.conv2d(x, w, stride=(2, 3), padding=(3, 1), ceil_mode=True),
+        (2, 6, 9, 4),
+        (4, 2, 4, 3),
+    ),
+    "conv2d window wider than the image": (
+        lambda x, w: F.conv2d(x, w, padding=3),
+        (1, 2, 3, 2),
+        (5, 5, 2, 3),
+    ),
+    "conv2d of several panels": (
+        lambda x, w, b: F.conv2d(x, w, b, padding=1, groups=2),
+        (3, 4, 31, 10),
+        (3, 3, 5, 134),
+        (134,),
+    ),
+    "conv2d of wide groups": (
+        lambda x, w, b: F.conv2d(x, w, b, groups=2),
+        (2, 5, 3, 96),
+        (3, 2, 48, 80),
+        (80,),
+    ),
+    "conv2d, mostly padding": (
+        lambda x, w: F.conv2d(x, w, padding=(1, 6), stride=(5, 13)),
+        (1, 3, 1, 2),
+        (2, 3, 2, 3),
+    ),
+    "conv2d stride over the image": (
+        lambda x, w: F.conv2d(x, w, padding=1, stride=7),
+        (2, 3, 2, 2),
+        (2, 3, 2, 3),
+    ),
+    "conv2d stride over kernel": (
+        lambda x, w: F.conv2d(x, w, stride=3, groups=3),
+        (1, 8, 7, 6),
+        (1, 2, 2, 3),
+    ),
+    "conv2d with relu": (
+        lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1, groups=2, relu=True),
+        (3, 7, 31, 8),
+        (3, 3, 4, 70),
+        (70,),
+    ),
+    "conv2d with relu, without bias": (
+        lambda x, w: F.conv2d(x, w, relu=True),
+        (2, 5, 6, 3),
+        (3, 3, 3, 4),
+    ),
     "linear": (F.linear, (5, 4), (4, 33), (33,)),
     "linear with relu": (lambda x, w, b: F.linear(x, w, b, relu=True), (5, 4), (4, 33), (33,)),
     "linear with relu, without bias": (lambda x, w: F.linear(x, w, relu=True), (5, 4), (4, 1)),
@@ -79,22 +131,40 @@ CASES = {
     "lrn of many channels": (lambda x: F.lrn(x, alpha=1.0), (2, 4100)),
     "lrn, one channel": (lambda x: F.lrn(x, alpha=1.0), (2, 3, 3, 1)),
     "lrn, four channels": (lambda x: F.lrn(x, alpha=1.0), (5, 4)),
-    "lrn, even n, columns, another power": (lambda x: F.lrn(x, 4, 1.0, 2.0, 0.6, True, 2), (2, 3, 12)),
+    "lrn, even n, columns, another power": (
+        lambda x: F.lrn(x, 4, 1.0, 2.0, 0.6, True, 2),
+        (2, 3, 12),
+    ),
     "lrn, n above C": (lambda x: F.lrn(x, 9, alpha=1.0), (4, 3)),
     "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2), (2, 7, 9, 5)),
-    "max_pool2d padded, ceil": (lambda x: F.max_pool2d(x, (3, 2), (2, 1), padding=1, ceil_mode=True), (2, 6, 5, 3)),
+    "max_pool2d padded, ceil": (
+        lambda x: F.max_pool2d(x, (3, 2), (2, 1), padding=1, ceil_mode=True),
+        (2, 6, 5, 3),
+    ),
     "max_pool2d stride over kernel": (lambda x: F.max_pool2d(x, 2, 3), (2, 8, 8, 3)),
     "max_pool2d of 256 taps": (lambda x: F.max_pool2d(x, (256, 1), 1), (1, 260, 2, 2)),
     "max_pool2d of many channels": (lambda x: F.max_pool2d(x, 2, 1), (1, 3, 4, 515)),
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2), (2, 7, 9, 5)),
-    "avg_pool2d padded, ceil": (lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True), (2, 6, 6, 3)),
+    "avg_pool2d padded, ceil": (
+        lambda x: F.avg_pool2d(x, (3, 2), 2, padding=1, ceil_mode=True),
+        (2, 6, 6, 3),
+    ),
     "avg_pool2d stride over kernel": (lambda x: F.avg_pool2d(x, 2, 3), (2, 8, 8, 3)),
     "avg_pool2d of many channels": (lambda x: F.avg_pool2d(x, 2, 1), (1, 3, 4, 515)),
     "dropout": (lambda x: F.dropout(x, 0.3, rng=dropping), (3, 7, 11)),
-    "dropout longer than a block": (lambda x: F.dropout(x, 0.5, inverted=False, rng=dropping), (2 * kernels.SPAN + 3,)),
+    "dropout longer than a block": (
+        lambda x: F.dropout(x, 0.5, inverted=False, rng=dropping),
+        (2 * kernels.SPAN + 3,),
+    ),
     "softmax_cross_entropy": (lambda x: F.softmax_cross_entropy(x, np.arange(7) % 5), (7, 5)),
-    "softmax_cross_entropy none": (lambda x: F.softmax_cross_entropy(x, np.arange(7) % 5, "none"), (7, 5)),
-    "softmax_cross_entropy one class": (lambda x: F.softmax_cross_entropy(x, np.zeros(3, int), "sum"), (3, 1)),
+    "softmax_cross_entropy none": (
+        lambda x: F.softmax_cross_entropy(x, np.arange(7) % 5, "none"),
+        (7, 5),
+    ),
+    "softmax_cross_entropy one class": (
+        lambda x: F.softmax_cross_entropy(x, np.zeros(3, int), "sum"),
+        (3, 1),
+    ),
 }
 
 
@@ -103,7 +173,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_against_array_form(name, dtype, monkeypatch):
     f, *shapes = CASES[name]
-    ours, reference = both_ways(monkeypatch, f, *[numbers(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes)])
+    ours, reference = both_ways(
+        monkeypatch, f, *[numbers(*s, dtype=dtype, seed=i) for i, s in enumerate(shapes)]
+    )
     for a, b in zip(ours, reference, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
@@ -120,9 +192,21 @@ def test_columns_by_kernels(name, dtype, monkeypatch):
 
 @built
 @pytest.mark.parametrize(
-    ("cache", "parts"), [(1, 1), (1, 32), (6000, 3), (20000, 2), (30000, 32), (1 << 20, 2), (1 << 20, 3), (1 << 20, 32)]
+    ("cache", "parts"),
+    [
+        (1, 1),
+        (1, 32),
+        (6000, 3),
+        (20000, 2),
+        (30000, 32),
+        (1 << 20, 2),
+        (1 << 20, 3),
+        (1 << 20, 32),
+    ],
 )
-@pytest.mark.parametrize("name", ["conv2d as conv1", "conv2d as conv2", "conv2d uneven", "conv2d of several panels"])
+@pytest.mark.parametrize(
+    "name", ["conv2d as conv1", "conv2d as conv2", "conv2d uneven", "conv2d of several panels"]
+)
 def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
     """Single rows, several rows, several images at a time; one part of the gradient to one an image."""
     monkeypatch.setattr(direct, "CACHE", cache)
@@ -144,7 +228,10 @@ def test_direct_convolution_of_a_long_row():
 @built
 def test_a_gradient_that_sums_many_products_keeps_its_precision():
     rng = np.random.default_rng(0)
-    x, w = rng.random((1, 512, 512, 1), np.float32), Tensor(np.zeros((1, 1, 1, 1), np.float32), requires_grad=True)
+    x, w = (
+        rng.random((1, 512, 512, 1), np.float32),
+        Tensor(np.zeros((1, 1, 1, 1), np.float32), requires_grad=True),
+    )
     y = F.conv2d(x, w)
     gy = rng.random(y.shape, np.float32)
     y.backward(gy)
@@ -179,7 +266,18 @@ def test_packed_filters_are_unpacked_to_themselves(dtype):
     assert filters[1, 1, 1 + 2 * CG + 1, 2] == w[2, 1, 69]
     assert not filters[:, 1, :, 3:].any()
     gw, gb = poisoned(w), poisoned(b)
-    kernels.launch("unpack_filters", groups * 2 * taps, np.stack([filters, 2 * filters]), gw, gb, 2, taps, CG, OG, groups)
+    kernels.launch(
+        "unpack_filters",
+        groups * 2 * taps,
+        np.stack([filters, 2 * filters]),
+        gw,
+        gb,
+        2,
+        taps,
+        CG,
+        OG,
+        groups,
+    )
     np.testing.assert_array_equal(gw, w + 2 * w)
     np.testing.assert_array_equal(gb, b + 2 * b)
 
@@ -213,7 +311,17 @@ def test_dropout_counts_its_draws_in_64_bits(draw, monkeypatch):
 @built
 @pytest.mark.parametrize(
     "name",
-    ["relu", "conv2d with relu", "linear with relu", "max_pool2d", "avg_pool2d", "lrn", "conv2d 3x3", "dropout", "softmax_cross_entropy"],
+    [
+        "relu",
+        "conv2d with relu",
+        "linear with relu",
+        "max_pool2d",
+        "avg_pool2d",
+        "lrn",
+        "conv2d 3x3",
+        "dropout",
+        "softmax_cross_entropy",
+    ],
 )
 def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
     f, *shapes = CASES[name]
@@ -229,7 +337,12 @@ def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
 @built
 @pytest.mark.parametrize("planted", ["b", "gy"])
 def test_nan_and_infinity_elsewhere_in_a_convolution(planted, monkeypatch):
-    arrays = {"x": numbers(2, 5, 7, 3), "w": numbers(3, 3, 3, 4), "b": numbers(4), "gy": numbers(2, 3, 4, 4)}
+    arrays = {
+        "x": numbers(2, 5, 7, 3),
+        "w": numbers(3, 3, 3, 4),
+        "b": numbers(4),
+        "gy": numbers(2, 3, 4, 4),
+    }
     arrays[planted].reshape(-1)[[0, 1, -1]] = np.nan, np.inf, -np.inf
     results = []
     for mode in ("cpu", "none"):
@@ -303,8 +416,13 @@ def prepared(dtype, device="cpu"):
     pictures = rng.integers(0, 256, (3, 9, 9, 3), np.uint8)
     crops = np.array([[0, 4, 1], [4, 0, 0], [2, 3, 1]], np.int32)
     out = np.full((3, 5, 5, 3), np.nan, dtype)
-    mean, shift = rng.uniform(0, 255, (5, 5, 3)).astype(dtype), rng.standard_normal((3, 3)).astype(dtype)
-    pictures, crops, mean, shift, out = (backend.to_device(a, device) for a in (pictures, crops, mean, shift, out))
+    mean, shift = (
+        rng.uniform(0, 255, (5, 5, 3)).astype(dtype),
+        rng.standard_normal((3, 3)).astype(dtype),
+    )
+    pictures, crops, mean, shift, out = (
+        backend.to_device(a, device) for a in (pictures, crops, mean, shift, out)
+    )
     prepare_images(pictures, crops, mean, shift, 1 / 60, out)
     return out
 
@@ -348,7 +466,14 @@ def test_same_bits_at_any_thread_count():
     digests = set()
     for threads in ("1", "2", "3", "8"):
         environment = os.environ | {"MINIGRAD_THREADS": threads}
-        out = subprocess.run([sys.executable, "-c", SAME_BITS], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", SAME_BITS],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         digests.add(out.stdout)
     assert len(digests) == 1
 
@@ -359,11 +484,20 @@ def test_same_bits_at_any_thread_count():
     [
         (r"takes 4 arguments \(x, y, size, span\), not 3", (np.zeros(3), np.zeros(3), 3)),
         ("x: an array of float64 is wanted, not list", ([1.0], np.zeros(3), 3, 4)),
-        ("y: an array of float64 is wanted, not float32", (np.zeros(3), np.zeros(3, np.float32), 3, 4)),
+        (
+            "y: an array of float64 is wanted, not float32",
+            (np.zeros(3), np.zeros(3, np.float32), 3, 4),
+        ),
         ("x: the array is not contiguous", (np.zeros((3, 3)).T, np.zeros(9), 9, 4)),
-        ("size: a i64, from -9223372036854775808 to 9223372036854775807, is wanted, not 2.5", (np.zeros(3), np.zeros(3), 2.5, 4)),
+        (
+            "size: a i64, from -9223372036854775808 to 9223372036854775807, is wanted, not 2.5",
+            (np.zeros(3), np.zeros(3), 2.5, 4),
+        ),
         ("span: a int, .*, is wanted, not array", (np.zeros(3), np.zeros(3), 3, np.zeros(3))),
-        ("span: a int, from -2147483648 to 2147483647, is wanted, not 4294967296", (np.zeros(3), np.zeros(3), 3, 1 << 32)),
+        (
+            "span: a int, from -2147483648 to 2147483647, is wanted, not 4294967296",
+            (np.zeros(3), np.zeros(3), 3, 1 << 32),
+        ),
         ("x: an array of float32 is wanted, not int", (8, 8, 3, 4)),
     ],
 )
@@ -373,9 +507,14 @@ def test_a_wrong_launch_is_an_error_not_a_crash(words, args):
 
 
 @built
-@pytest.mark.parametrize(("blocks", "shared"), [(-1, 0), (1 << 31, 0), (2**70, 0), (1, -1000), (1, 1 << 40)])
+@pytest.mark.parametrize(
+    ("blocks", "shared"), [(-1, 0), (1 << 31, 0), (2**70, 0), (1, -1000), (1, 1 << 40)]
+)
 def test_a_launch_of_impossible_size(blocks, shared):
-    with pytest.raises(TypeError, match=r"kernel relu_forward: from 0 to 2\^31 - 1 blocks and bytes of shared memory, not"):
+    with pytest.raises(
+        TypeError,
+        match=r"kernel relu_forward: from 0 to 2\^31 - 1 blocks and bytes of shared memory, not",
+    ):
         kernels.launch("relu_forward", blocks, np.zeros(3), np.zeros(3), 3, 4, shared=shared)
 
 
@@ -395,13 +534,17 @@ def test_a_read_only_output_is_refused():
 
 def test_a_kernel_for_the_cpu_is_not_launched_on_a_gpu(monkeypatch):
     monkeypatch.setattr(kernels.backend, "device_of", lambda array: "gpu:0")
-    with pytest.raises(TypeError, match="kernel pack_filters is for the CPU only; its arrays are on gpu:0"):
+    with pytest.raises(
+        TypeError, match="kernel pack_filters is for the CPU only; its arrays are on gpu:0"
+    ):
         kernels.check("pack_filters", (*[np.zeros((1, 1, 1))] * 3, 1, 1, 1, 1, 0), "double")
 
 
 def test_arrays_on_several_devices_are_refused(monkeypatch):
     y = np.zeros(3)
-    monkeypatch.setattr(kernels.backend, "device_of", lambda array: "gpu:1" if array is y else "gpu:0")
+    monkeypatch.setattr(
+        kernels.backend, "device_of", lambda array: "gpu:1" if array is y else "gpu:0"
+    )
     with pytest.raises(TypeError, match="y: the array is on gpu:1, the others on gpu:0"):
         kernels.check("relu_forward", (np.zeros(3), y, 3, 4), "double")
 
@@ -418,7 +561,9 @@ def test_threads(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        available = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
         assert kernels.threads.__wrapped__() == (expected or available)
 
 
@@ -438,10 +583,16 @@ def test_signatures_are_parsed_from_the_sources():
 @built
 def test_every_kernel_has_a_host_launcher_and_a_test(monkeypatch):
     """A symbol in kernels/ that the CPU library lacks, or that none of the cases above launches, fails here."""
-    listed = set(re.findall(r"^HOST_KERNEL\((\w+)\)", (kernels.folder() / "host.cpp").read_text(), re.MULTILINE))
+    listed = set(
+        re.findall(
+            r"^HOST_KERNEL\((\w+)\)", (kernels.folder() / "host.cpp").read_text(), re.MULTILINE
+        )
+    )
     assert listed == set(kernels.signatures())
     launched, find = set(), kernels.host_function
-    monkeypatch.setattr(kernels, "host_function", lambda name, real: launched.add(name) or find(name, real))
+    monkeypatch.setattr(
+        kernels, "host_function", lambda name, real: launched.add(name) or find(name, real)
+    )
 
     def run(f, *shapes):
         y = f(*[Tensor(numbers(*s), requires_grad=True) for s in shapes])
@@ -486,5 +637,7 @@ def test_cpu_kernels_asked_for_but_not_built(monkeypatch):
     monkeypatch.setenv("MINIGRAD_KERNELS", "cpu")
     monkeypatch.setattr(kernels, "host_library", lambda real: None)
     monkeypatch.setattr(kernels, "loaded", lambda real: (None, "are not built"))
-    with pytest.raises(kernels.KernelError, match="but they are not built: `python -m minigrad build`"):
+    with pytest.raises(
+        kernels.KernelError, match="but they are not built: `python -m minigrad build`"
+    ):
         kernels.ready(np.zeros(3))

@@ -21,9 +21,19 @@ EPOCHS, STEPS = 12, 120
 
 
 def start(place, *args):
-    environment = os.environ | {"XDG_CACHE_HOME": str(place / "cache"), "MPLCONFIGDIR": str(place / "mpl")}
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(place / "cache"),
+        "MPLCONFIGDIR": str(place / "mpl"),
+    }
     command = [sys.executable, "-c", TINY, "train", *map(str, args)]
-    return subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(process):
@@ -31,7 +41,18 @@ def finish(process):
     assert process.returncode == 0, out
 
 
-FIRST = ["--data", "set", "--preset", "tiny", "--batch-size", 16, "--epochs", EPOCHS, "--save-every", 0.15]
+FIRST = [
+    "--data",
+    "set",
+    "--preset",
+    "tiny",
+    "--batch-size",
+    16,
+    "--epochs",
+    EPOCHS,
+    "--save-every",
+    0.15,
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +67,11 @@ def trial(place, k: int) -> str:
     """Start, kill at a random moment, and again while it goes on, then let it end. A sentence on what was lost."""
     folder, rng, lost = place / f"run{k}", random.Random(k), []
     for life in range(2):
-        args = [*FIRST, "--output", folder] if life == 0 else ["--resume", folder, "--workers", rng.choice([0, 1, 3])]
+        args = (
+            [*FIRST, "--output", folder]
+            if life == 0
+            else ["--resume", folder, "--workers", rng.choice([0, 1, 3])]
+        )
         process = start(place, *args)
         after = rng.randint(1, STEPS * 2 // 5) + life * STEPS // 2  # steps
         while process.poll() is None and len(runlog.read(folder / "steps.csv")) < after:
@@ -58,14 +83,18 @@ def trial(place, k: int) -> str:
         saved = checkpoint.load(folder / "checkpoint.safetensors")[1]["place"]["step"]
         lost.append(f"{max(0, done - saved)} of {done}")
     finish(start(place, "--resume", folder, "--workers", k % 3))
-    ours, theirs = (checkpoint.load(f / "checkpoint.safetensors")[0] for f in (folder, place / "whole"))
+    ours, theirs = (
+        checkpoint.load(f / "checkpoint.safetensors")[0] for f in (folder, place / "whole")
+    )
     assert ours.keys() == theirs.keys()
     different = [name for name in ours if not np.array_equal(ours[name], theirs[name])]
     assert not different, different
     assert not list(folder.glob(".*")), "what a killed run left half-written is swept up"
     for file in ("steps.csv", "metrics.csv"):
         columns = slice(0, 8)
-        assert [r[columns] for r in runlog.read(folder / file)] == [r[columns] for r in runlog.read(place / "whole" / file)]
+        assert [r[columns] for r in runlog.read(folder / file)] == [
+            r[columns] for r in runlog.read(place / "whole" / file)
+        ]
     return f"trial {k:2}: steps lost {', '.join(lost)}; {len(ours)} tensors identical"
 
 

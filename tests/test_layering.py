@@ -17,7 +17,14 @@ FLOORS = {
     "examples": 8, "benchmarks": 8,
 }  # fmt: skip
 FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
-SOURCES = [*sorted(p for folder in ("minigrad", "examples", "benchmarks") for p in (ROOT / folder).rglob("*.py")), ROOT / "alexnet.py"]
+SOURCES = [
+    *sorted(
+        p
+        for folder in ("minigrad", "examples", "benchmarks")
+        for p in (ROOT / folder).rglob("*.py")
+    ),
+    ROOT / "alexnet.py",
+]
 
 
 def module_name(path: Path) -> str:
@@ -50,7 +57,9 @@ def test_imports_run_downward(path):
         return
     assert room(here) in FLOORS, f"{here} has no floor in this test and in docs/architecture.md"
     for target in imports(path):
-        assert not target.startswith("cupy") or here == "minigrad.backend", f"{path} imports {target}: only backend.py may"
+        assert not target.startswith("cupy") or here == "minigrad.backend", (
+            f"{path} imports {target}: only backend.py may"
+        )
         if room(target) in FLOORS and room(target) != room(here):
             assert FLOORS[room(target)] < FLOORS[room(here)], (
                 f"{here} (floor {FLOORS[room(here)]}) imports {target} (floor {FLOORS[room(target)]})"
@@ -63,7 +72,10 @@ def test_functions_do_not_know_of_gpus():
 
 
 BUDGETS = [("minigrad/engine.py", 270), ("minigrad/functions/*.py", 150), ("kernels/*.cu", 120)]
-OVER = {"minigrad/functions/basic.py": 170, "minigrad/functions/conv2d.py": 185}  # reasons: docs/architecture.md
+OVER = {
+    "minigrad/functions/basic.py": 170,
+    "minigrad/functions/conv2d.py": 185,
+}  # reasons: docs/architecture.md
 
 
 @pytest.mark.parametrize(("pattern", "budget"), BUDGETS)
@@ -72,4 +84,6 @@ def test_a_file_is_one_sitting(pattern, budget):
         name = str(path.relative_to(ROOT))
         lines = len(path.read_text().splitlines())
         print(f"{name}: {lines} of {OVER.get(name, budget)} lines")
-        assert lines <= OVER.get(name, budget), f"{name} has {lines} lines, its budget is {OVER.get(name, budget)}"
+        assert lines <= OVER.get(name, budget), (
+            f"{name} has {lines} lines, its budget is {OVER.get(name, budget)}"
+        )

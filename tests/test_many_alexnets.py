@@ -22,13 +22,18 @@ BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOT
 
 def section(title: str) -> str:
     """The text under a heading."""
-    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)[1]
+    return re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)[
+        1
+    ]
 
 
 def tables(title: str) -> list[list[list[str]]]:
     """The tables of a section, as cells, without their headings."""
     found = re.findall(r"((?:^\|.*\n)+)", section(title), re.MULTILINE)
-    return [[[c.strip() for c in row[1:-1].split("|")] for row in text.splitlines()[2:]] for text in found]
+    return [
+        [[c.strip() for c in row[1:-1].split("|")] for row in text.splitlines()[2:]]
+        for text in found
+    ]
 
 
 SAID = {row[0]: row[1] for row in tables("What is often said")[0]}
@@ -44,7 +49,9 @@ def states(text: str, *facts: object) -> None:
     """Check that a text holds every fact, numbers as whole numbers with commas."""
     for fact in facts:
         words = f"{fact:,}" if isinstance(fact, int) else str(fact)
-        assert re.search(rf"(?<![\d.,]){re.escape(words)}(?![\d]|[.,]\d)", text), f"{words!r} is not in: {text}"
+        assert re.search(rf"(?<![\d.,]){re.escape(words)}(?![\d]|[.,]\d)", text), (
+            f"{words!r} is not in: {text}"
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +71,11 @@ def count():
     def counted(preset):
         if preset not in known:
             rows = {r.stage: r for r in alexnet.table(AlexNet(preset))}
-            known[preset] = sum(r.parameters for r in rows.values()), sum(r.multiply_adds for r in rows.values()), rows
+            known[preset] = (
+                sum(r.parameters for r in rows.values()),
+                sum(r.multiply_adds for r in rows.values()),
+                rows,
+            )
         return known[preset]
 
     return counted
@@ -105,7 +116,10 @@ def test_row_of_shapes(name, count):
         str(p.input_size),
         ", ".join("up" if up else "down" for up in (p.ceil_mode, p.pool_ceil)),
         str(rows["conv1"].shape[0]),
-        *(" ".join(str(getattr(row, key)) for row in p.convs) for key in ("padding", "filters", "groups")),
+        *(
+            " ".join(str(getattr(row, key)) for row in p.convs)
+            for key in ("padding", "filters", "groups")
+        ),
         "; ".join(p.convs[i].then for i in (0, 1, 4)),
         f"{parameters:,}",
         f"{multiply_adds / 1e6:.2f} M",
@@ -119,7 +133,10 @@ def test_row_of_shapes(name, count):
 def test_row_of_constants(name):
     p = PRESETS[name]
     lrn = any("norm" in row.then.split() for row in p.convs)
-    stds = ["He" if std is None else f"{std:g}" for std in (*(row.std for row in (*p.convs, *p.dense)), p.last_std)]
+    stds = [
+        "He" if std is None else f"{std:g}"
+        for std in (*(row.std for row in (*p.convs, *p.dense)), p.last_std)
+    ]
     biases = [f"{row.bias:g}" for row in (*p.convs, *p.dense)]
     expected = [
         f"`{name}`",
@@ -128,7 +145,9 @@ def test_row_of_constants(name):
         str(p.lrn_groups) if lrn else "-",
         "; ".join(" ".join(part) for part in (stds[:5], stds[5:7], stds[7:])),
         "; ".join(" ".join(part) for part in (biases[:5], biases[5:])),
-        ("before" if p.dropout_first else "after") + " fc6 and fc7, " + ("inverted" if p.dropout_inverted else "halved at test"),
+        ("before" if p.dropout_first else "after")
+        + " fc6 and fc7, "
+        + ("inverted" if p.dropout_inverted else "halved at test"),
     ]
     assert expected in tables("The presets")[1]
     assert p.dropout == 0.5
@@ -145,7 +164,13 @@ def test_published_results_are_those_the_presets_name():
 def test_input_and_crops():
     win = windows("conv2d", np.zeros((1, 224, 224, 3)), 11, 4, 0, True)
     past = (win.OH - 1) * win.SH + win.KH - win.H
-    states(said("The input is 224"), f"1 + ceil((224 - 11) / 4) = {win.OH}", f"{past} pixels past", output_size(224, 11, 4), 224 * 224 * 3)
+    states(
+        said("The input is 224"),
+        f"1 + ceil((224 - 11) / 4) = {win.OH}",
+        f"{past} pixels past",
+        output_size(224, 11, 4),
+        224 * 224 * 3,
+    )
     assert output_size(227, 11, 4) == output_size(224, 11, 4, 2) == win.OH == 55
     states(
         said("Crops and mirrors"),
@@ -168,15 +193,28 @@ def test_shares_activations_and_neurons(count):
     dense = sum(r.parameters for s, r in rows.items() if s.startswith("fc"))
     work = sum(r.multiply_adds for s, r in rows.items() if s.startswith("conv"))
     states(said("The dense layers have"), dense, parameters, f"{100 * dense / parameters:.1f} %")
-    states(said("The dense layers have"), f"{work / 1e6:.2f} of {adds / 1e6:.2f} M", f"{100 * work / adds:.1f} %")
+    states(
+        said("The dense layers have"),
+        f"{work / 1e6:.2f} of {adds / 1e6:.2f} M",
+        f"{100 * work / adds:.1f} %",
+    )
 
     sizes = {s: math.prod(r.shape) for s, r in rows.items()}
-    convs, all_of_them = (sum(n for s, n in sizes.items() if s.startswith(kinds)) for kinds in ("conv", ("conv", "fc")))
+    convs, all_of_them = (
+        sum(n for s, n in sizes.items() if s.startswith(kinds))
+        for kinds in ("conv", ("conv", "fc"))
+    )
     assert max(sizes.values()) == sizes["conv1"]
     states(said("The stem"), sizes["conv1"], sizes["conv2"], convs)
     states(said("conv1 has 253,440"), f"55 x 55 x 96 = {sizes['conv1']:,}", 55 * 48 * 96)
-    states(said("60 million"), parameters, convs, all_of_them, all_of_them - sizes["conv1"] + 253_440)
-    states(said("conv3 and conv4"), "x".join(map(str, rows["conv3"].shape)), rows["conv4"].shape[2] // 2)
+    states(
+        said("60 million"), parameters, convs, all_of_them, all_of_them - sizes["conv1"] + 253_440
+    )
+    states(
+        said("conv3 and conv4"),
+        "x".join(map(str, rows["conv3"].shape)),
+        rows["conv4"].shape[2] // 2,
+    )
     states(said('"Batch normalize"'), f"{rows['norm1'].parameters} parameters")
     states(said("61 million"), parameters, count("textbook")[0], count("torchvision")[0])
 
@@ -185,7 +223,13 @@ def test_lenet(outputs, count):
     numbers = [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", outputs[4])]
     parameters, adds, _ = count("paper")
     assert numbers[:2] == [61_706, 416_520]
-    states(said("250 times"), 61_706, 416_520, f"{parameters / 61_706:.0f} times its p", f"{adds / 416_520:.0f} times its m")
+    states(
+        said("250 times"),
+        61_706,
+        416_520,
+        f"{parameters / 61_706:.0f} times its p",
+        f"{adds / 416_520:.0f} times its m",
+    )
     states(said("250 times"), f"{parameters / 60_000:.0f} and {adds / 340_908:.0f}")
 
 
@@ -197,7 +241,9 @@ def test_groups_columns_and_towers(count):
     assert [row.groups for row in PRESETS["paper"].convs] == [1, 2, 1, 2, 2]
 
     S145 = PRESETS["krizhevsky2012"]
-    convs = tuple(replace(row, filters=n, groups=1) for row, n in zip(S145.convs, (48, 128, 192, 192, 256)))
+    convs = tuple(
+        replace(row, filters=n, groups=1) for row, n in zip(S145.convs, (48, 128, 192, 192, 256))
+    )
     n, half, _ = count(replace(S145, convs=convs, dense=(Dense(4096), Dense(4096)), lrn_groups=1))
     states(said("Single-column"), n, f"{half / 1e6:.2f} M")
     runs = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
@@ -205,7 +251,12 @@ def test_groups_columns_and_towers(count):
     states(runs["145"][-1], f"{parameters / 1e6:.2f} M")
 
     tower = PRESETS["torchvision"]
-    wide = replace(tower, convs=tuple(replace(row, filters=m) for row, m in zip(tower.convs, (64, 192, 384, 384, 256))))
+    wide = replace(
+        tower,
+        convs=tuple(
+            replace(row, filters=m) for row, m in zip(tower.convs, (64, 192, 384, 384, 256))
+        ),
+    )
     (less, fewer, _), (more, longer, _) = count("torchvision"), count(wide)
     first = f"With 256 it is {100 * (less / parameters - 1):.1f} % more parameters and {100 * (1 - fewer / adds):.1f} % fewer multiply-adds"
     second = f"with the footnote's 384 {100 * (more / parameters - 1):.1f} % more and {100 * (longer / adds - 1):.1f} % more"
@@ -214,7 +265,9 @@ def test_groups_columns_and_towers(count):
 
 def test_run_150(outputs):
     counts = dict(re.findall(r"^(links removed|150): ([\d,]+),", outputs[5], re.MULTILINE))
-    row = next(row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "150")
+    row = next(
+        row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "150"
+    )
     states(row[-1], *(f"{int(n.replace(',', '')) / 1e6:.2f} M" for n in counts.values()))
     assert len(counts) == 2
 
@@ -224,7 +277,12 @@ def test_normalisation_dropout_and_colour(outputs):
     states(said("LRN's alpha"), "2e-5 for n = 5")
     low, high = (line.split() for line in outputs[9].splitlines())
     colour = said("PCA colour")
-    states(colour, f"between {low[0]} and {high[0]}", f"between {low[1]} and {high[1]}", f"{low[2]} to {high[2]} grey")
+    states(
+        colour,
+        f"between {low[0]} and {high[0]}",
+        f"between {low[1]} and {high[1]}",
+        f"{low[2]} to {high[2]} grey",
+    )
     assert outputs[7].split("\n")[0].startswith("False [0. 1.] [0.5]")
 
 
@@ -233,14 +291,20 @@ def test_run_147(count):
     convs = tuple(replace(row, padding=p) for row, p in zip(S145.convs, (0, 1, 1, 1, 0)))
     _, _, rows = count(replace(S145, pool_size=2, convs=convs))
     sizes = ", ".join(str(rows[s].shape[0]) for s in ("pool1", "conv2", "pool2", "conv5", "pool5"))
-    row = next(row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "147")
+    row = next(
+        row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "147"
+    )
     states(row[-1], f"2x2 pools, and conv2 padded by 1, conv5 by 0, so that the sizes are {sizes}")
 
 
 def test_published_errors_are_those_of_the_logged_runs():
     rows = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
     published = [row[1] for row in tables("The presets")[2] if row[0] == "`paper`"]
-    runs = [rows["145"][1], rows["145-2010"][1], re.search(r"centre ([\d.]+ / [\d.]+)", rows["145-2010"][-1])[1]]
+    runs = [
+        rows["145"][1],
+        rows["145-2010"][1],
+        re.search(r"centre ([\d.]+ / [\d.]+)", rows["145-2010"][-1])[1],
+    ]
     val, test, centre = (" / ".join(f"{float(n):.1f}" for n in run.split(" / ")) for run in runs)
     assert published == [f"{val} % error", f"{test} % error; one view {centre}"]
 
@@ -254,7 +318,9 @@ def test_gains_are_differences_of_the_logged_runs():
             difference, base = row[2].split(" to ")
             gap = [a - b for a, b in zip(errors[run], errors[base])]
             assert difference == " / ".join(f"{d:.3f}" for d in gap)
-            assert row[3] == "not in the paper" or row[3].endswith(", " + " / ".join(f"{d:.1f}" for d in gap))
+            assert row[3] == "not in the paper" or row[3].endswith(
+                ", " + " / ".join(f"{d:.1f}" for d in gap)
+            )
             compared += 1
     assert compared == 4
 
@@ -262,22 +328,40 @@ def test_gains_are_differences_of_the_logged_runs():
 def test_settings_of_krizhevsky2012():
     text = " ".join(section("What the code of 2012 did differently from the text").split())
     p = PRESETS["krizhevsky2012"]
-    settings = [(field, value) for field, value in re.findall(r"`(\w+)=([^`]+)`", text) if hasattr(p, field)]
+    settings = [
+        (field, value) for field, value in re.findall(r"`(\w+)=([^`]+)`", text) if hasattr(p, field)
+    ]
     for field, value in settings:
         assert getattr(p, field) == ast.literal_eval(value), field
     plain = alexnet.PAPER
     named = {field for field, _ in settings} | {"source", "convs"}
     different = {field for field in vars(p) if getattr(p, field) != getattr(plain, field)}
-    assert different <= named, "every setting in which the preset leaves the paper's text is on the page"
-    assert [int(n) for n in re.findall(r"(?<=\s)(\d+)\. \*\*", section("What the code of 2012 did differently from the text"))] == list(
-        range(1, 11)
+    assert different <= named, (
+        "every setting in which the preset leaves the paper's text is on the page"
     )
-    states(text, f"windows over {p.convs[0].filters // p.lrn_groups} and {p.convs[1].filters // p.lrn_groups} channels")
-    states(text, f"conv1's {p.convs[0].filters} biases", "minDiv=2", f"so {p.lrn_alpha / p.lrn_n:g}".replace("e-0", "e-"))
+    assert [
+        int(n)
+        for n in re.findall(
+            r"(?<=\s)(\d+)\. \*\*", section("What the code of 2012 did differently from the text")
+        )
+    ] == list(range(1, 11))
+    states(
+        text,
+        f"windows over {p.convs[0].filters // p.lrn_groups} and {p.convs[1].filters // p.lrn_groups} channels",
+    )
+    states(
+        text,
+        f"conv1's {p.convs[0].filters} biases",
+        "minDiv=2",
+        f"so {p.lrn_alpha / p.lrn_n:g}".replace("e-0", "e-"),
+    )
     assert [row.std for row in p.convs] == [0.01, 0.01, 0.03, 0.03, 0.03]
     states(text, "0.03 in conv3, conv4 and conv5, where the text has 0.01")
     n, k, alpha, beta = nn.LRNWithinMap(alpha=p.within_alpha).constants
-    states(text, f"over {n} x {n} pixels, scale {alpha:g} divided by {n * n}, power {beta:g}, {k:g} added")
+    states(
+        text,
+        f"over {n} x {n} pixels, scale {alpha:g} divided by {n * n}, power {beta:g}, {k:g} added",
+    )
     assert all(output_size(s, 3, 2) == output_size(s, 3, 2, ceil_mode=True) for s in (55, 27, 13))
 
 

@@ -37,7 +37,11 @@ def test_a_relu_is_done_by_the_layer_before_it_with_the_same_bits(dtype, forms):
     )  # fmt: skip
     x = rng.normal((2, 6, 6, 3)).astype(dtype)
     x[0, 2, 2, 1] = np.nan
-    assert [type(layer).__name__ for layer, options in nn.steps(model.layers.values(), "gpu:0") if options] == [
+    assert [
+        type(layer).__name__
+        for layer, options in nn.steps(model.layers.values(), "gpu:0")
+        if options
+    ] == [
         "Conv2d",
         "Conv2d",
         "Linear",
@@ -86,7 +90,13 @@ def test_nested_names():
             self.body = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
             self.scale = nn.Parameter(np.ones(1, np.float32))
 
-    assert [n for n, _ in Net().named_parameters()] == ["scale", "body.0.w", "body.0.b", "body.1.0.w", "body.1.0.b"]
+    assert [n for n, _ in Net().named_parameters()] == [
+        "scale",
+        "body.0.w",
+        "body.0.b",
+        "body.1.0.w",
+        "body.1.0.b",
+    ]
 
 
 def test_load_says_everything_that_differs_and_changes_nothing():
@@ -98,7 +108,8 @@ def test_load_says_everything_that_differs_and_changes_nothing():
     state["fc9.w"] = np.zeros(1)
     state["conv1.w"] = state["conv1.w"] + 1
     with pytest.raises(
-        ValueError, match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)"
+        ValueError,
+        match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)",
     ):
         model.load_state_dict(state)
     np.testing.assert_array_equal(model.state_dict()["conv1.w"], before["conv1.w"])
@@ -127,7 +138,12 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize(
-    ("init", "std"), [(nn.gaussian(0.01), 0.01), (nn.he, np.sqrt(2 / (5 * 5 * 8))), (nn.glorot, np.sqrt(2 / (25 * 8 + 25 * 16)))]
+    ("init", "std"),
+    [
+        (nn.gaussian(0.01), 0.01),
+        (nn.he, np.sqrt(2 / (5 * 5 * 8))),
+        (nn.glorot, np.sqrt(2 / (25 * 8 + 25 * 16))),
+    ],
 )
 def test_initialisers(init, std):
     w = init(random.Stream(0, "init"), (5, 5, 8, 16))
@@ -181,16 +197,30 @@ def test_two_parameters_of_one_name_are_refused():
         model.state_dict()
 
 
-@pytest.mark.parametrize("layer", [lambda **o: nn.Conv2d(3, 2, 3, **o), lambda **o: nn.Linear(3, 2, **o)])
+@pytest.mark.parametrize(
+    "layer", [lambda **o: nn.Conv2d(3, 2, 3, **o), lambda **o: nn.Linear(3, 2, **o)]
+)
 @pytest.mark.parametrize(
     ("error", "words", "options"),
     [
-        (TypeError, "bias is the number that b starts from .* or None for no bias, not False", {"bias": False}),
+        (
+            TypeError,
+            "bias is the number that b starts from .* or None for no bias, not False",
+            {"bias": False},
+        ),
         (TypeError, "not True", {"bias": True}),
         (TypeError, "not array", {"bias": np.zeros(2)}),
-        (TypeError, r"rng must be a minigrad.random.Stream, .* not Generator", {"rng": np.random.default_rng(0)}),
+        (
+            TypeError,
+            r"rng must be a minigrad.random.Stream, .* not Generator",
+            {"rng": np.random.default_rng(0)},
+        ),
         (TypeError, "rng must be .* not int", {"rng": 0}),
-        (ValueError, r"init returned shape \(2,\) for a weight of shape", {"init": lambda rng, shape: rng.normal(2)}),
+        (
+            ValueError,
+            r"init returned shape \(2,\) for a weight of shape",
+            {"init": lambda rng, shape: rng.normal(2)},
+        ),
     ],
 )
 def test_what_is_no_bias_stream_or_initialiser(layer, error, words, options):
@@ -198,7 +228,9 @@ def test_what_is_no_bias_stream_or_initialiser(layer, error, words, options):
         layer(**options)
 
 
-@pytest.mark.parametrize("action", [lambda rng: nn.Dropout(0.5, rng=rng), lambda rng: F.dropout(np.ones(3), rng=rng)])
+@pytest.mark.parametrize(
+    "action", [lambda rng: nn.Dropout(0.5, rng=rng), lambda rng: F.dropout(np.ones(3), rng=rng)]
+)
 def test_dropout_draws_from_streams_alone(action):
     with pytest.raises(TypeError, match="ropout: rng must be a minigrad.random.Stream"):
         action(np.random.default_rng(0))

@@ -9,14 +9,19 @@ from minigrad import kernels
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # CuPy warns where it finds no CUDA toolkit; NVRTC alone is enough here
+        warnings.simplefilter(
+            "ignore"
+        )  # CuPy warns where it finds no CUDA toolkit; NVRTC alone is enough here
         from cupy.cuda import nvrtc
 
         nvrtc.getVersion()
 except Exception as error:  # no CuPy, or no NVRTC that it can load
     pytest.skip(f"the kernels are not compiled for GPUs here: {error}", allow_module_level=True)
 
-CUPYS_OPTIONS = ("--device-as-default-execution-space", "-ftz=true")  # what it adds at each compilation (cupy/cuda/compiler.py)
+CUPYS_OPTIONS = (
+    "--device-as-default-execution-space",
+    "-ftz=true",
+)  # what it adds at each compilation (cupy/cuda/compiler.py)
 FILES = sorted({file for file, _ in kernels.signatures().values() if file.endswith(".cu")})
 
 

@@ -127,10 +127,14 @@ def test_plateau_schedule_drops_three_times_and_its_state_comes_back():
     opt = optim.SGD([parameter()], 1.0)
     schedule = optim.PlateauSchedule(opt, patience=2)
     factors = []
-    for epoch, error in enumerate([None, 0.9, 0.8, 0.8, 0.85, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]):
+    for epoch, error in enumerate(
+        [None, 0.9, 0.8, 0.8, 0.85, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
+    ):
         schedule.step(epoch, error)
         factors.append(opt.factor)
-    assert factors == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001, 0.001, 0.001])
+    assert factors == pytest.approx(
+        [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001, 0.001, 0.001, 0.001]
+    )
     other = optim.SGD([parameter()], 1.0)
     again = optim.PlateauSchedule(other, patience=2)
     again.load_state(schedule.state())
@@ -145,9 +149,20 @@ def test_plateau_schedule_drops_three_times_and_its_state_comes_back():
         ("form must be", lambda: optim.SGD([parameter()], form="adam")),
         ("need lr >= 0", lambda: optim.SGD([parameter()], lr=-1)),
         ("unknown or missing", lambda: optim.SGD([{"params": [parameter()], "rate": 1}])),
-        ("w, v and g must have one size", lambda: optim.sgd_update(np.ones(3000), np.ones(2), np.ones(3), 0.1, 0.9, 0.0, "paper")),
-        ("w and v be contiguous", lambda: optim.sgd_update(np.ones((3, 2)).T, np.ones((2, 3)), np.ones((2, 3)), 0.1, 0.9, 0.0, "paper")),
-        ("form must be 'paper' or 'torch', not 'Paper'", lambda: optim.sgd_update(*np.ones((3, 3)), 0.1, 0.9, 0.0, "Paper")),
+        (
+            "w, v and g must have one size",
+            lambda: optim.sgd_update(np.ones(3000), np.ones(2), np.ones(3), 0.1, 0.9, 0.0, "paper"),
+        ),
+        (
+            "w and v be contiguous",
+            lambda: optim.sgd_update(
+                np.ones((3, 2)).T, np.ones((2, 3)), np.ones((2, 3)), 0.1, 0.9, 0.0, "paper"
+            ),
+        ),
+        (
+            "form must be 'paper' or 'torch', not 'Paper'",
+            lambda: optim.sgd_update(*np.ones((3, 3)), 0.1, 0.9, 0.0, "Paper"),
+        ),
     ],
 )
 def test_errors(words, action):

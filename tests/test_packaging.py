@@ -38,7 +38,13 @@ def environment(**more: str) -> dict[str, str]:
 
 def build(kind: str, source: Path, target: Path) -> Path:
     """Build a "wheel", an "sdist" or an "editable" wheel."""
-    out = subprocess.run([sys.executable, "-c", BACKEND, kind, str(target)], cwd=source, env=environment(), capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-c", BACKEND, kind, str(target)],
+        cwd=source,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 0, out.stdout + out.stderr
     return target / out.stdout.splitlines()[-1]
 
@@ -80,14 +86,21 @@ def source_archive(clone, tmp_path_factory):
 
 def look(site: Path, code: Path, kernels: Path, working_folder: Path) -> str:
     command = [sys.executable, "-c", LOOK, str(site), str(code), str(kernels)]
-    out = subprocess.run(command, cwd=working_folder, env=environment(), capture_output=True, text=True)
+    out = subprocess.run(
+        command, cwd=working_folder, env=environment(), capture_output=True, text=True
+    )
     assert out.returncode == 0, out.stderr
     assert out.stderr == ""
     return out.stdout
 
 
 def test_contents(wheel, source_archive):
-    for name in ("alexnet.py", "minigrad/py.typed", "minigrad/data/loader.py", "minigrad/look/pictures.py"):
+    for name in (
+        "alexnet.py",
+        "minigrad/py.typed",
+        "minigrad/data/loader.py",
+        "minigrad/look/pictures.py",
+    ):
         assert (wheel / name).is_file(), name
         assert (source_archive / name).is_file(), name
     assert (wheel / "minigrad" / "_kernels" / "README.md").is_file()
@@ -146,6 +159,11 @@ def test_a_kernel_that_does_not_compile_fails_the_installation(clone, tmp_path):
     finally:
         path.write_bytes(before)
     assert out.returncode != 0
-    for words in ("could not compile", "lrn.cu", "this is no C", "MINIGRAD_KERNELS=none pip install ..."):
+    for words in (
+        "could not compile",
+        "lrn.cu",
+        "this is no C",
+        "MINIGRAD_KERNELS=none pip install ...",
+    ):
         assert words in out.stdout + out.stderr
     assert without.returncode == 0

@@ -57,4 +57,11 @@ def test_options_change_what_they_should(now):
     """A row that equals the base's shows nothing: those of options that change no result, by their own words, are named here."""
     base = now["train base"]
     same = {row.split()[1] for row in now if row.startswith("train ") and now[row] == base}
-    assert same - {"base"} == {"device", "workers", "worker-timeout", "cache", "save-every", "config"}
+    assert same - {"base"} == {
+        "device",
+        "workers",
+        "worker-timeout",
+        "cache",
+        "save-every",
+        "config",
+    }

@@ -50,13 +50,22 @@ def make_zip(path, members, method=zipfile.ZIP_STORED):
 
 
 def colours(images):
-    return [tuple(int(v) for v in data.Pictures(images).read(i)[128, 128]) for i in range(len(images))]
+    return [
+        tuple(int(v) for v in data.Pictures(images).read(i)[128, 128]) for i in range(len(images))
+    ]
 
 
-MEMBERS = {f"{part}/{c}/{i}.png": png(50 * i, 9, b) for part, b in (("train", 200), ("val", 90)) for c in ("cat", "ant") for i in range(3)}
+MEMBERS = {
+    f"{part}/{c}/{i}.png": png(50 * i, 9, b)
+    for part, b in (("train", 200), ("val", 90))
+    for c in ("cat", "ant")
+    for i in range(3)
+}
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip", "deflated zip", "with an outer folder", "test for val"])
+@pytest.mark.parametrize(
+    "kind", ["tar", "zip", "deflated zip", "with an outer folder", "test for val"]
+)
 def test_archives_are_read_in_place(tmp_path, kind):
     members = MEMBERS
     if kind == "with an outer folder":
@@ -64,11 +73,19 @@ def test_archives_are_read_in_place(tmp_path, kind):
     if kind == "test for val":
         members = {n.replace("val/", "test/"): c for n, c in members.items()}
     path = (
-        make_zip(tmp_path / "a.zip", members, zipfile.ZIP_DEFLATED if "deflated" in kind else zipfile.ZIP_STORED)
+        make_zip(
+            tmp_path / "a.zip",
+            members,
+            zipfile.ZIP_DEFLATED if "deflated" in kind else zipfile.ZIP_STORED,
+        )
         if "zip" in kind
         else make_tar(tmp_path / "a.tar", members | {"README": b"no picture"})
     )
-    for cache in (None, tmp_path / "cache", tmp_path / "cache"):  # without an index, making one, by the index
+    for cache in (
+        None,
+        tmp_path / "cache",
+        tmp_path / "cache",
+    ):  # without an index, making one, by the index
         train, val = data.open_sets(path, cache=cache)
         assert (train.classes, len(train), len(val)) == (["ant", "cat"], 6, 6)
         assert colours(train) == [(50 * i, 9, 200) for _ in range(2) for i in range(3)]
@@ -162,7 +179,9 @@ def test_layouts_of_names(tmp_path):
     odd = {"t.jpg": b"x", "t.jpg/train/a/1.jpg": b"x"}
     with pytest.raises(DataError):
         data.open_sets(make_zip(tmp_path / "odd.zip", odd))
-    pets = {f"pets/{c}/{i}.png": png(i, 1, 1) for c in ("cat", "dog") for i in range(12)} | {"cover.jpg": b"x"}
+    pets = {f"pets/{c}/{i}.png": png(i, 1, 1) for c in ("cat", "dog") for i in range(12)} | {
+        "cover.jpg": b"x"
+    }
     train, val = data.open_sets(make_zip(tmp_path / "pets.zip", pets))
     assert (train.classes, len(train), len(val)) == (["cat", "dog"], 22, 2)
     dotted = make_tar(tmp_path / "d.tar", {f"./{n}": c for n, c in MEMBERS.items()})
@@ -217,7 +236,9 @@ def test_other_hostile_members(tmp_path):
         with pytest.raises(DataError, match="is a link"):
             data.open_sets(make_tar(tmp_path / "a.tar", {"train/a/x.png": (kind,)}))
     with pytest.raises(DataError, match="would grow"):
-        data.open_sets(make_zip(tmp_path / "a.zip", {"train/a/x.png": bytes(20 << 20)}, zipfile.ZIP_DEFLATED))
+        data.open_sets(
+            make_zip(tmp_path / "a.zip", {"train/a/x.png": bytes(20 << 20)}, zipfile.ZIP_DEFLATED)
+        )
     info = zipfile.ZipInfo("train/a/x.png")
     info.external_attr = 0xA1FF << 16
     make_zip(tmp_path / "l.zip", {})
@@ -236,7 +257,9 @@ def test_absurd_sizes_are_refused(tmp_path):
 
 
 def test_a_tar_that_is_cut_off(tmp_path):
-    whole = make_tar(tmp_path / "a.tar", {f"train/{c}/{i}.png": os.urandom(5000) for c in "ab" for i in range(4)}).read_bytes()
+    whole = make_tar(
+        tmp_path / "a.tar", {f"train/{c}/{i}.png": os.urandom(5000) for c in "ab" for i in range(4)}
+    ).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[:19000])
     with pytest.raises(DataError, match="cut off"):
         data.open_sets(tmp_path / "cut.tar")
@@ -245,14 +268,21 @@ def test_a_tar_that_is_cut_off(tmp_path):
 def raw_member(kind: bytes, content: bytes, size: int | None = None) -> bytes:
     """A header of 512 bytes and its content, written by hand: tarfile writes no hostile ones."""
     head = bytearray(512)
-    for at, field in ((0, b"strange"), (100, b"0000644"), (124, b"%011o" % (len(content) if size is None else size)), (136, b"0" * 11)):
+    for at, field in (
+        (0, b"strange"),
+        (100, b"0000644"),
+        (124, b"%011o" % (len(content) if size is None else size)),
+        (136, b"0" * 11),
+    ):
         head[at : at + len(field)] = field
     head[156:157], head[257:265], head[148:156] = kind, b"ustar\x0000", b" " * 8
     head[148:156] = b"%06o\0 " % sum(head)
     return bytes(head) + content + b"\0" * (-len(content) % 512)
 
 
-QUADRATIC = b"1 a=" + b"1" * (1 << 18)  # 256 KB: 90 seconds in a Python without the mend of CVE-2024-6232
+QUADRATIC = b"1 a=" + b"1" * (
+    1 << 18
+)  # 256 KB: 90 seconds in a Python without the mend of CVE-2024-6232
 LARGE_HEADERS = {
     "pax": raw_member(b"x", QUADRATIC),
     "global pax": raw_member(b"g", QUADRATIC),
@@ -267,7 +297,9 @@ READERS = ("archive", "a tar in it", "devkit", "download")
 
 @pytest.mark.parametrize("kind", LARGE_HEADERS)
 @pytest.mark.parametrize("reader", READERS)
-def test_large_extended_headers_are_refused_before_they_are_parsed(tmp_path, kind, reader, monkeypatch):
+def test_large_extended_headers_are_refused_before_they_are_parsed(
+    tmp_path, kind, reader, monkeypatch
+):
     def parsed(*_):
         raise AssertionError("tarfile was given the header")
 
@@ -275,7 +307,9 @@ def test_large_extended_headers_are_refused_before_they_are_parsed(tmp_path, kin
         monkeypatch.setattr(tarfile.TarInfo, "_proc_pax", parsed)
         monkeypatch.setattr(tarfile.TarInfo, "_proc_gnulong", parsed)
     content = LARGE_HEADERS[kind] + raw_member(b"0", b"") + bytes(1024)
-    path = tmp_path / ("a.tar" if "tar" in reader or reader == "archive" else f"{layouts.DEVKIT}.tar.gz")
+    path = tmp_path / (
+        "a.tar" if "tar" in reader or reader == "archive" else f"{layouts.DEVKIT}.tar.gz"
+    )
     if reader == "a tar in it":
         make_tar(path, {"cat.tar": content})
     else:
@@ -286,7 +320,10 @@ def test_large_extended_headers_are_refused_before_they_are_parsed(tmp_path, kin
         "devkit": lambda: layouts.devkit_file(tmp_path, "meta.mat"),
         "download": lambda: unpack(path, tmp_path, "x"),
     }[reader]
-    with pytest.raises(DataError, match=r"refused, a (pax|GNU long (name|link)) header of .* bytes .*at most 16,384") as caught:
+    with pytest.raises(
+        DataError,
+        match=r"refused, a (pax|GNU long (name|link)) header of .* bytes .*at most 16,384",
+    ) as caught:
         action()
     assert str(path) in str(caught.value)
 
@@ -316,7 +353,13 @@ def test_a_damaged_member_is_skipped_like_a_damaged_file(tmp_path):
 
 def meta(path, wnids, parents=("n99999999",)):
     """A devkit's meta.mat: numbered in another order than the sorted wnids, and some inner nodes at the end."""
-    kinds = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("gloss", object), ("num_children", object)]
+    kinds = [
+        ("ILSVRC2012_ID", object),
+        ("WNID", object),
+        ("words", object),
+        ("gloss", object),
+        ("num_children", object),
+    ]
     rows = [(i + 1, w, f"words of {w}", "", 0) for i, w in enumerate(wnids)] + [
         (len(wnids) + 1 + i, w, "above", "", 2) for i, w in enumerate(parents)
     ]
@@ -329,16 +372,27 @@ def imagenet(tmp_path):
     wnids = ["n00000003", "n00000001", "n00000002"]
     inner = {}
     for k, wnid in enumerate(wnids, start=1):
-        inner[f"{wnid}.tar"] = make_tar(tmp_path / "inner.tar", {f"{wnid}_{i}.JPEG": png(10 * k, i, 0) for i in range(2)}).read_bytes()
+        inner[f"{wnid}.tar"] = make_tar(
+            tmp_path / "inner.tar", {f"{wnid}_{i}.JPEG": png(10 * k, i, 0) for i in range(2)}
+        ).read_bytes()
     (tmp_path / "inner.tar").unlink()
     make_tar(tmp_path / layouts.TRAIN_TAR, inner)
     truth = [2, 3, 1, 1, 2]
-    make_tar(tmp_path / layouts.VAL_TAR, {f"ILSVRC2012_val_{i:08}.JPEG": png(10 * k, 99, i) for i, k in reversed([*enumerate(truth, 1)])})
+    make_tar(
+        tmp_path / layouts.VAL_TAR,
+        {
+            f"ILSVRC2012_val_{i:08}.JPEG": png(10 * k, 99, i)
+            for i, k in reversed([*enumerate(truth, 1)])
+        },
+    )
     meta(tmp_path / "meta.mat", wnids)
     prefix = f"{layouts.DEVKIT}/data"
     make_tar(
         tmp_path / f"{layouts.DEVKIT}.tar.gz",
-        {f"{prefix}/meta.mat": (tmp_path / "meta.mat").read_bytes(), f"{prefix}/{layouts.TRUTH}": "\n".join(map(str, truth)).encode()},
+        {
+            f"{prefix}/meta.mat": (tmp_path / "meta.mat").read_bytes(),
+            f"{prefix}/{layouts.TRUTH}": "\n".join(map(str, truth)).encode(),
+        },
         "gz",
     )
     (tmp_path / "meta.mat").unlink()
@@ -352,7 +406,14 @@ def test_imagenet_as_downloaded(imagenet, cache):
         train, val = data.open_sets(imagenet, cache=imagenet / "cache" if cache else None)
         assert train.classes == val.classes == ["n00000001", "n00000002", "n00000003"]
         assert train.names[0] == "words of n00000001"
-        assert colours(train) == [(20, 0, 0), (20, 1, 0), (30, 0, 0), (30, 1, 0), (10, 0, 0), (10, 1, 0)]
+        assert colours(train) == [
+            (20, 0, 0),
+            (20, 1, 0),
+            (30, 0, 0),
+            (30, 1, 0),
+            (10, 0, 0),
+            (10, 1, 0),
+        ]
         # Validation pictures 1 .. 5 have the devkit's classes 2, 3, 1, 1, 2.
         assert colours(val) == [(20, 99, 1), (20, 99, 5), (30, 99, 2), (10, 99, 3), (10, 99, 4)]
         np.testing.assert_array_equal(val.labels, [0, 0, 1, 2, 2])
@@ -373,7 +434,12 @@ def test_imagenet_that_is_not_whole(imagenet):
 
 
 def idx(array) -> bytes:
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 @pytest.mark.parametrize("gz", ["", ".gz"])
@@ -399,10 +465,14 @@ def test_cifar_files(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(rows[:10].tobytes())
     (tmp_path / "data_batch_2.bin").write_bytes(rows[10:].tobytes())
     (tmp_path / "test_batch.bin").write_bytes(rows[:10].tobytes())
-    (tmp_path / "batches.meta.txt").write_text("airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n")
+    (tmp_path / "batches.meta.txt").write_text(
+        "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n"
+    )
     train, val = data.open_sets(tmp_path)
     assert (len(train), len(val), train.classes[3]) == (20, 10, "cat")
-    raw = train.source.read(train.items[1])  # the second airplane: row 10; planes of red, green, blue, row by row
+    raw = train.source.read(
+        train.items[1]
+    )  # the second airplane: row 10; planes of red, green, blue, row by row
     assert raw.shape == (32, 32, 3)
     assert raw[2, 5].tolist() == [int(pixels[10, plane * 1024 + 2 * 32 + 5]) for plane in range(3)]
 
@@ -472,7 +542,10 @@ def test_idx_and_cifar_readers_bear_any_bytes(tmp_path_factory):
     good = idx(np.arange(24).reshape(2, 3, 4))
 
     @settings(max_examples=300)
-    @given(st.one_of(fuzzed(good), fuzzed(gzip.compress(good, mtime=0)), st.binary(max_size=100)), st.sampled_from(["", ".gz"]))
+    @given(
+        st.one_of(fuzzed(good), fuzzed(gzip.compress(good, mtime=0)), st.binary(max_size=100)),
+        st.sampled_from(["", ".gz"]),
+    )
     def check(raw, gz):
         path = folder / f"x{gz}"
         path.write_bytes(raw)

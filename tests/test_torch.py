@@ -73,7 +73,9 @@ def torch_lrn(x, n, k, alpha, beta, divide_by_n=False, groups=1):
     """PyTorch always divides alpha by n."""
     alpha = alpha if divide_by_n else alpha * n
     columns = torch.chunk(x, groups, dim=-1)
-    return torch.cat([across(lambda c: T.local_response_norm(c, n, alpha, beta, k), c) for c in columns], dim=-1)
+    return torch.cat(
+        [across(lambda c: T.local_response_norm(c, n, alpha, beta, k), c) for c in columns], dim=-1
+    )
 
 
 def torch_lrn_within_map(x, n, k, alpha, beta):
@@ -192,7 +194,9 @@ def compare(case: Case) -> Difference:
     gy = rng.standard_normal(y.shape)
     y.backward(gy)
     t.backward(torch.from_numpy(gy))
-    absolute, relative = differences([y.data, *[x.grad for x in ours]], [t.detach().numpy(), *[x.grad.numpy() for x in theirs]])
+    absolute, relative = differences(
+        [y.data, *[x.grad for x in ours]], [t.detach().numpy(), *[x.grad.numpy() for x in theirs]]
+    )
     return Difference(absolute[0], max(absolute[1:]), relative)
 
 
@@ -204,11 +208,21 @@ def test_layer(case):
 # SGD.
 
 
-def sgd_paths(dtype: str, form: str, lr_of_step, momentum: float, weight_decay: float, steps: int = 10, transposed=False):
+def sgd_paths(
+    dtype: str,
+    form: str,
+    lr_of_step,
+    momentum: float,
+    weight_decay: float,
+    steps: int = 10,
+    transposed=False,
+):
     """Relative difference from torch.optim.SGD after some steps along the same random gradients."""
     rng = np.random.default_rng(2)
     # Longer than a block of the kernel and than a chunk of the array form, and not a multiple of either.
-    start = [rng.standard_normal(shape).astype(dtype) for shape in ((70_001,), (5, 3), (2, 2, 3, 4))]
+    start = [
+        rng.standard_normal(shape).astype(dtype) for shape in ((70_001,), (5, 3), (2, 2, 3, 4))
+    ]
     ours = [mg.Tensor(a.T.copy().T if transposed else a.copy(), requires_grad=True) for a in start]
     theirs = [torch.from_numpy(a.copy()).requires_grad_() for a in start]
     a = optim.SGD(ours, lr_of_step(0), momentum, weight_decay, form)
@@ -223,8 +237,12 @@ def sgd_paths(dtype: str, form: str, lr_of_step, momentum: float, weight_decay: 
     return differences([p.data for p in ours], [q.detach().numpy() for q in theirs])[1]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", FLOAT64_STEPS), ("float32", FLOAT32_STEPS)])
-@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1), (0.9, 0.0005)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", FLOAT64_STEPS), ("float32", FLOAT32_STEPS)]
+)
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay"), [(0.0, 0.0), (0.9, 0.0), (0.0, 0.1), (0.9, 0.1), (0.9, 0.0005)]
+)
 def test_sgd(dtype, tolerance, momentum, weight_decay):
     for form in ("torch", "paper"):  # at a constant rate they walk the same path
         assert sgd_paths(dtype, form, lambda step: 0.1, momentum, weight_decay) < tolerance
@@ -235,16 +253,22 @@ def test_sgd_when_the_rate_drops():
         return 0.1 if step < 4 else 0.01
 
     assert sgd_paths("float64", "torch", falling, 0.9, 0.1) < FLOAT64_STEPS
-    assert sgd_paths("float64", "paper", falling, 0.9, 0.1) > 1e-3  # the paper's velocity keeps its old size
+    assert (
+        sgd_paths("float64", "paper", falling, 0.9, 0.1) > 1e-3
+    )  # the paper's velocity keeps its old size
 
 
 def test_sgd_of_transposed_parameters():
-    assert sgd_paths("float64", "torch", lambda step: 0.1, 0.9, 0.1, transposed=True) < FLOAT64_STEPS
+    assert (
+        sgd_paths("float64", "torch", lambda step: 0.1, 0.9, 0.1, transposed=True) < FLOAT64_STEPS
+    )
 
 
 # AlexNet, small: 99 x 99 pictures, so that 2 x 2 x 16 numbers reach fc6 and their order matters.
 
-PRESET = replace(alexnet.shrunken("paper"), lrn_alpha=alexnet.PAPER.lrn_alpha, dropout=0.0, input_size=99)
+PRESET = replace(
+    alexnet.shrunken("paper"), lrn_alpha=alexnet.PAPER.lrn_alpha, dropout=0.0, input_size=99
+)
 
 
 class TorchAlexNet(torch.nn.Module):
@@ -262,12 +286,16 @@ class TorchAlexNet(torch.nn.Module):
         p, w = self.preset, self.weights
         x = first(x)
         for i, row in enumerate(p.convs, start=1):
-            x = T.conv2d(x, w[f"conv{i}_w"], w[f"conv{i}_b"], row.stride, row.padding, groups=row.groups)
+            x = T.conv2d(
+                x, w[f"conv{i}_w"], w[f"conv{i}_b"], row.stride, row.padding, groups=row.groups
+            )
             for word in row.then.split():
                 if word == "relu":
                     x = T.relu(x)
                 elif word == "norm":
-                    x = T.local_response_norm(x, p.lrn_n, p.lrn_n * p.lrn_alpha, p.lrn_beta, p.lrn_k)
+                    x = T.local_response_norm(
+                        x, p.lrn_n, p.lrn_n * p.lrn_alpha, p.lrn_beta, p.lrn_k
+                    )
                 elif word == "pool":
                     x = T.max_pool2d(x, p.pool_size, p.pool_stride)
         x = last(x).flatten(1)
@@ -278,7 +306,10 @@ class TorchAlexNet(torch.nn.Module):
     def state(self) -> dict[str, np.ndarray]:
         """The weights in minigrad's layout."""
         tensors = {name.replace("_", "."): t.detach() for name, t in self.weights.items()}
-        return {n: (t.permute(2, 3, 1, 0) if t.ndim == 4 else t.T if t.ndim == 2 else t).numpy() for n, t in tensors.items()}
+        return {
+            n: (t.permute(2, 3, 1, 0) if t.ndim == 4 else t.T if t.ndim == 2 else t).numpy()
+            for n, t in tensors.items()
+        }
 
 
 def pictures() -> tuple[np.ndarray, np.ndarray]:
@@ -302,7 +333,10 @@ def train(form: str, dtype: str = "float32") -> tuple[np.ndarray, dict[str, np.n
 def train_torch(dtype: str = "float32") -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The same of PyTorch, from the same weights."""
     kind = getattr(torch, dtype)
-    model, (x, labels) = TorchAlexNet(alexnet.AlexNet(PRESET, classes=5, dtype=dtype), kind), pictures()
+    model, (x, labels) = (
+        TorchAlexNet(alexnet.AlexNet(PRESET, classes=5, dtype=dtype), kind),
+        pictures(),
+    )
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=0.0005), []
     for _ in range(STEPS):
         loss = T.cross_entropy(model(torch.from_numpy(x).to(kind)), torch.from_numpy(labels))
@@ -325,7 +359,9 @@ def test_training_a_small_alexnet(form, dtype):
     ours, theirs = train(form, dtype), train_torch(dtype)
     start = alexnet.AlexNet(PRESET, classes=5, dtype=dtype).state_dict()
     assert theirs[0][-1] < 0.5 * theirs[0][0]  # it does learn,
-    assert all(np.abs(w - start[name]).max() > 1e-4 for name, w in theirs[1].items())  # and every array has moved
+    assert all(
+        np.abs(w - start[name]).max() > 1e-4 for name, w in theirs[1].items()
+    )  # and every array has moved
     loss, _, weights = apart(ours, theirs)
     assert loss < TRAINING[dtype]
     assert weights < TRAINING[dtype]
@@ -338,7 +374,9 @@ def main() -> None:
         difference = compare(case)
         print(f"{case.name:46}{difference.forward:10.1e}{difference.backward:10.1e}")
     for dtype in ("float64", "float32"):
-        print(f"SGD, 10 steps, {dtype}, relative: {sgd_paths(dtype, 'torch', lambda step: 0.1, 0.9, 0.0005):.1e}")
+        print(
+            f"SGD, 10 steps, {dtype}, relative: {sgd_paths(dtype, 'torch', lambda step: 0.1, 0.9, 0.0005):.1e}"
+        )
     exact = train_torch("float64")
     single = train_torch()
     print(f"\n{f'AlexNet, small, {STEPS} steps':46}{'loss':>10}{'weight':>10}{'relative':>10}")

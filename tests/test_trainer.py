@@ -13,17 +13,30 @@ from minigrad import checkpoint, data, optim, runlog
 from minigrad.evaluation import evaluate, top_k
 from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration
 
-TINY = replace(alexnet.small_subset(alexnet.shrunken("paper")), lrn_alpha=1e-4, lr=0.01, batch_size=8, epochs=3)
+TINY = replace(
+    alexnet.small_subset(alexnet.shrunken("paper")), lrn_alpha=1e-4, lr=0.01, batch_size=8, epochs=3
+)
 
 
 def trainer(pictures, folder, preset=TINY, schedule=None, workers=1):
     folder.mkdir(exist_ok=True)
     prep = alexnet.preparation(preset, data.statistics(pictures[0]))
-    loaders = [data.Loader(p, prep, preset.batch_size, t, 0, workers) for p, t in zip(pictures, (True, False))]
+    loaders = [
+        data.Loader(p, prep, preset.batch_size, t, 0, workers)
+        for p, t in zip(pictures, (True, False))
+    ]
     model = alexnet.AlexNet(preset, 10, 0)
     optimizer = model.make_optimizer()
     schedule = (schedule or (lambda opt: optim.StepSchedule(opt, (2,))))(optimizer)
-    return Trainer(model, optimizer, schedule, *loaders, folder=folder, settings={"a": 1}, say=lambda line: None)
+    return Trainer(
+        model,
+        optimizer,
+        schedule,
+        *loaders,
+        folder=folder,
+        settings={"a": 1},
+        say=lambda line: None,
+    )
 
 
 def state(t):
@@ -46,22 +59,41 @@ def test_run_folder(pictures, tmp_path):
     assert [row[0] for row in steps] == [str(i) for i in range(1, 9)]
     tensors, description = checkpoint.load(tmp_path / "run" / CHECKPOINT)
     assert description["settings"] == {"a": 1}
-    assert_identical({n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")}, t.model.state_dict())
+    assert_identical(
+        {n.removeprefix("model."): a for n, a in tensors.items() if n.startswith("model.")},
+        t.model.state_dict(),
+    )
 
 
-@pytest.mark.parametrize("held", ["checkpoint.safetensors", "best.safetensors", "epoch-0001.safetensors", "metrics.csv", "settings.json"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        "checkpoint.safetensors",
+        "best.safetensors",
+        "epoch-0001.safetensors",
+        "metrics.csv",
+        "settings.json",
+    ],
+)
 def test_another_runs_files_are_not_written_over(pictures, tmp_path, held):
     """Neither by fit nor by save, of a trainer that has not resumed that run."""
     t = trainer(pictures, tmp_path / "run", workers=0)
     (tmp_path / "run" / held).write_bytes(b"another's")
     for action in (lambda: t.fit(1), t.save):
-        with pytest.raises(TrainingError, match=rf"holds {held} of another run: resume\(\) goes on with it"):
+        with pytest.raises(
+            TrainingError, match=rf"holds {held} of another run: resume\(\) goes on with it"
+        ):
             action()
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == {held: b"another's"}
 
 
 def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
-    preset = replace(TINY, dropout=0.0, lr=0.02, convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs))
+    preset = replace(
+        TINY,
+        dropout=0.0,
+        lr=0.02,
+        convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs),
+    )
     t = trainer(pictures, tmp_path / "run", preset)
     x, labels, _ = t.train.prepare(np.arange(0, 30, 3))
     first = t.learn(x, labels)[0]
@@ -71,7 +103,9 @@ def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
     assert last < 0.1
 
 
-@pytest.mark.parametrize("schedule", [None, lambda opt: optim.PlateauSchedule(opt, patience=1)], ids=["step", "plateau"])
+@pytest.mark.parametrize(
+    "schedule", [None, lambda opt: optim.PlateauSchedule(opt, patience=1)], ids=["step", "plateau"]
+)
 def test_interrupted_and_whole_runs_end_with_the_same_bytes(pictures, tmp_path, schedule):
     whole = trainer(pictures, tmp_path / "whole", schedule=schedule)
     whole.fit(3)
@@ -110,10 +144,14 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
     before = checkpoint.load(tmp_path / "run" / CHECKPOINT)[0]
     x, labels, _ = t.train.prepare(np.arange(4))
     x[0, 0, 0, 0] = np.nan
-    with pytest.raises(TrainingError, match="the loss became nan at step 1.*pictures of this batch hold values that are not finite"):
+    with pytest.raises(
+        TrainingError,
+        match="the loss became nan at step 1.*pictures of this batch hold values that are not finite",
+    ):
         t.learn(x, labels)
     assert_identical(
-        {n: a for n, a in before.items() if n.startswith("model.")}, {f"model.{n}": a for n, a in t.model.state_dict().items()}
+        {n: a for n, a in before.items() if n.startswith("model.")},
+        {f"model.{n}": a for n, a in t.model.state_dict().items()},
     )
 
 
@@ -132,12 +170,21 @@ def test_evaluation_leaves_the_mode_alone(pictures, tmp_path):
 def test_top_k():
     scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]])
     assert [top_k(scores, np.array([2, 0]), k) for k in (1, 2, 3, 5)] == [0.5, 1.0, 1.0, 1.0]
-    assert top_k(np.full((1, 3), 0.5), np.array([0]), 1) == 0.0, "a network that says the same of all classes knows nothing"
+    assert top_k(np.full((1, 3), 0.5), np.array([0]), 1) == 0.0, (
+        "a network that says the same of all classes knows nothing"
+    )
     assert top_k(np.array([[np.nan, 0.0]]), np.array([0]), 1) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(45, "45 s"), (600, "10 min"), (12_000, "3 h 20 min"), (8 * 86_400, "8 d 0 h"), (math.nan, "an unknown time")]
+    ("seconds", "words"),
+    [
+        (45, "45 s"),
+        (600, "10 min"),
+        (12_000, "3 h 20 min"),
+        (8 * 86_400, "8 d 0 h"),
+        (math.nan, "an unknown time"),
+    ],
 )
 def test_duration(seconds, words):
     assert duration(seconds) == words
@@ -154,7 +201,9 @@ def test_stopped_between_two_epochs_the_schedule_moves_once(pictures, tmp_path, 
     whole.fit(4)
     broken = trainer(pictures, tmp_path / "broken", schedule=plateau)
     if when == "during validation":
-        broken.say = lambda line: setattr(broken, "stopping", broken.epoch == 2)  # said at the end of an epoch
+        broken.say = lambda line: setattr(
+            broken, "stopping", broken.epoch == 2
+        )  # said at the end of an epoch
     else:
         batches = broken.train.batches
 
@@ -189,7 +238,9 @@ def test_a_torn_line_does_not_keep_a_run_from_going_on(pictures, tmp_path):
     again = trainer(pictures, tmp_path / "run")
     again.resume()
     again.fit(2)
-    assert [row[0] for row in runlog.read(tmp_path / "run" / "steps.csv")] == [str(i) for i in range(1, 9)]
+    assert [row[0] for row in runlog.read(tmp_path / "run" / "steps.csv")] == [
+        str(i) for i in range(1, 9)
+    ]
 
 
 def test_last_and_best_checkpoints_stay(pictures, tmp_path):
@@ -287,13 +338,17 @@ def test_figures_for_tensorboard(pictures, tmp_path, monkeypatch):
         def close(self):
             told.append("closed")
 
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.setitem(
+        sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    )
     t = trainer(pictures, tmp_path / "run")
     t.health_every = 4
     t.fit(1)
     assert (told[0], told[-1]) == (str(t.folder), "closed")
     losses = [float(row[2]) for row in runlog.read(t.folder / "steps.csv")]
-    assert [(v, s) for n, v, s in (x for x in told if isinstance(x, tuple)) if n == "steps/loss"] == list(zip(losses, range(1, 5)))
+    assert [
+        (v, s) for n, v, s in (x for x in told if isinstance(x, tuple)) if n == "steps/loss"
+    ] == list(zip(losses, range(1, 5)))
     names = {x[0] for x in told if isinstance(x, tuple)}
     assert {"metrics/val_top1", "metrics/lr", "health/ratio/conv1.w", "health/dead/relu1"} <= names
 
@@ -320,7 +375,11 @@ def test_names_that_a_kill_kept_from_being_given(pictures, tmp_path):
     for name in ("best.safetensors", "epoch-0001.safetensors"):
         (t.folder / name).unlink()
     trainer(pictures, tmp_path / "run").resume()
-    assert {p.name for p in t.folder.glob("*.safetensors")} == {CHECKPOINT, "best.safetensors", "epoch-0001.safetensors"}
+    assert {p.name for p in t.folder.glob("*.safetensors")} == {
+        CHECKPOINT,
+        "best.safetensors",
+        "epoch-0001.safetensors",
+    }
 
 
 def test_a_row_is_written_whole_or_not_at_all(pictures, tmp_path):
@@ -352,4 +411,7 @@ def test_no_memory_for_the_look_ahead(pictures, tmp_path, monkeypatch):
 def test_the_list_of_skipped_pictures_outlives_a_process(tmp_path):
     runlog.write_skipped(tmp_path, {"b.jpg": "cut off"})
     runlog.write_skipped(tmp_path, {"a.jpg": "empty, or so"})
-    assert runlog.read(tmp_path / "skipped.csv") == [["a.jpg", "empty, or so"], ["b.jpg", "cut off"]]
+    assert runlog.read(tmp_path / "skipped.csv") == [
+        ["a.jpg", "empty, or so"],
+        ["b.jpg", "cut off"],
+    ]

@@ -51,13 +51,18 @@ PIECES = [np.arange(3 * i, 3 * i + 3) for i in range(9)]
 
 def read_all(source, count, pieces=PIECES, said=None):
     with Workers(source, 3, count, (said if said is not None else []).append) as pool:
-        return [(b.indices.tolist(), b.pictures[:, 5, 5, 1].tolist(), b.skipped) for b in pool.batches(pieces)]
+        return [
+            (b.indices.tolist(), b.pictures[:, 5, 5, 1].tolist(), b.skipped)
+            for b in pool.batches(pieces)
+        ]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_in_order_with_the_broken_named(count):
     batches = read_all(Numbers(broken=(4,)), count)
-    assert [b[0] for b in batches] == [[3, 5] if i == 1 else p.tolist() for i, p in enumerate(PIECES)]
+    assert [b[0] for b in batches] == [
+        [3, 5] if i == 1 else p.tolist() for i, p in enumerate(PIECES)
+    ]
     assert all(indices == values for indices, values, _ in batches)
     assert [b[2] for b in batches if b[2]] == [{4: "number 4 is broken"}]
 
@@ -71,7 +76,10 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
 
 def test_pictures_that_kill_every_worker_end_the_run_by_name():
     said = []
-    with pytest.raises(DataError, match="three workers in turn died or stood still .* the same 3 pictures, the last of them at number 13"):
+    with pytest.raises(
+        DataError,
+        match="three workers in turn died or stood still .* the same 3 pictures, the last of them at number 13",
+    ):
         read_all(Numbers(deadly=13), 2, said=said)
     assert len(said) == 3
 
@@ -89,17 +97,24 @@ def test_a_worker_killed_from_outside():
 
 def test_a_worker_that_stands_still_is_replaced_and_nothing_is_lost(tmp_path):
     said = []
-    with Workers(Numbers(stuck=13, marker=str(tmp_path / "stopped")), 3, 2, said.append, timeout=1.0) as pool:
+    with Workers(
+        Numbers(stuck=13, marker=str(tmp_path / "stopped")), 3, 2, said.append, timeout=1.0
+    ) as pool:
         pid = pool.workers[0].process.pid
         assert [b.indices.tolist() for b in pool.batches(PIECES)] == [p.tolist() for p in PIECES]
-    assert said == [f"worker process {pid} stood still for 1 seconds (--worker-timeout) while reading number 13; another takes its place"]
+    assert said == [
+        f"worker process {pid} stood still for 1 seconds (--worker-timeout) while reading number 13; another takes its place"
+    ]
     assert not alive(pid)
 
 
 def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
     said = []
     words = "stood still while reading the same 3 pictures, the last of them at number 13"
-    with Workers(Numbers(stuck=13), 3, 2, said.append, timeout=0.5) as pool, pytest.raises(DataError, match=words):
+    with (
+        Workers(Numbers(stuck=13), 3, 2, said.append, timeout=0.5) as pool,
+        pytest.raises(DataError, match=words),
+    ):
         list(pool.batches(PIECES))
     assert len(said) == 3
 
@@ -140,7 +155,9 @@ def test_an_iteration_broken_off_leaves_the_workers_fit():
         first = pool.batches(PIECES)
         next(first)
         first.close()
-        assert [b.indices.tolist() for b in pool.batches(PIECES[4:])] == [p.tolist() for p in PIECES[4:]]
+        assert [b.indices.tolist() for b in pool.batches(PIECES[4:])] == [
+            p.tolist() for p in PIECES[4:]
+        ]
 
 
 def test_nobody_is_left_after_closing():
@@ -159,7 +176,9 @@ def test_workers_end_when_the_parent_is_killed(how):
         "print(*[w.process.pid for w in pool.workers], flush=True)\ntime.sleep(60)"
     )
     root = Path(__file__).resolve().parents[1]
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root
+    ) as parent:
         children = [int(pid) for pid in parent.stdout.readline().split()]
         assert len(children) == 2
         if how == "stopped":
@@ -216,5 +235,7 @@ def test_workers_bear_where_they_are_started(tmp_path, how):
     command = [sys.executable, "-P", "-c", code]
     shell = ["sh", "-c", 'exec "$@" <&-', "sh", *command] if "stdin" in how else command
     environment = os.environ | {"PYTHONPATH": str(root)}
-    result = subprocess.run(shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        shell, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert result.stdout == "27\n", result.stderr

@@ -38,7 +38,9 @@ class Pictures:
 
     images: ImageSet
     cache: Path | None = None  # file of decoded pictures; None: decode each time
-    broken: dict[int, str] | None = None  # reasons, by index, for pictures that the cache could not decode
+    broken: dict[int, str] | None = (
+        None  # reasons, by index, for pictures that the cache could not decode
+    )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,7 +52,11 @@ class Pictures:
     def decoded(self) -> np.ndarray:
         """(N, 256, 256, 3), mapped from the cache."""
         assert self.cache is not None
-        return np.memmap(self.cache, np.uint8, "r", shape=(len(self), *PICTURE)) if len(self) else np.empty((0, *PICTURE), np.uint8)
+        return (
+            np.memmap(self.cache, np.uint8, "r", shape=(len(self), *PICTURE))
+            if len(self)
+            else np.empty((0, *PICTURE), np.uint8)
+        )
 
     def read(self, i: int) -> np.ndarray:
         if self.cache is None:
@@ -60,7 +66,11 @@ class Pictures:
         return self.decoded[i]
 
     def __getstate__(self) -> dict:
-        return {"images": self.images, "cache": self.cache, "broken": self.broken}  # not the mapping
+        return {
+            "images": self.images,
+            "cache": self.cache,
+            "broken": self.broken,
+        }  # not the mapping
 
 
 def default_cache_folder() -> Path:
@@ -81,7 +91,9 @@ def cache_key(images: ImageSet) -> str:
 def checksum(decoded: np.ndarray) -> int:
     """Of SAMPLE pictures, spread evenly: tells a file that is not the one that was written, without reading all of it."""
     value = 0
-    for i in np.unique(np.linspace(0, len(decoded) - 1, SAMPLE).astype(int)) if len(decoded) else ():
+    for i in (
+        np.unique(np.linspace(0, len(decoded) - 1, SAMPLE).astype(int)) if len(decoded) else ()
+    ):
         value = zlib.crc32(decoded[i].tobytes(), value)
     return value
 
@@ -122,27 +134,51 @@ def existing(images: ImageSet, path: Path) -> Pictures | None:
     """The cache at `path`, if it is whole and holds what was written."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
-        pictures = Pictures(images, path, {int(i): str(reason) for i, reason in record["broken"].items()})
-        if path.stat().st_size == len(images) * PICTURE_BYTES and checksum(pictures.decoded) == record["checksum"]:
+        pictures = Pictures(
+            images, path, {int(i): str(reason) for i, reason in record["broken"].items()}
+        )
+        if (
+            path.stat().st_size == len(images) * PICTURE_BYTES
+            and checksum(pictures.decoded) == record["checksum"]
+        ):
             return pictures
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # none yet, or not whole: it is made anew
     return None
 
 
-def build(images: ImageSet, path: Path, workers: int, say: Callable[[str], None], what: str, worker_timeout: float) -> Pictures:
+def build(
+    images: ImageSet,
+    path: Path,
+    workers: int,
+    say: Callable[[str], None],
+    what: str,
+    worker_timeout: float,
+) -> Pictures:
     """Decode everything into `path`."""
     sweep(path.parent, ABANDONED)  # of runs that were killed; others may be at work
     size = max(len(images), 1) * PICTURE_BYTES
     broken: dict[int, str] = {}
-    pieces = [np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)]
+    pieces = [
+        np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)
+    ]
     with replacing(path) as unfinished:
         decoded = np.memmap(unfinished, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
         if hasattr(os, "posix_fallocate"):
             with open(unfinished, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a bus error later
-        with Workers(Pictures(images), BUILD_BATCH, workers if pieces else 0, say, worker_timeout) as processes:
-            for batch in tqdm(processes.batches(pieces), f"decoding {what}", len(pieces), leave=False, disable=None):
+                os.posix_fallocate(
+                    file.fileno(), 0, size
+                )  # a full disk is an error now, not a bus error later
+        with Workers(
+            Pictures(images), BUILD_BATCH, workers if pieces else 0, say, worker_timeout
+        ) as processes:
+            for batch in tqdm(
+                processes.batches(pieces),
+                f"decoding {what}",
+                len(pieces),
+                leave=False,
+                disable=None,
+            ):
                 decoded[batch.indices] = batch.pictures
                 broken |= batch.skipped
         decoded.flush()

@@ -35,11 +35,19 @@ class Download:
 
 FASTAI = "https://s3.amazonaws.com/fast-ai-imageclas/"
 NAMES = {
-    "imagenette": Download(FASTAI, {"imagenette2.tgz": "fe2fc210e6bb7c5664d602c3cd71e612"}, "imagenette2"),
-    "imagenette320": Download(FASTAI, {"imagenette2-320.tgz": "3df6f0d01a2c9592104656642f5e78a3"}, "imagenette2-320"),
-    "imagenette160": Download(FASTAI, {"imagenette2-160.tgz": "e793b78cc4c9e9a4ccc0c1155377a412"}, "imagenette2-160"),
+    "imagenette": Download(
+        FASTAI, {"imagenette2.tgz": "fe2fc210e6bb7c5664d602c3cd71e612"}, "imagenette2"
+    ),
+    "imagenette320": Download(
+        FASTAI, {"imagenette2-320.tgz": "3df6f0d01a2c9592104656642f5e78a3"}, "imagenette2-320"
+    ),
+    "imagenette160": Download(
+        FASTAI, {"imagenette2-160.tgz": "e793b78cc4c9e9a4ccc0c1155377a412"}, "imagenette2-160"
+    ),
     "cifar10": Download(
-        "https://www.cs.toronto.edu/~kriz/", {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}, "cifar-10-batches-bin"
+        "https://www.cs.toronto.edu/~kriz/",
+        {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+        "cifar-10-batches-bin",
     ),
     "mnist": Download(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -56,7 +64,9 @@ NAMES = {
 def fetch(name: str, cache: Path | None) -> Path:
     """The folder of a data set, downloaded if it is not there."""
     if cache is None:
-        raise DataError(f"{name} is downloaded into the cache folder: --cache off does not go with it")
+        raise DataError(
+            f"{name} is downloaded into the cache folder: --cache off does not go with it"
+        )
     wanted, folder = NAMES[name], cache / "downloads" / name
     done = folder / "complete"
     if not done.is_file():
@@ -68,7 +78,9 @@ def fetch(name: str, cache: Path | None) -> Path:
                 if not path.is_file():
                     fetch_file(wanted.address + file, path, md5)
                 elif md5_of(path) != md5:
-                    raise DataError(f"{path} has not the checksum {md5} that {file} should have: remove it, and run again")
+                    raise DataError(
+                        f"{path} has not the checksum {md5} that {file} should have: remove it, and run again"
+                    )
                 if wanted.inside:
                     unpack(path, folder, wanted.inside)
                     path.unlink()
@@ -86,9 +98,18 @@ def fetch_file(address: str, path: Path, md5: str) -> None:
             transfer(address, part)
             break
         except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
+            refused = isinstance(error, urllib.error.HTTPError) and error.code in (
+                401,
+                403,
+                404,
+                410,
+            )
             if refused or attempt == TRIES - 1:
-                have = f" ({part.stat().st_size:,} bytes are kept, and the next run goes on from there)" if part.is_file() else ""
+                have = (
+                    f" ({part.stat().st_size:,} bytes are kept, and the next run goes on from there)"
+                    if part.is_file()
+                    else ""
+                )
                 raise DataError(
                     f"could not download {address}: {error}{have}. Without a network, put {path.name} (MD5 {md5}) into {path.parent}"
                 ) from error
@@ -109,7 +130,9 @@ def transfer(address: str, part: Path) -> None:
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing beyond what is there: whole, or another file; the checksum tells
+        if (
+            error.code == 416
+        ):  # nothing beyond what is there: whole, or another file; the checksum tells
             return
         raise
     with answer:
@@ -124,7 +147,9 @@ def transfer(address: str, part: Path) -> None:
                 file.write(piece)
                 bar.update(len(piece))
             if total is not None and file.tell() < total:
-                raise ConnectionError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+                raise ConnectionError(
+                    f"the connection ended after {file.tell():,} of {total:,} bytes"
+                )
 
 
 def md5_of(path: Path) -> str:
@@ -139,9 +164,17 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
         with replacing(folder / inside) as unfinished, open_tar(archive) as tar:
             for member in tqdm(tar, f"unpacking {archive.name}", leave=False, disable=None):
                 total += member.size
-                outside = member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/")
+                outside = member.name.startswith(("/", "\\")) or ".." in member.name.replace(
+                    "\\", "/"
+                ).split("/")
                 if outside or not (member.isfile() or member.isdir()) or total > LARGEST_UNPACKED:
-                    why = "reaches outside" if outside else "is no plain file" if total <= LARGEST_UNPACKED else "makes it absurdly large"
+                    why = (
+                        "reaches outside"
+                        if outside
+                        else "is no plain file"
+                        if total <= LARGEST_UNPACKED
+                        else "makes it absurdly large"
+                    )
                     raise DataError(f"{archive}: refused, its member {member.name!r} {why}")
                 tar.extract(member, unfinished.parent, filter="data")
             if not unfinished.is_dir():

@@ -35,7 +35,11 @@ class ImageSet:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The chosen pictures, in the given order."""
-        return replace(self, items=[self.items[i] for i in indices], labels=self.labels[np.asarray(indices, int)])
+        return replace(
+            self,
+            items=[self.items[i] for i in indices],
+            labels=self.labels[np.asarray(indices, int)],
+        )
 
     def split(self, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
         """Hold out `share` of each class: (rest, held out). The same pictures for the same seed."""
@@ -46,7 +50,9 @@ class ImageSet:
             members = np.flatnonzero(self.labels == c)
             count = max(1, round(share * len(members)))
             if count >= len(members):
-                raise DataError(f"class {self.classes[c]} has {len(members)} pictures: too few to hold out {share:.0%}")
+                raise DataError(
+                    f"class {self.classes[c]} has {len(members)} pictures: too few to hold out {share:.0%}"
+                )
             order = random.Stream(seed, f"hold out {self.classes[c]}").permutation(len(members))
             held += [int(i) for i in members[order[:count]]]
         chosen = set(held)
@@ -58,7 +64,10 @@ def read_words(root: Path) -> dict[str, str]:
     for place in (root, root.parent):
         for file in (place / "words.txt", place / "LOC_synset_mapping.txt"):
             if file.is_file():
-                lines = (line.split(None, 1) for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
+                lines = (
+                    line.split(None, 1)
+                    for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+                )
                 return {parts[0]: parts[1].strip() for parts in lines if len(parts) == 2}
     return {}
 
@@ -75,12 +84,16 @@ def choose(
     """The set of a tree's chosen classes and pictures; see open_folder."""
     present = sorted(tree)
     if not present:
-        raise DataError(f"{root} holds no class folders: expected {root}/CLASS/PICTURE.JPEG, one folder for each class")
+        raise DataError(
+            f"{root} holds no class folders: expected {root}/CLASS/PICTURE.JPEG, one folder for each class"
+        )
     if classes is None:
         chosen = present
     elif isinstance(classes, int):
         if not 1 <= classes <= len(present):
-            raise DataError(f"{root} has {len(present)} classes, so --classes must be 1 to {len(present)}, not {classes}")
+            raise DataError(
+                f"{root} has {len(present)} classes, so --classes must be 1 to {len(present)}, not {classes}"
+            )
         chosen = present[:classes]
     else:
         chosen = sorted(set(classes))
@@ -96,17 +109,24 @@ def choose(
     for index, name in enumerate(chosen):
         own = tree[name]
         if not own:
-            raise DataError(f"class folder {root / name} holds no pictures (.jpg, .jpeg or .png); remove it, or put some in")
+            raise DataError(
+                f"class folder {root / name} holds no pictures (.jpg, .jpeg or .png); remove it, or put some in"
+            )
         if images_per_class is not None and images_per_class < len(own):
             order = random.Stream(seed, f"subset {name}").permutation(len(own))[:images_per_class]
             own = [own[i] for i in sorted(order)]
         items += own
         labels += [index] * len(own)
-    return ImageSet(source, root, chosen, [words.get(c, c) for c in chosen], items, np.array(labels, np.int64))
+    return ImageSet(
+        source, root, chosen, [words.get(c, c) for c in chosen], items, np.array(labels, np.int64)
+    )
 
 
 def open_folder(
-    root: str | Path, classes: int | Sequence[str] | None = None, images_per_class: int | None = None, seed: int = 0
+    root: str | Path,
+    classes: int | Sequence[str] | None = None,
+    images_per_class: int | None = None,
+    seed: int = 0,
 ) -> ImageSet:
     """Read a folder with one sub-folder a class.
 
@@ -118,6 +138,8 @@ def open_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}: give a folder that holds one folder of pictures for each class")
+        raise DataError(
+            f"there is no folder {root}: give a folder that holds one folder of pictures for each class"
+        )
     source = Files(root)
     return choose(source.tree(), source, root, read_words(root), classes, images_per_class, seed)

@@ -22,14 +22,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as RGB: greyscale repeated, CMYK converted, 16 bits reduced to 8, transparency laid over white."""
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greyscale
         values = np.asarray(image).astype(np.float64)
-        return Image.fromarray((values / max(values.max() / 255, 257.0)).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values / max(values.max() / 255, 257.0)).astype(np.uint8)).convert(
+            "RGB"
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def read_image(file: str | Path | bytes | np.ndarray, size: int = SIZE, path: str | Path | None = None) -> np.ndarray:
+def read_image(
+    file: str | Path | bytes | np.ndarray, size: int = SIZE, path: str | Path | None = None
+) -> np.ndarray:
     """Decode, turn as EXIF says, scale the shorter side to `size` and keep the central square.
 
     Args:
@@ -44,17 +48,27 @@ def read_image(file: str | Path | bytes | np.ndarray, size: int = SIZE, path: st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
-                image.draft(None, (size, size))  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
+            with Image.open(
+                io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS
+            ) as image:
+                image.draft(
+                    None, (size, size)
+                )  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a picture that can be read; it must hold one of {', '.join(FORMATS)}") from error
+        raise ImageError(
+            f"{path}: not a picture that can be read; it must hold one of {', '.join(FORMATS)}"
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{path}: refused, its size is absurd for a photograph ({error})") from error
+        raise ImageError(
+            f"{path}: refused, its size is absurd for a photograph ({error})"
+        ) from error
     except MemoryError:
         raise
     except OSError as error:
-        if error.errno is not None:  # the system's trouble, not the file's: too many open files, no permission, a bad disk
+        if (
+            error.errno is not None
+        ):  # the system's trouble, not the file's: too many open files, no permission, a bad disk
             raise
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
@@ -68,4 +82,8 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     side = min(W, H)
     left, top = (W - side) / 2, (H - side) / 2
     # Cropping first and scaling once gives the same centre and never makes an enormous intermediate image.
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)))
+    return np.asarray(
+        image.resize(
+            (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+        )
+    )

@@ -19,9 +19,23 @@ import numpy as np
 
 from minigrad.data import download
 from minigrad.data.folder import ImageSet, Tree, choose, read_words
-from minigrad.data.sources import Archive, DataError, Files, Pixels, Tar, Zip, open_tar, read_cifar, read_idx
+from minigrad.data.sources import (
+    Archive,
+    DataError,
+    Files,
+    Pixels,
+    Tar,
+    Zip,
+    open_tar,
+    read_cifar,
+    read_idx,
+)
 
-TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12"
+TRAIN_TAR, VAL_TAR, DEVKIT = (
+    "ILSVRC2012_img_train.tar",
+    "ILSVRC2012_img_val.tar",
+    "ILSVRC2012_devkit_t12",
+)
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
@@ -49,13 +63,17 @@ def open_sets(
     train, val = trees(root, cache)
     wanted = choose(*train, chosen, images_per_class, seed)
     if len(wanted.classes) < 2:
-        raise DataError(f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at least two are needed")
+        raise DataError(
+            f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at least two are needed"
+        )
     if val is not None and holdout is None:
         return wanted, choose(*val, wanted.classes)
     return wanted.split(0.1 if holdout is None else holdout, seed)
 
 
-def open_validation(root: str | Path, classes: Sequence[str], cache: Path | None = None) -> ImageSet:
+def open_validation(
+    root: str | Path, classes: Sequence[str], cache: Path | None = None
+) -> ImageSet:
     """The validation pictures of a layout, or all of it where it has only one part."""
     train, val = trees(root, cache)
     return choose(*(val or train), classes)
@@ -68,7 +86,9 @@ def is_file(text: str) -> bool:
         return False
 
 
-Part = tuple[Tree, Files | Archive | Pixels, Path, dict[str, str]]  # tree, source, where, names in words
+Part = tuple[
+    Tree, Files | Archive | Pixels, Path, dict[str, str]
+]  # tree, source, where, names in words
 
 
 def trees(where: str | Path, cache: Path | None) -> tuple[Part, Part | None]:
@@ -102,7 +122,9 @@ def in_folder(root: Path) -> Part:
 
 def open_archive(path: Path, cache: Path | None) -> Archive:
     if path.suffix not in (".tar", ".zip"):
-        raise DataError(f"{path} is neither a folder nor a .tar or .zip archive; unpack it, and name the folder")
+        raise DataError(
+            f"{path} is neither a folder nor a .tar or .zip archive; unpack it, and name the folder"
+        )
     return (Tar if path.suffix == ".tar" else Zip)(path, cache)
 
 
@@ -125,7 +147,9 @@ def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
     tree = train.tree()
     strange = sorted(set(tree) - set(wnids.values()))
     if strange:
-        raise DataError(f"{train.path} holds {strange[0]}.tar, a class that the devkit does not know: is it the right devkit?")
+        raise DataError(
+            f"{train.path} holds {strange[0]}.tar, a class that the devkit does not know: is it the right devkit?"
+        )
     part: Part = (tree, train, train.path, words)
     if not (root / VAL_TAR).is_file():
         return part, None
@@ -136,10 +160,14 @@ def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
     numbers = [int(w) for w in words_of_truth]
     names = sorted(val.members)
     if len(numbers) != len(names):
-        raise DataError(f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one of them is not whole")
+        raise DataError(
+            f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one of them is not whole"
+        )
     unknown = sorted(set(numbers) - set(wnids))
     if unknown:
-        raise DataError(f"{TRUTH} names class {unknown[0]}, which the devkit's list of synsets does not have")
+        raise DataError(
+            f"{TRUTH} names class {unknown[0]}, which the devkit's list of synsets does not have"
+        )
     val_tree: Tree = {wnid: [] for wnid in sorted(tree)}
     for name, number in zip(names, numbers):  # ILSVRC2012_val_00000001.JPEG belongs to line 1
         val_tree.setdefault(wnids[number], []).append(name)
@@ -155,7 +183,11 @@ def devkit_file(root: Path, name: str) -> bytes:
     try:
         with open_tar(archive) as tar:
             for member in tar:
-                if member.isfile() and member.name.rpartition("/")[2] == name and member.size < 1 << 26:
+                if (
+                    member.isfile()
+                    and member.name.rpartition("/")[2] == name
+                    and member.size < 1 << 26
+                ):
                     file = tar.extractfile(member)
                     assert file is not None
                     return file.read()
@@ -173,15 +205,21 @@ def synsets(root: Path) -> tuple[dict[int, str], dict[str, str]]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise DataError("the devkit's list of classes, meta.mat, is a MATLAB file: install scipy to read it") from error
+        raise DataError(
+            "the devkit's list of classes, meta.mat, is a MATLAB file: install scipy to read it"
+        ) from error
     try:
         rows = loadmat(io.BytesIO(devkit_file(root, "meta.mat")), squeeze_me=True)["synsets"]
         leaves = [r for r in np.atleast_1d(rows) if int(r["num_children"]) == 0]
-        return {int(r["ILSVRC2012_ID"]): str(r["WNID"]) for r in leaves}, {str(r["WNID"]): str(r["words"]) for r in leaves}
+        return {int(r["ILSVRC2012_ID"]): str(r["WNID"]) for r in leaves}, {
+            str(r["WNID"]): str(r["words"]) for r in leaves
+        }
     except DataError:
         raise
     except Exception as error:  # scipy raises many types for damage
-        raise DataError(f"meta.mat of {root} is not the devkit's list of synsets ({error})") from error
+        raise DataError(
+            f"meta.mat of {root} is not the devkit's list of synsets ({error})"
+        ) from error
 
 
 def idx_files(root: Path) -> tuple[Part, Part | None]:
@@ -189,19 +227,29 @@ def idx_files(root: Path) -> tuple[Part, Part | None]:
 
     def part(name: str) -> Part | None:
         paths = [
-            next((p for gz in ("", ".gz") if (p := root / f"{name}-{what}-ubyte{gz}").is_file()), None)
+            next(
+                (p for gz in ("", ".gz") if (p := root / f"{name}-{what}-ubyte{gz}").is_file()),
+                None,
+            )
             for what in ("images-idx3", "labels-idx1")
         ]
         if paths[0] is None:
             return None
         if paths[1] is None:
-            raise DataError(f"{root} has {paths[0].name} but not {name}-labels-idx1-ubyte, with or without .gz")
+            raise DataError(
+                f"{root} has {paths[0].name} but not {name}-labels-idx1-ubyte, with or without .gz"
+            )
         source, labels = Pixels([paths[0]], "IDX"), read_idx(paths[1])
         if source.pixels.ndim != 3 or labels.ndim != 1 or len(source.pixels) != len(labels):
             raise DataError(
                 f"{paths[0]} holds an array of {source.pixels.shape}, {paths[1].name} one of {labels.shape}: they do not belong together"
             )
-        return by_label(labels, [str(c) for c in range(int(labels.max(initial=0)) + 1)]), source, root, {}
+        return (
+            by_label(labels, [str(c) for c in range(int(labels.max(initial=0)) + 1)]),
+            source,
+            root,
+            {},
+        )
 
     train = part("train")
     assert train is not None
@@ -216,7 +264,12 @@ def cifar_batches(root: Path) -> tuple[Part, Part | None]:
         raise DataError(f"{meta} names {len(names)} classes; CIFAR-10 has 10")
 
     def part(files: list[Path]) -> Part:
-        return by_label(np.concatenate([read_cifar(f)[0] for f in files]), names), Pixels(files, "CIFAR-10"), root, {}
+        return (
+            by_label(np.concatenate([read_cifar(f)[0] for f in files]), names),
+            Pixels(files, "CIFAR-10"),
+            root,
+            {},
+        )
 
     test = root / "test_batch.bin"
     return part(sorted(root.glob("data_batch_?.bin"))), part([test]) if test.is_file() else None

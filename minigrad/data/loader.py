@@ -62,7 +62,9 @@ class Loader:
     def __del__(self) -> None:
         self.close()
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def batches(
+        self, epoch: int = 0, start: int = 0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(x, labels, picture numbers) of each batch of an epoch, from batch `start` on."""
         n, draws = len(self.pictures), None
         order = np.arange(n)
@@ -70,8 +72,15 @@ class Loader:
             order = random.Stream(self.seed, f"shuffle {epoch}").permutation(n)
             rng = random.Stream(self.seed, f"augment {epoch}")
             margin = SIZE - self.preparation.size + 1
-            draws = rng.integers(margin, (n, 2)), rng.integers(2, n), rng.normal((n, 3)).astype(np.float32)
-        pieces = [order[i : i + self.batch_size] for i in range(start * self.batch_size, n, self.batch_size)]
+            draws = (
+                rng.integers(margin, (n, 2)),
+                rng.integers(2, n),
+                rng.normal((n, 3)).astype(np.float32),
+            )
+        pieces = [
+            order[i : i + self.batch_size]
+            for i in range(start * self.batch_size, n, self.batch_size)
+        ]
         reader = self.read(pieces)
         try:
             while True:
@@ -88,15 +97,21 @@ class Loader:
     def read(self, pieces: list[np.ndarray]) -> Generator[Batch]:
         """The pictures of each piece. Workers are kept from one epoch to the next."""
         if pieces and self.processes is None:
-            self.processes = Workers(self.pictures, self.batch_size, self.workers, self.say, self.worker_timeout)
+            self.processes = Workers(
+                self.pictures, self.batch_size, self.workers, self.say, self.worker_timeout
+            )
         if self.processes is not None:
             yield from self.processes.batches(pieces)
 
     def prepare(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The test views of some pictures, as one batch."""
-        return self.prepared(read_batch(self.pictures, indices, np.empty((len(indices), *PICTURE), np.uint8)), None)
+        return self.prepared(
+            read_batch(self.pictures, indices, np.empty((len(indices), *PICTURE), np.uint8)), None
+        )
 
-    def prepared(self, batch: Batch, draws: tuple | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def prepared(
+        self, batch: Batch, draws: tuple | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Crop, mirror, subtract, colour."""
         self.images += len(batch.indices)
         self.reading += batch.seconds
@@ -114,7 +129,9 @@ class Loader:
         elif draws is None:
             x = self.preparation.centre(batch.pictures)
         else:
-            crops = np.concatenate([draws[0][i], draws[1][i][:, None]], axis=1).astype(np.int32)  # top, left, mirror
+            crops = np.concatenate([draws[0][i], draws[1][i][:, None]], axis=1).astype(
+                np.int32
+            )  # top, left, mirror
             x = np.empty((n, self.preparation.size, self.preparation.size, 3), np.float32)
             self.preparation.into(x, batch.pictures, crops, draws[2][i])
         return x, self.pictures.images.labels[i], i

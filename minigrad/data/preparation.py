@@ -51,19 +51,30 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
         products += flat.T @ flat
         count += 1
     if count == 0:
-        raise ImageError(f"none of the {len(pictures)} pictures in {pictures.images.root} can be read")
+        raise ImageError(
+            f"none of the {len(pictures)} pictures in {pictures.images.root} can be read"
+        )
     mean = total / count
     centre = mean.mean(axis=(0, 1))
     covariance = products / (count * SIZE * SIZE) - np.outer(centre, centre)
     values, vectors = np.linalg.eigh(covariance)
-    vectors = vectors * np.where(vectors.sum(axis=0) < 0, -1, 1)  # a sign of our own, so that every LAPACK agrees
+    vectors = vectors * np.where(
+        vectors.sum(axis=0) < 0, -1, 1
+    )  # a sign of our own, so that every LAPACK agrees
     return Statistics(
         mean.astype(np.float32), values[::-1].clip(0).astype(np.float32), vectors[:, ::-1].astype(np.float32),
         float(np.sqrt(max(np.trace(covariance) / 3, 1e-12))),
     )  # fmt: skip
 
 
-def prepare_images(pictures: np.ndarray, crops: np.ndarray, mean: np.ndarray, shift: np.ndarray, scale: float, out: np.ndarray) -> None:
+def prepare_images(
+    pictures: np.ndarray,
+    crops: np.ndarray,
+    mean: np.ndarray,
+    shift: np.ndarray,
+    scale: float,
+    out: np.ndarray,
+) -> None:
     """out = (mirror(crop(picture)) - mean + shift) * scale. Shapes as in Preparation.into; shift (n, 3). Kernel: kernels/images.cu."""
     n, size = out.shape[:2]
     if kernels.ready(out):
@@ -94,7 +105,9 @@ class Preparation:
         # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
         self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
 
-    def into(self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None) -> None:
+    def into(
+        self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None
+    ) -> None:
         """Write prepared pictures into out (n, size, size, 3) float32.
 
         pictures: at least n, (side, side, 3) bytes each; crops: (n, 3) int32, top, left, mirror; noise: (n, 3), the paper's a.
@@ -102,15 +115,30 @@ class Preparation:
         """
         n, side = len(out), pictures.shape[1] if pictures.ndim > 1 else 0
         if out.shape != (n, self.size, self.size, 3) or out.dtype != np.float32:
-            raise ValueError(f"prepared pictures are (n, {self.size}, {self.size}, 3) float32, not {out.shape} {out.dtype}")
-        if pictures.ndim != 4 or len(pictures) < n or pictures.shape[1:] != (side, side, 3) or pictures.dtype != np.uint8:
-            raise ValueError(f"pictures must be ({n} or more, side, side, 3) uint8, not {pictures.shape} {pictures.dtype}")
+            raise ValueError(
+                f"prepared pictures are (n, {self.size}, {self.size}, 3) float32, not {out.shape} {out.dtype}"
+            )
+        if (
+            pictures.ndim != 4
+            or len(pictures) < n
+            or pictures.shape[1:] != (side, side, 3)
+            or pictures.dtype != np.uint8
+        ):
+            raise ValueError(
+                f"pictures must be ({n} or more, side, side, 3) uint8, not {pictures.shape} {pictures.dtype}"
+            )
         if crops.shape != (n, 3) or crops.dtype != np.int32:
-            raise ValueError(f"crops must be ({n}, 3) int32: top, left, mirror; not {crops.shape} {crops.dtype}")
+            raise ValueError(
+                f"crops must be ({n}, 3) int32: top, left, mirror; not {crops.shape} {crops.dtype}"
+            )
         corners = crops[:, :2]
         if n and not 0 <= corners.min() <= corners.max() <= side - self.size:
-            outside = tuple(corners[((corners < 0) | (corners > side - self.size)).any(axis=1)][0].tolist())
-            raise ValueError(f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}")
+            outside = tuple(
+                corners[((corners < 0) | (corners > side - self.size)).any(axis=1)][0].tolist()
+            )
+            raise ValueError(
+                f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}"
+            )
         shift, scale = np.zeros((n, 3), np.float32), self.scale
         if self.colour is not None and noise is not None:
             shift[:] = noise @ self.colour.T
@@ -132,17 +160,26 @@ class Preparation:
     def crop(self, pictures: np.ndarray, top: int, left: int, mirror: bool) -> np.ndarray:
         """One crop of every picture, without colour noise."""
         out = np.empty((len(pictures), self.size, self.size, 3), np.float32)
-        self.into(out, pictures, np.tile(np.array([top, left, mirror], np.int32), (len(pictures), 1)), None)
+        self.into(
+            out,
+            pictures,
+            np.tile(np.array([top, left, mirror], np.int32), (len(pictures), 1)),
+            None,
+        )
         return out
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps, so that a picture is prepared the same afterwards."""
         colour = np.zeros((3, 3)) if self.colour is None else self.colour
         values = {"mean": self.mean, "scale": self.scale, "colour": colour, "shrink": self.shrink}
-        return {f"preparation.{name}": np.asarray(value, np.float32) for name, value in values.items()}
+        return {
+            f"preparation.{name}": np.asarray(value, np.float32) for name, value in values.items()
+        }
 
     @classmethod
     def from_arrays(cls, tensors: dict[str, np.ndarray], size: int) -> Preparation:
         """The inverse of arrays()."""
-        mean, scale, colour, shrink = (tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink"))
+        mean, scale, colour, shrink = (
+            tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")
+        )
         return cls(size, mean, float(scale), colour if colour.any() else None, float(shrink))

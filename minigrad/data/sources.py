@@ -30,7 +30,9 @@ from minigrad.files import replacing
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
 LARGEST_DECOMPRESSED = 2 * 2**30  # bytes of one compressed file of labels or pixels
-LARGEST_HEADER = 16 * 2**10  # bytes of a tar's extended headers, each of them, and all those that hold for the whole archive together
+LARGEST_HEADER = (
+    16 * 2**10
+)  # bytes of a tar's extended headers, each of them, and all those that hold for the whole archive together
 EXTENDED = {b"x": "pax", b"g": "pax", b"X": "pax", b"L": "GNU long name", b"K": "GNU long link"}
 
 
@@ -66,7 +68,10 @@ class Files:
 
     def tree(self, part: str = "") -> dict[str, list[str]]:
         """{class folder: its pictures, at any depth, sorted}; hidden folders are left out."""
-        return {entry: sorted(self.below(os.path.join(part, entry))) for entry in sorted(self.folders(part))}
+        return {
+            entry: sorted(self.below(os.path.join(part, entry)))
+            for entry in sorted(self.folders(part))
+        }
 
     def folders(self, part: str = "") -> list[str]:
         with os.scandir(self.root / part) as entries:
@@ -108,9 +113,14 @@ class Archive:
             raise DataError(f"there is no file {self.path}")
         index = None
         if self.index_folder is not None:
-            index = self.index_folder / f"{hashlib.sha256(self.stamp().encode(errors='surrogateescape')).hexdigest()[:24]}.index.json"
+            index = (
+                self.index_folder
+                / f"{hashlib.sha256(self.stamp().encode(errors='surrogateescape')).hexdigest()[:24]}.index.json"
+            )
             try:
-                return {name: (offset, size) for name, offset, size in json.loads(index.read_text())}
+                return {
+                    name: (offset, size) for name, offset, size in json.loads(index.read_text())
+                }
             except (OSError, ValueError, TypeError):  # none yet, or not whole: it is made anew
                 pass
         try:
@@ -122,7 +132,9 @@ class Archive:
         except (DataError, MemoryError):
             raise
         except Exception as error:  # the readers of archives raise many types for damage
-            raise DataError(f"{self.path} is damaged, cut off or no archive ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{self.path} is damaged, cut off or no archive ({type(error).__name__}: {error})"
+            ) from error
         if index is not None:
             write_atomically(index, json.dumps([[name, *place] for name, place in found.items()]))
         return found
@@ -141,12 +153,22 @@ class Archive:
     def top(self) -> tuple[str, ...]:
         """The folder that holds everything, if the archive has one around what matters."""
         deep = [p for p in (PurePosixPath(n).parts for n in self.members) if len(p) > 1]
-        outer, below, known = {p[0] for p in deep}, {p[1] for p in deep if len(p) > 2}, {"train", "val", "test"}
-        return tuple(outer) if len(outer) == 1 and not outer & known and (len(below) > 1 or below & known) else ()
+        outer, below, known = (
+            {p[0] for p in deep},
+            {p[1] for p in deep if len(p) > 2},
+            {"train", "val", "test"},
+        )
+        return (
+            tuple(outer)
+            if len(outer) == 1 and not outer & known and (len(below) > 1 or below & known)
+            else ()
+        )
 
     def folders(self) -> list[str]:
         depth = len(self.top)
-        return sorted({p[depth] for p in (PurePosixPath(n).parts for n in self.members) if len(p) > depth + 1})
+        return sorted(
+            {p[depth] for p in (PurePosixPath(n).parts for n in self.members) if len(p) > depth + 1}
+        )
 
     def checked(self, name: str, size: int, link: bool = False, sparse: bool = False) -> str:
         """The name, if it stays inside and its size is possible."""
@@ -160,14 +182,22 @@ class Archive:
             else ""
         )  # fmt: skip
         if reason or "\0" in name:
-            raise DataError(f"{self.path}: refused, its member {name!r} {reason or 'has a name that is none'}")
+            raise DataError(
+                f"{self.path}: refused, its member {name!r} {reason or 'has a name that is none'}"
+            )
         return str(path)
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "index_folder": self.index_folder, **({"members": self.members} if "members" in self.__dict__ else {})}
+        return {
+            "path": self.path,
+            "index_folder": self.index_folder,
+            **({"members": self.members} if "members" in self.__dict__ else {}),
+        }
 
 
-def open_tar(path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Literal["r:", "r:*"] = "r:*") -> tarfile.TarFile:
+def open_tar(
+    path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Literal["r:", "r:*"] = "r:*"
+) -> tarfile.TarFile:
     """Open a tar; a member whose extended headers are larger than any name or attribute needs is refused before they are parsed.
 
     Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232); a chain of global headers is copied for
@@ -199,18 +229,26 @@ class Tar(Archive):
         with open(self.path, "rb") as file:
             yield from self.scan_stream(file, 0, os.fstat(file.fileno()).st_size, "")
 
-    def scan_stream(self, file: BinaryIO, start: int, size: int, prefix: str) -> Iterator[tuple[str, int, int]]:
+    def scan_stream(
+        self, file: BinaryIO, start: int, size: int, prefix: str
+    ) -> Iterator[tuple[str, int, int]]:
         with open_tar(self.path, Window(file, start, size), "r:") as tar:
             for m in tar:
                 name = prefix + m.name
                 nested = not prefix and m.isfile() and name.endswith(".tar")
                 if not m.isdir() and (not nested or m.size > size):
-                    self.checked(name, m.size, m.issym() or m.islnk() or not m.isfile(), m.issparse())
+                    self.checked(
+                        name, m.size, m.issym() or m.islnk() or not m.isfile(), m.issparse()
+                    )
                 if m.isfile() and m.offset_data + m.size > size:
-                    raise DataError(f"{self.path} is cut off: {name} should end at byte {start + m.offset_data + m.size:,}")
+                    raise DataError(
+                        f"{self.path} is cut off: {name} should end at byte {start + m.offset_data + m.size:,}"
+                    )
                 if nested:
                     self.checked(name, 0)
-                    yield from self.scan_stream(file, start + m.offset_data, m.size, name.removesuffix(".tar") + "/")
+                    yield from self.scan_stream(
+                        file, start + m.offset_data, m.size, name.removesuffix(".tar") + "/"
+                    )
                 elif m.isfile() and is_picture(name):
                     yield str(PurePosixPath(name)), start + m.offset_data, m.size
             # tarfile takes a damaged header for the end; a tar ends in blocks of zeros.
@@ -238,7 +276,9 @@ class Window(io.RawIOBase):
     def read(self, count: int | None = -1) -> bytes:
         left = max(0, self.size - self.at)
         self.file.seek(self.start + self.at)
-        data = self.file.read(left if count is None or count < 0 else min(count, left))  # headers may claim any size
+        data = self.file.read(
+            left if count is None or count < 0 else min(count, left)
+        )  # headers may claim any size
         self.at += len(data)
         return data
 
@@ -259,9 +299,13 @@ class Zip(Archive):
     def scan(self) -> Iterator[tuple[str, int, int]]:
         for info in self.opened().infolist():
             if not info.is_dir():
-                name = self.checked(info.filename, info.file_size, (info.external_attr >> 28) == 0xA)
+                name = self.checked(
+                    info.filename, info.file_size, (info.external_attr >> 28) == 0xA
+                )
                 if info.file_size > 1000 * max(info.compress_size, 1):
-                    raise DataError(f"{self.path}: refused, its member {name!r} would grow {info.file_size // info.compress_size}-fold")
+                    raise DataError(
+                        f"{self.path}: refused, its member {name!r} would grow {info.file_size // info.compress_size}-fold"
+                    )
                 if is_picture(name):
                     yield info.filename, info.header_offset, info.file_size
 
@@ -275,7 +319,14 @@ class Zip(Archive):
         try:
             with self.opened().open(item) as member:
                 return member.read(LARGEST_MEMBER)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
             return error_bytes(error)
         except OSError as error:
             if error.errno is not None:  # the disk's trouble, not the member's
@@ -301,7 +352,9 @@ class Pixels:
         return f"{self.files[0].parent}: {self.kind} picture {item}"
 
     def stamp(self, item: str) -> str:
-        return " ".join(f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in self.files)
+        return " ".join(
+            f"{f.resolve()} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in self.files
+        )
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -320,7 +373,9 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] != 8 or not 1 <= head[3] <= 3:
-                raise DataError(f"{path} is no IDX file of bytes: it begins with {head.hex(' ')}, not with 00 00 08 and a rank of 1 to 3")
+                raise DataError(
+                    f"{path} is no IDX file of bytes: it begins with {head.hex(' ')}, not with 00 00 08 and a rank of 1 to 3"
+                )
             sizes = file.read(4 * head[3])
             if len(sizes) < 4 * head[3]:
                 raise DataError(f"{path} is cut off within its sizes")
@@ -332,7 +387,9 @@ def read_idx(path: Path) -> np.ndarray:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is damaged or cut off ({error})") from error
     if len(data) != count:
-        raise DataError(f"{path} has {'more' if len(data) > count else 'fewer'} bytes than its shape {shape} says")
+        raise DataError(
+            f"{path} has {'more' if len(data) > count else 'fewer'} bytes than its shape {shape} says"
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -340,7 +397,9 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(labels (N,), pixels (N, 3072): red, green, blue planes of 32 x 32) of a CIFAR-10 binary batch (cs.toronto.edu/~kriz/cifar.html)."""
     data = np.fromfile(path, np.uint8)
     if len(data) == 0 or len(data) % 3073:
-        raise DataError(f"{path} is no whole CIFAR-10 batch: {len(data):,} bytes are not a multiple of 3,073")
+        raise DataError(
+            f"{path} is no whole CIFAR-10 batch: {len(data):,} bytes are not a multiple of 3,073"
+        )
     rows = data.reshape(-1, 3073)
     if rows[:, 0].max() > 9:
         raise DataError(f"{path}: label {rows[:, 0].max()}; CIFAR-10 has 0 to 9")

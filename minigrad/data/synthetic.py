@@ -80,7 +80,9 @@ def background(rng: random.Stream) -> np.ndarray:
         box = [*np.minimum(corner, corner + extent), *np.maximum(corner, corner + extent)]
         what = int(rng.integers(3))
         if what == 0:
-            draw.line([*corner, *(corner + 2 * extent)], fill=colour, width=1 + int(rng.integers(5)))
+            draw.line(
+                [*corner, *(corner + 2 * extent)], fill=colour, width=1 + int(rng.integers(5))
+            )
         elif what == 1:
             draw.rectangle(box, outline=colour, width=1 + int(rng.integers(4)))
         else:
@@ -113,16 +115,30 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     u, v = local(rng, centre, radius)
     # An irregular patch, the same for every class, in the first colour; the class is what its second colour draws in it.
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
-    patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(5 * angle + wobble[1])
+    patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(
+        5 * angle + wobble[1]
+    )
     if kind in SHAPES:
-        figure = scattered(kind, *local(rng, centre, 34 + 14 * rng.uniform()), turns=(rng.uniform((16, 16)) - 0.5) / 2)
+        figure = scattered(
+            kind,
+            *local(rng, centre, 34 + 14 * rng.uniform()),
+            turns=(rng.uniform((16, 16)) - 0.5) / 2,
+        )
     else:
-        figure = pattern(kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 16 + 8 * rng.uniform()))
-    picture = np.where(patch[..., None], np.where(figure[..., None], colours[1], colours[0]), picture)
+        figure = pattern(
+            kind, *local(rng, centre + (rng.uniform(2) - 0.5) * radius, 16 + 8 * rng.uniform())
+        )
+    picture = np.where(
+        patch[..., None], np.where(figure[..., None], colours[1], colours[0]), picture
+    )
     light = rng.uniform() * 2 * np.pi
     shade = 1 + 0.15 * rng.uniform() * (u * np.cos(light) + v * np.sin(light))
     noise = rng.normal((SIZE, SIZE, 1)) * 6 * rng.uniform()
-    return (picture * shade[..., None] * (0.75 + 0.4 * rng.uniform()) + noise).clip(0, 255).astype(np.uint8)
+    return (
+        (picture * shade[..., None] * (0.75 + 0.4 * rng.uniform()) + noise)
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers: int = 2) -> None:
@@ -131,7 +147,13 @@ def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers
     Training and validation pictures come from streams of their own, background and object alike. A folder that holds the same set already
     is left as it is.
     """
-    label = {"what": "synthetic shapes and textures, drawn by minigrad", "version": VERSION, "train": train, "val": val, "seed": seed}
+    label = {
+        "what": "synthetic shapes and textures, drawn by minigrad",
+        "version": VERSION,
+        "train": train,
+        "val": val,
+        "seed": seed,
+    }
     marker = root / "synthetic.json"
     found = json.loads(marker.read_text()) if marker.is_file() else None
     if found == label | {"complete": True}:
@@ -149,8 +171,15 @@ def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers
         picture = draw_picture(kind, random.Stream(seed, f"synthetic {part} {kind} {i}"))
         Image.fromarray(picture).save(root / part / kind / f"{i:04}.JPEG", quality=90)
 
-    jobs = [(part, kind, i) for part, count in (("train", train), ("val", val)) for kind in CLASSES for i in range(count)]
+    jobs = [
+        (part, kind, i)
+        for part, count in (("train", train), ("val", val))
+        for kind in CLASSES
+        for i in range(count)
+    ]
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for _ in tqdm(pool.map(one, jobs), "drawing synthetic pictures", len(jobs), leave=False, disable=None):
+        for _ in tqdm(
+            pool.map(one, jobs), "drawing synthetic pictures", len(jobs), leave=False, disable=None
+        ):
             pass
     marker.write_text(json.dumps(label | {"complete": True}))

@@ -54,7 +54,9 @@ class Batch:
     seconds: float  # that reading took
 
 
-def read_batch(source: Readable, indices: np.ndarray, out: np.ndarray, begun: np.ndarray | None = None) -> Batch:
+def read_batch(
+    source: Readable, indices: np.ndarray, out: np.ndarray, begun: np.ndarray | None = None
+) -> Batch:
     """Read pictures into the first places of `out`, counting in `begun`, if given, those that were begun."""
     began = time.perf_counter()
     good: list[int] = []
@@ -79,13 +81,17 @@ class WorkerLost(Exception):
 class Worker:
     process: subprocess.Popen
     begun: np.ndarray  # (places,) int64, in the shared memory: how many of a place's pictures the worker has begun to read
-    tasks: deque = field(default_factory=deque)  # (place in memory, number of pictures), sent and not yet answered
+    tasks: deque = field(
+        default_factory=deque
+    )  # (place in memory, number of pictures), sent and not yet answered
 
     def send(self, task: tuple[int, int]) -> None:
         self.tasks.append(task)
         self.begun[task[0]] = 0
         with contextlib.suppress(BrokenPipeError):  # dead: noticed when its answer is awaited
-            write(self.process.stdin, pickle.dumps(task))  # few bytes, and few of them: a pipe has room, and nobody waits
+            write(
+                self.process.stdin, pickle.dumps(task)
+            )  # few bytes, and few of them: a pipe has room, and nobody waits
 
     def answer(self, timeout: float) -> tuple[dict[int, str] | BaseException, float]:
         """What it says of its first task: (what could not be read, seconds). Raises WorkerLost.
@@ -94,7 +100,12 @@ class Worker:
         """
         pipe, slice_ = self.process.stdout, min(1.0, timeout / 4)
         assert pipe is not None
-        received, length, still, seen = bytearray(), 8, 0.0, -1  # eight bytes that say how many follow
+        received, length, still, seen = (
+            bytearray(),
+            8,
+            0.0,
+            -1,
+        )  # eight bytes that say how many follow
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, selectors.EVENT_READ)
             while len(received) < length:
@@ -102,7 +113,10 @@ class Worker:
                     piece = os.read(pipe.fileno(), length - len(received))
                     if not piece:
                         how = self.dismiss()
-                        raise WorkerLost("a worker died " + (f"(signal {-how})" if how < 0 else f"(exit code {how})"))
+                        raise WorkerLost(
+                            "a worker died "
+                            + (f"(signal {-how})" if how < 0 else f"(exit code {how})")
+                        )
                     received += piece
                     still = 0.0
                     if len(received) == 8:
@@ -111,7 +125,9 @@ class Worker:
                     still, seen = 0.0, now
                 elif (still := still + slice_) >= timeout:
                     self.dismiss()
-                    raise WorkerLost(f"worker process {self.process.pid} stood still for {timeout:g} seconds (--worker-timeout)")
+                    raise WorkerLost(
+                        f"worker process {self.process.pid} stood still for {timeout:g} seconds (--worker-timeout)"
+                    )
         return pickle.loads(received[8:])
 
     def dismiss(self) -> int:
@@ -121,7 +137,9 @@ class Worker:
             assert pipe is not None
             with contextlib.suppress(OSError):  # what was not yet sent to a dead process
                 pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # the system holds it: it ends when its disk or network answers
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # the system holds it: it ends when its disk or network answers
             self.process.wait(10)
         return -signal.SIGKILL if self.process.returncode is None else self.process.returncode
 
@@ -135,8 +153,15 @@ class Workers:
         self, source: Readable, size: int, count: int, say: Callable[[str], None] = print, timeout: float = TIMEOUT
     ) -> None:  # fmt: skip
         if not timeout > 0:
-            raise ValueError(f"the time that a worker may stand still must be more than 0 seconds, not {timeout:g}")
-        self.source, self.count, self.say, self.timeout = source, count if POSSIBLE else 0, say, timeout
+            raise ValueError(
+                f"the time that a worker may stand still must be more than 0 seconds, not {timeout:g}"
+            )
+        self.source, self.count, self.say, self.timeout = (
+            source,
+            count if POSSIBLE else 0,
+            say,
+            timeout,
+        )
         self.descriptors: list[int] = []  # of the shared memory, and of the pickled source
         self.workers: list[Worker] = []
         if self.count == 0:
@@ -160,7 +185,11 @@ class Workers:
         self.close()
 
     def hire(self) -> Worker:
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MINIGRAD_KERNELS": "none"}
+        environment = os.environ | {
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "MINIGRAD_KERNELS": "none",
+        }
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         numbers = ", ".join(map(str, (os.getpid(), *self.descriptors, *self.shape)))
         process = subprocess.Popen(
@@ -206,14 +235,18 @@ class Workers:
             except WorkerLost as lost:
                 begun = int(self.begun[place])
                 picture = self.source.where(int(indices[max(begun - 1, 0)]))
-                self.say(f"{lost} {'while reading' if begun else 'before reading'} {picture}; another takes its place")
+                self.say(
+                    f"{lost} {'while reading' if begun else 'before reading'} {picture}; another takes its place"
+                )
                 tasks = worker.tasks
                 worker = self.workers[k] = self.hire()
                 for task in tasks:
                     worker.send(task)
                 continue
             worker.tasks.popleft()
-            if isinstance(skipped, BaseException):  # the system's trouble, or a mistake: not to be passed over
+            if isinstance(
+                skipped, BaseException
+            ):  # the system's trouble, or a mistake: not to be passed over
                 raise skipped
             good = indices[~np.isin(indices, list(skipped))] if skipped else indices
             return Batch(self.view[place, : len(good)], good, skipped, seconds)
@@ -235,9 +268,17 @@ class Workers:
 def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The shared memory as pictures (places, size, 256, 256, 3) and, behind them, int64: what to read (places, size), and how many of
     each place have been begun (places,)."""
-    pictures = np.frombuffer(block, np.uint8, count=shape[0] * shape[1] * PICTURE_BYTES).reshape(*shape, *PICTURE)
-    orders = np.frombuffer(block, np.int64, count=shape[0] * shape[1], offset=pictures.size).reshape(shape)
-    return pictures, orders, np.frombuffer(block, np.int64, count=shape[0], offset=pictures.size + 8 * orders.size)
+    pictures = np.frombuffer(block, np.uint8, count=shape[0] * shape[1] * PICTURE_BYTES).reshape(
+        *shape, *PICTURE
+    )
+    orders = np.frombuffer(
+        block, np.int64, count=shape[0] * shape[1], offset=pictures.size
+    ).reshape(shape)
+    return (
+        pictures,
+        orders,
+        np.frombuffer(block, np.int64, count=shape[0], offset=pictures.size + 8 * orders.size),
+    )
 
 
 def memory(size: int) -> tuple[int, mmap.mmap]:
@@ -256,7 +297,9 @@ def memory(size: int) -> tuple[int, mmap.mmap]:
                 return above_standard(file.fileno()), block
         except OSError as error:
             refused = error
-    raise DataError(f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0")
+    raise DataError(
+        f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0"
+    )
 
 
 def above_standard(descriptor: int) -> int:
@@ -289,7 +332,9 @@ def main(parent: int, descriptor: int, source_descriptor: int, places: int, size
     """A worker's life."""
     end_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C, and what is sent to the whole group, are the parent's to answer
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # Ctrl-C, and what is sent to the whole group, are the parent's to answer
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         source = pickle.loads(mmap.mmap(source_descriptor, 0))
@@ -297,7 +342,9 @@ def main(parent: int, descriptor: int, source_descriptor: int, places: int, size
         while True:
             place, count = pickle.load(sys.stdin.buffer)
             try:
-                batch = read_batch(source, orders[place, :count], view[place], begun[place : place + 1])
+                batch = read_batch(
+                    source, orders[place, :count], view[place], begun[place : place + 1]
+                )
                 answer: tuple = batch.skipped, batch.seconds
             except Exception as error:
                 answer = error, 0.0

@@ -32,7 +32,9 @@ class AvgPool2d(Function):
         win = self.win
         if kernels.ready(x):
             y = np.empty_like(x, shape=(win.N, win.OH, win.OW, win.C), order="C")
-            kernels.launch("avg_pool_forward", win.N * win.OH, kernels.contiguous(x), y, *win.kernel_arguments)
+            kernels.launch(
+                "avg_pool_forward", win.N * win.OH, kernels.contiguous(x), y, *win.kernel_arguments
+            )
             return y
         taps = win.taps(win.pad(x))
         y = next(taps).copy()
@@ -45,7 +47,13 @@ class AvgPool2d(Function):
         win = self.win
         if kernels.ready(gy):
             gx = np.empty_like(gy, shape=(win.N, win.H, win.W, win.C), order="C")
-            kernels.launch("avg_pool_backward", win.N * win.H, kernels.contiguous(gy), gx, *win.kernel_arguments)
+            kernels.launch(
+                "avg_pool_backward",
+                win.N * win.H,
+                kernels.contiguous(gy),
+                gx,
+                *win.kernel_arguments,
+            )
             return gx
         share = gy / inside_count(win, gy)
         padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
@@ -65,7 +73,11 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
     Returns: (N, OH, OW, C).
     """
     x = as_tensor(x)
-    win = geometry.windows("avg_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode)
+    win = geometry.windows(
+        "avg_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode
+    )
     if win.PH >= win.KH or win.PW >= win.KW:
-        raise ValueError(f"avg_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}")
+        raise ValueError(
+            f"avg_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}"
+        )
     return AvgPool2d(win)(x)

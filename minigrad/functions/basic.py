@@ -16,17 +16,26 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     if g.shape == shape:
         return g
     g = g.sum(axis=tuple(range(g.ndim - len(shape))))
-    return g.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True) if 1 in shape else g
+    return (
+        g.sum(axis=tuple(i for i, n in enumerate(shape) if n == 1), keepdims=True)
+        if 1 in shape
+        else g
+    )
 
 
 def _pair(a, b) -> tuple[Tensor, Tensor]:
     """Both operands as Tensors; a plain number takes the other's dtype and device."""
     a, b = (v if isinstance(v, (int, float)) else as_tensor(v) for v in (a, b))
-    a, b = (as_tensor(a, b if isinstance(b, Tensor) else None), as_tensor(b, a if isinstance(a, Tensor) else None))
+    a, b = (
+        as_tensor(a, b if isinstance(b, Tensor) else None),
+        as_tensor(b, a if isinstance(a, Tensor) else None),
+    )
     try:
         np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
-        raise ValueError(f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the right") from None
+        raise ValueError(
+            f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the right"
+        ) from None
     return a, b
 
 
@@ -162,8 +171,18 @@ def matmul(a, b) -> Tensor:
     """Matrix product of a (M, K) and b (K, N)."""
     a, b = as_tensor(a), as_tensor(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"matmul: a is {a.shape} and b is {b.shape}; they must be (M, K) and (K, N)")
+        raise ValueError(
+            f"matmul: a is {a.shape} and b is {b.shape}; they must be (M, K) and (K, N)"
+        )
     return MatMul()(a, b)
 
 
-Tensor.operators |= {"add": add, "sub": sub, "mul": mul, "div": div, "neg": neg, "pow": pow, "matmul": matmul}
+Tensor.operators |= {
+    "add": add,
+    "sub": sub,
+    "mul": mul,
+    "div": div,
+    "neg": neg,
+    "pow": pow,
+    "matmul": matmul,
+}

@@ -66,7 +66,10 @@ class Conv2d(Function):
         win, G = self.win, self.groups
         C, O = win.C // G, self.O // G
         per_image = win.OH * win.OW * win.KH * win.KW * C * x.itemsize
-        step = max(1, (COLUMN_BYTES if isinstance(x, np.ndarray) else GPU_COLUMN_BYTES) // max(1, per_image))
+        step = max(
+            1,
+            (COLUMN_BYTES if isinstance(x, np.ndarray) else GPU_COLUMN_BYTES) // max(1, per_image),
+        )
         for n in range(0, win.N, step):
             images = slice(n, min(n + step, win.N))
             rows = slice(images.start * win.OH * win.OW, images.stop * win.OH * win.OW)
@@ -92,7 +95,9 @@ class Conv2d(Function):
     def launch(self, name: str, blocks: int, source: Array, target: Array, cs: slice) -> None:
         w = self.win
         sizes = w.KH, w.KW, w.SH, w.SW, w.PH, w.PW, w.OH, w.OW
-        kernels.launch(name, blocks, source, target, w.H, w.W, w.C, cs.start, cs.stop - cs.start, *sizes)
+        kernels.launch(
+            name, blocks, source, target, w.H, w.W, w.C, cs.start, cs.stop - cs.start, *sizes
+        )
 
     def buffer(self, like: Array, shape: tuple[int, int]) -> Array:
         """Room for a chunk of columns, kept from one chunk to the next and no longer."""
@@ -150,7 +155,9 @@ class Conv2d(Function):
         return gx, gw, gb
 
 
-def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False, relu: bool = False) -> Tensor:
+def conv2d(
+    x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False, relu: bool = False
+) -> Tensor:
     """Convolution of a batch of images with a bank of filters.
 
     Args:
@@ -165,7 +172,9 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
     """
     x, w = as_tensor(x), as_tensor(w)
     if x.ndim != 4 or w.ndim != 4:
-        raise ValueError(f"conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes {x.shape} and {w.shape}")
+        raise ValueError(
+            f"conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes {x.shape} and {w.shape}"
+        )
     groups = geometry.whole(groups, "groups", "conv2d")
     CG, O = w.shape[2:]
     if x.shape[3] != CG * groups and x.shape[1] == CG * groups:
@@ -174,9 +183,13 @@ def conv2d(x, w, b=None, stride=1, padding=0, groups: int = 1, ceil_mode: bool =
             "use x.transpose(0, 2, 3, 1)"
         )
     if x.shape[3] != CG * groups:
-        raise ValueError(f"conv2d: x has {x.shape[3]} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}")
+        raise ValueError(
+            f"conv2d: x has {x.shape[3]} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}"
+        )
     if O % groups:
-        raise ValueError(f"conv2d: groups={groups} must divide the {O} output channels of w, shape {w.shape}")
+        raise ValueError(
+            f"conv2d: groups={groups} must divide the {O} output channels of w, shape {w.shape}"
+        )
     if b is not None and as_tensor(b).shape != (O,):
         raise ValueError(f"conv2d: b must have shape ({O},), not {as_tensor(b).shape}")
     win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)

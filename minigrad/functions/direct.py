@@ -23,9 +23,16 @@ from minigrad.backend import Array
 from minigrad.functions.geometry import Windows
 
 PANEL = 32  # output channels that lie side by side, as in kernels/direct.cpp
-CACHE = 384 << 10  # bytes that a block works on at a time: they stay in a second-level cache of 512 KB
-PARTS, PARTS_BYTES = 32, 64 << 20  # a filters' gradient is summed in at most so many parts, of at most so many bytes together
-BLOCKS = 16  # a launch has at least as many, where the work can be divided: enough for as many threads
+CACHE = (
+    384 << 10
+)  # bytes that a block works on at a time: they stay in a second-level cache of 512 KB
+PARTS, PARTS_BYTES = (
+    32,
+    64 << 20,
+)  # a filters' gradient is summed in at most so many parts, of at most so many bytes together
+BLOCKS = (
+    16  # a launch has at least as many, where the work can be divided: enough for as many threads
+)
 
 
 def ready(x: Array) -> bool:
@@ -38,7 +45,10 @@ def divide_up(a: int, b: int) -> int:
 
 def padded_size(win: Windows, rows: int, channels: int) -> int:
     """Numbers in the input rows that `rows` output rows see, with their padding, in whole cache lines."""
-    return divide_up(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16) * 16
+    return (
+        divide_up(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16)
+        * 16
+    )
 
 
 def rows_that_fit(win: Windows, channels: int, panel: int, numbers: int) -> int:
@@ -59,8 +69,21 @@ def convolve(
     channels, outputs = (O // groups, CG) if flip else (CG, O // groups)
     panels = divide_up(outputs, PANEL)
     filters = np.empty_like(w, shape=(groups, panels, 1 + KH * KW * channels, PANEL))
-    kernels.launch("pack_filters", groups * panels * KH * KW, w, b, filters, KH * KW, CG, O // groups, groups, int(flip))
-    band = rows_that_fit(win, channels, 0, CACHE // 2 // x.itemsize)  # the other half is for the filters' panel
+    kernels.launch(
+        "pack_filters",
+        groups * panels * KH * KW,
+        w,
+        b,
+        filters,
+        KH * KW,
+        CG,
+        O // groups,
+        groups,
+        int(flip),
+    )
+    band = rows_that_fit(
+        win, channels, 0, CACHE // 2 // x.itemsize
+    )  # the other half is for the filters' panel
     band = min(band, max(1, win.OH * win.N * groups // BLOCKS))
     blocks, shared = win.N * groups * divide_up(win.OH, band), padded_size(win, band, channels)
     sizes = *win.kernel_arguments, outputs * groups, groups, *y.shape[1:3], *to, band
@@ -90,27 +113,70 @@ def input_gradient(gy: Array, w: Array, win: Windows, groups: int) -> Array:
             KH, KW = taps.shape[:2]
             OH, OW = divide_up(win.H - h0, win.SH), divide_up(win.W - w0, win.SW)
             # A padding below 0, where all taps lie further on, leaves out the first rows of gy.
-            phase = Windows(win.N, win.OH, win.OW, w.shape[3], KH, KW, 1, 1, KH - 1 - down, KW - 1 - along, OH, OW)
+            phase = Windows(
+                win.N,
+                win.OH,
+                win.OW,
+                w.shape[3],
+                KH,
+                KW,
+                1,
+                1,
+                KH - 1 - down,
+                KW - 1 - along,
+                OH,
+                OW,
+            )
             convolve(gy, taps, no_bias, gx, phase, groups, flip=True, to=(win.SH, win.SW, h0, w0))
     return gx
 
 
-def filter_gradient(x: Array, gy: Array, w: Array, win: Windows, groups: int) -> tuple[Array, Array]:
+def filter_gradient(
+    x: Array, gy: Array, w: Array, win: Windows, groups: int
+) -> tuple[Array, Array]:
     """gw, gb. The sum over the images is made in parts, which depend on the shapes alone."""
     KH, KW, CG, O = w.shape
     panels = divide_up(O // groups, PANEL)
     size = groups * panels * (1 + KH * KW * CG) * PANEL
-    span = max(1, divide_up(win.N, max(1, min(PARTS, PARTS_BYTES // max(1, size * x.itemsize)))))  # images a part
+    span = max(
+        1, divide_up(win.N, max(1, min(PARTS, PARTS_BYTES // max(1, size * x.itemsize))))
+    )  # images a part
     count = divide_up(win.N, span)
     splits = max(1, min(panels, divide_up(BLOCKS, max(1, count * groups))))
     band = rows_that_fit(win, CG, PANEL, CACHE // x.itemsize)
     each = padded_size(win, band, CG) + band * win.OW * PANEL
-    chunk = max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1  # images at a time
+    chunk = (
+        max(1, min(span, CACHE // (each * x.itemsize))) if band == win.OH else 1
+    )  # images at a time
     parts = np.empty_like(w, shape=(count, size))
     blocks, shared = count * groups * splits, chunk * each
     kernels.launch(
-        "direct_filter_gradient", blocks, x, gy, parts, *win.kernel_arguments, O, groups, win.N, span, chunk, band, splits, shared=shared
+        "direct_filter_gradient",
+        blocks,
+        x,
+        gy,
+        parts,
+        *win.kernel_arguments,
+        O,
+        groups,
+        win.N,
+        span,
+        chunk,
+        band,
+        splits,
+        shared=shared,
     )
     gw, gb = np.empty_like(w, order="C"), np.empty_like(w, shape=(O,))
-    kernels.launch("unpack_filters", groups * panels * KH * KW, parts, gw, gb, count, KH * KW, CG, O // groups, groups)
+    kernels.launch(
+        "unpack_filters",
+        groups * panels * KH * KW,
+        parts,
+        gw,
+        gb,
+        count,
+        KH * KW,
+        CG,
+        O // groups,
+        groups,
+    )
     return gw, gb

@@ -29,7 +29,9 @@ class Dropout(Function):
             out = np.empty_like(a)
             key = self.seed, self.stream, self.draw & random.LOW, self.draw >> 32
             blocks = -(-a.size // kernels.SPAN)
-            kernels.launch("dropout", blocks, a, out, a.size, kernels.SPAN, threshold, self.scale, *key)
+            kernels.launch(
+                "dropout", blocks, a, out, a.size, kernels.SPAN, threshold, self.scale, *key
+            )
             return out
         kept = random.bits(self.seed, self.stream, self.draw, a.size, like=a) >= threshold
         return a * kept.reshape(a.shape) * a.dtype.type(self.scale)
@@ -51,7 +53,13 @@ class Scale(Function):
         return gy * self.factor
 
 
-def dropout(x, p: float = 0.5, training: bool = True, inverted: bool = True, rng: random.Stream | None = None) -> Tensor:
+def dropout(
+    x,
+    p: float = 0.5,
+    training: bool = True,
+    inverted: bool = True,
+    rng: random.Stream | None = None,
+) -> Tensor:
     """Zero each element with probability p while training.
 
     Args:

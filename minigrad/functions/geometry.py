@@ -25,7 +25,9 @@ def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> 
     """A size given as one number or as (height, width), checked: whole numbers, at least `least`."""
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
-        raise ValueError(f"{function}: {name} must be a whole number >= {least}, or a pair of them, not {value!r}")
+        raise ValueError(
+            f"{function}: {name} must be a whole number >= {least}, or a pair of them, not {value!r}"
+        )
     return whole(both[0], name, function, least), whole(both[1], name, function, least)
 
 
@@ -36,11 +38,15 @@ def whole(value: int, name: str, function: str, least: int = 1) -> int:
     return int(value)
 
 
-def output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, ceil_mode: bool = False) -> int:
+def output_size(
+    size: int, kernel: int, stride: int = 1, padding: int = 0, ceil_mode: bool = False
+) -> int:
     """Number of window positions along one axis; <= 0 when not even one fits."""
     room = size + 2 * padding - kernel
     count = 1 + (-(-room // stride) if ceil_mode else room // stride)
-    if ceil_mode and (count - 1) * stride >= size + padding:  # the last window would start past the image
+    if (
+        ceil_mode and (count - 1) * stride >= size + padding
+    ):  # the last window would start past the image
         count -= 1
     return count
 
@@ -65,7 +71,19 @@ class Windows:
     @property
     def kernel_arguments(self) -> tuple[int, ...]:
         """Sizes in the order of the signatures of pooling and of convolution on a CPU."""
-        return self.H, self.W, self.C, self.KH, self.KW, self.SH, self.SW, self.PH, self.PW, self.OH, self.OW
+        return (
+            self.H,
+            self.W,
+            self.C,
+            self.KH,
+            self.KW,
+            self.SH,
+            self.SW,
+            self.PH,
+            self.PW,
+            self.OH,
+            self.OW,
+        )
 
     def pad(self, x: Array, value: float = 0) -> Array:
         """x with a border of `value`, wide enough for every tap of every window."""
@@ -73,7 +91,9 @@ class Windows:
         right = max((self.OW - 1) * self.SW + self.KW - self.W - self.PW, 0)
         if not (self.PH or self.PW or below or right):
             return x
-        return np.pad(x, ((0, 0), (self.PH, below), (self.PW, right), (0, 0)), constant_values=value)
+        return np.pad(
+            x, ((0, 0), (self.PH, below), (self.PW, right), (0, 0)), constant_values=value
+        )
 
     def unpad(self, padded: Array) -> Array:
         """The image inside a padded array: the inverse of pad."""
@@ -83,13 +103,19 @@ class Windows:
         """For each tap (kh, kw) of the window, row by row: what it sees, a view (N, OH, OW, C) into the padded array."""
         for kh in range(self.KH):
             for kw in range(self.KW):
-                yield padded[:, kh : kh + self.SH * (self.OH - 1) + 1 : self.SH, kw : kw + self.SW * (self.OW - 1) + 1 : self.SW]
+                yield padded[
+                    :,
+                    kh : kh + self.SH * (self.OH - 1) + 1 : self.SH,
+                    kw : kw + self.SW * (self.OW - 1) + 1 : self.SW,
+                ]
 
 
 def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool) -> Windows:
     """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError in a sentence."""
     if x.ndim != 4:
-        raise ValueError(f"{function}: x must have four axes (N, H, W, C), channels last, but has shape {x.shape}")
+        raise ValueError(
+            f"{function}: x must have four axes (N, H, W, C), channels last, but has shape {x.shape}"
+        )
     KH, KW = pair(kernel_size, "kernel_size", function, least=1)
     SH, SW = pair(stride, "stride", function, least=1)
     PH, PW = pair(padding, "padding", function, least=0)
@@ -101,5 +127,7 @@ def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bo
         raise ValueError(f"{function}: {H}x{W} images have no pixels")
     OH, OW = output_size(H, KH, SH, PH, ceil_mode), output_size(W, KW, SW, PW, ceil_mode)
     if OH < 1 or OW < 1:
-        raise ValueError(f"{function}: a {KH}x{KW} window does not fit into {H}x{W} images with padding {PH}, {PW}")
+        raise ValueError(
+            f"{function}: a {KH}x{KW} window does not fit into {H}x{W} images with padding {PH}, {PW}"
+        )
     return Windows(N, H, W, C, KH, KW, SH, SW, PH, PW, OH, OW)

@@ -49,8 +49,14 @@ def linear(x, w, b=None, relu: bool = False) -> Tensor:
     if x.ndim != 2:
         raise ValueError(f"linear: x must be (N, in) but has shape {x.shape}; flatten it first")
     if w.ndim != 2 or w.shape[0] != x.shape[1]:
-        hint = "; it looks transposed, linear weights here are (in, out)" if w.ndim == 2 and w.shape[1] == x.shape[1] else ""
-        raise ValueError(f"linear: w must be (in, out) with in = {x.shape[1]}, but has shape {w.shape}{hint}")
+        hint = (
+            "; it looks transposed, linear weights here are (in, out)"
+            if w.ndim == 2 and w.shape[1] == x.shape[1]
+            else ""
+        )
+        raise ValueError(
+            f"linear: w must be (in, out) with in = {x.shape[1]}, but has shape {w.shape}{hint}"
+        )
     if b is not None and as_tensor(b).shape != (w.shape[1],):
         raise ValueError(f"linear: b must have shape ({w.shape[1]},), not {as_tensor(b).shape}")
     return Linear(relu)(x, w, b)

@@ -58,7 +58,13 @@ class LRN(Function):
         before, after = min(self.before, C), min(self.after, C)  # no window sees more
         constants = C, before, after, self.k, self.alpha, self.beta
         blocks = arrays[0].size // max(C, 1)
-        kernels.launch(name, blocks, *[kernels.contiguous(a) for a in arrays], *constants, shared=rows * (C + before + after))
+        kernels.launch(
+            name,
+            blocks,
+            *[kernels.contiguous(a) for a in arrays],
+            *constants,
+            shared=rows * (C + before + after),
+        )
 
     def forward(self, x):
         self.save(x)
@@ -88,10 +94,20 @@ class LRN(Function):
 def check_constants(function: str, k: float, alpha: float, beta: float) -> None:
     """ValueError, unless k + alpha times a sum of squares is a positive number and its power -beta is one too."""
     if not (0 < k < math.inf and 0 <= alpha < math.inf and math.isfinite(beta)):
-        raise ValueError(f"{function}: k must be above 0, alpha at least 0, and all three finite, not k={k}, alpha={alpha}, beta={beta}")
+        raise ValueError(
+            f"{function}: k must be above 0, alpha at least 0, and all three finite, not k={k}, alpha={alpha}, beta={beta}"
+        )
 
 
-def lrn(x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, divide_by_n: bool = False, groups: int = 1) -> Tensor:
+def lrn(
+    x,
+    n: int = 5,
+    k: float = 2.0,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    divide_by_n: bool = False,
+    groups: int = 1,
+) -> Tensor:
     """Local response normalisation across channels: x / (k + alpha sum of x^2 over n neighbouring channels)^beta.
 
     Args:
@@ -108,4 +124,6 @@ def lrn(x, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, 
         raise ValueError(f"lrn: groups={groups} must divide the channels of x, shape {x.shape}")
     n = whole(n, "n", "lrn")
     check_constants("lrn", k, alpha, beta)
-    return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(x)
+    return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(
+        x
+    )

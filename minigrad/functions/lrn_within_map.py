@@ -45,7 +45,9 @@ class LRNWithinMap(Function):
         return kernels.contiguous(scaled - (2 * self.alpha * self.beta) * x * cross)
 
 
-def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75) -> Tensor:
+def lrn_within_map(
+    x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: float = 0.75
+) -> Tensor:
     """Response normalisation over an n x n neighbourhood within each map.
 
     Args:
@@ -56,7 +58,9 @@ def lrn_within_map(x, n: int = 5, k: float = 1.0, alpha: float = 1e-3, beta: flo
     """
     x = as_tensor(x)
     if x.ndim != 4:
-        raise ValueError(f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}")
+        raise ValueError(
+            f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}"
+        )
     n = whole(n, "n", "lrn_within_map")
     check_constants("lrn_within_map", k, alpha, beta)
     return LRNWithinMap(n, float(k), float(alpha), float(beta))(x)

@@ -29,7 +29,14 @@ class MaxPool2d(Function):
         if kernels.ready(x):
             y = np.empty_like(x, shape=(win.N, win.OH, win.OW, win.C), order="C")
             winner = np.empty_like(y, dtype=np.uint8)
-            kernels.launch("max_pool_forward", win.N * win.OH, kernels.contiguous(x), y, winner, *win.kernel_arguments)
+            kernels.launch(
+                "max_pool_forward",
+                win.N * win.OH,
+                kernels.contiguous(x),
+                y,
+                winner,
+                *win.kernel_arguments,
+            )
             self.save(winner)
             return y
         y = np.full_like(x, -np.inf, shape=(win.N, win.OH, win.OW, win.C), order="C")
@@ -49,7 +56,14 @@ class MaxPool2d(Function):
         win = self.win
         if kernels.ready(gy):
             gx = np.empty_like(gy, shape=(win.N, win.H, win.W, win.C), order="C")
-            kernels.launch("max_pool_backward", win.N * win.H, kernels.contiguous(gy), winner, gx, *win.kernel_arguments)
+            kernels.launch(
+                "max_pool_backward",
+                win.N * win.H,
+                kernels.contiguous(gy),
+                winner,
+                gx,
+                *win.kernel_arguments,
+            )
             return gx
         padded = win.pad(np.zeros_like(gy, shape=(win.N, win.H, win.W, win.C), order="C"))
         for t, tap in enumerate(win.taps(padded)):
@@ -68,9 +82,15 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
     Returns: (N, OH, OW, C).
     """
     x = as_tensor(x)
-    win = geometry.windows("max_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode)
+    win = geometry.windows(
+        "max_pool2d", x, kernel_size, kernel_size if stride is None else stride, padding, ceil_mode
+    )
     if win.PH >= win.KH or win.PW >= win.KW:
-        raise ValueError(f"max_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}")
+        raise ValueError(
+            f"max_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}"
+        )
     if win.KH * win.KW > 256:
-        raise ValueError(f"max_pool2d: a {win.KH}x{win.KW} window has more than 256 taps, and the winner is kept in one byte")
+        raise ValueError(
+            f"max_pool2d: a {win.KH}x{win.KW} window has more than 256 taps, and the winner is kept in one byte"
+        )
     return MaxPool2d(win)(x)

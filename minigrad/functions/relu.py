@@ -22,7 +22,15 @@ def relu_gradient(gy: Array, y: Array) -> Array:
     if not kernels.ready(y):
         return np.where(y > 0, gy, 0)
     gx = np.empty_like(y, order="C")
-    kernels.launch("relu_backward", -(-y.size // kernels.SPAN), kernels.contiguous(gy), y, gx, y.size, kernels.SPAN)
+    kernels.launch(
+        "relu_backward",
+        -(-y.size // kernels.SPAN),
+        kernels.contiguous(gy),
+        y,
+        gx,
+        y.size,
+        kernels.SPAN,
+    )
     return gx
 
 

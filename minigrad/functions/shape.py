@@ -54,7 +54,9 @@ class GetItem(Function):
         return x[self.index]
 
     def backward(self, gy):
-        gx = np.zeros(self.shape, self.like.dtype, like=self.like)  # not zeros_like: on a GPU it takes shape=() for none
+        gx = np.zeros(
+            self.shape, self.like.dtype, like=self.like
+        )  # not zeros_like: on a GPU it takes shape=() for none
         gx[self.index] = gy
         return gx
 
@@ -77,7 +79,9 @@ def reshape(x, *shape) -> Tensor:
     try:
         return Reshape(shape)(x)
     except ValueError as error:
-        raise ValueError(f"reshape: {x.shape} has {x.size} elements and does not fit {shape}") from error
+        raise ValueError(
+            f"reshape: {x.shape} has {x.size} elements and does not fit {shape}"
+        ) from error
 
 
 def flatten(x) -> Tensor:
@@ -92,7 +96,9 @@ def transpose(x, *axes) -> Tensor:
     axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
     order = axes or tuple(range(x.ndim))[::-1]
     if sorted(order) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {order} are not an order of the axes 0 .. {x.ndim - 1} of shape {x.shape}")
+        raise ValueError(
+            f"transpose: axes {order} are not an order of the axes 0 .. {x.ndim - 1} of shape {x.shape}"
+        )
     return Transpose(order)(x)
 
 
@@ -102,14 +108,19 @@ def concat(xs, axis: int = -1) -> Tensor:
     shapes = [x.shape for x in xs]
     axis = axis % max(xs[0].ndim, 1) if xs else 0
     if not xs or len({(len(s), s[:axis] + s[axis + 1 :]) for s in shapes}) > 1:
-        raise ValueError(f"concat: shapes {shapes} must agree in every axis but {axis}, and there must be at least one")
+        raise ValueError(
+            f"concat: shapes {shapes} must agree in every axis but {axis}, and there must be at least one"
+        )
     return Concat(axis)(*xs)
 
 
 def getitem(x, index) -> Tensor:
     """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the gradient has one owner."""
     index = index if isinstance(index, tuple) else (index,)
-    if not all(i is Ellipsis or (isinstance(i, (int, np.integer, slice)) and not isinstance(i, bool)) for i in index):
+    if not all(
+        i is Ellipsis or (isinstance(i, (int, np.integer, slice)) and not isinstance(i, bool))
+        for i in index
+    ):
         raise TypeError("a Tensor is indexed by whole numbers, slices and ... only")
     return GetItem(index)(x)
 

@@ -41,7 +41,9 @@ class LogSoftmax(Function):
 def _checked(name: str, x) -> Tensor:
     x = as_tensor(x)
     if x.ndim < 1 or x.shape[-1] < 1:
-        raise ValueError(f"{name}: x must have at least one class on its last axis, but has shape {x.shape}")
+        raise ValueError(
+            f"{name}: x must have at least one class on its last axis, but has shape {x.shape}"
+        )
     return x
 
 

@@ -27,7 +27,9 @@ class SoftmaxCrossEntropy(Function):
         if kernels.ready(x):
             p, loss = np.empty_like(x, order="C"), np.empty_like(x, shape=(len(x),))
             arrays = kernels.contiguous(x), self.labels, p, loss
-            kernels.launch("softmax_cross_entropy_forward", len(x), *arrays, x.shape[1], shared=kernels.THREADS)
+            kernels.launch(
+                "softmax_cross_entropy_forward", len(x), *arrays, x.shape[1], shared=kernels.THREADS
+            )
         else:
             shifted = x - x.max(axis=1, keepdims=True)
             log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -45,7 +47,9 @@ class SoftmaxCrossEntropy(Function):
         if kernels.ready(p):
             gx = np.empty_like(p)
             each = kernels.contiguous(np.broadcast_to(gy, (len(p),)))
-            kernels.launch("softmax_cross_entropy_backward", len(p), p, self.labels, each, gx, p.shape[1])
+            kernels.launch(
+                "softmax_cross_entropy_backward", len(p), p, self.labels, each, gx, p.shape[1]
+            )
             return gx
         gx = p.copy()
         gx[np.arange(len(p), like=p), self.labels] -= 1
@@ -61,18 +65,30 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
         reduction: "mean" or "sum" (one number), or "none" (N numbers).
     """
     logits = as_tensor(logits)
-    labels = labels.data if isinstance(labels, Tensor) else labels if backend.is_array(labels) else np.asarray(labels)
+    labels = (
+        labels.data
+        if isinstance(labels, Tensor)
+        else labels
+        if backend.is_array(labels)
+        else np.asarray(labels)
+    )
     if reduction not in REDUCTIONS:
-        raise ValueError(f"softmax_cross_entropy: reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+        raise ValueError(
+            f"softmax_cross_entropy: reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}"
+        )
     if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 1:
-        raise ValueError(f"softmax_cross_entropy: logits must be (N, C), at least 1x1, but have shape {logits.shape}")
+        raise ValueError(
+            f"softmax_cross_entropy: logits must be (N, C), at least 1x1, but have shape {logits.shape}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"softmax_cross_entropy: labels must be {logits.shape[0]} whole numbers, one for each row of logits {logits.shape}; "
             f"they are {labels.dtype} of shape {labels.shape}"
         )
     if backend.device_of(labels) != logits.device:
-        raise ValueError(f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}")
+        raise ValueError(
+            f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}"
+        )
     with backend.on_device(logits.device):
         low, high = int(labels.min()), int(labels.max())
         labels = kernels.contiguous(labels.astype(np.int64, copy=False))

@@ -20,8 +20,12 @@ def new_figure(size: tuple[float, float]) -> Any:
 
 def draw_curves(run: Path) -> Path:
     """Loss and accuracy of a run, from its CSV files: RUN/curves.png."""
-    steps = np.array([[float(v) for v in row] for row in runlog.read(run / "steps.csv")]).reshape(-1, len(runlog.STEPS))
-    epochs = np.array([[float(v) for v in row] for row in runlog.read(run / "metrics.csv")]).reshape(-1, len(runlog.METRICS))
+    steps = np.array([[float(v) for v in row] for row in runlog.read(run / "steps.csv")]).reshape(
+        -1, len(runlog.STEPS)
+    )
+    epochs = np.array(
+        [[float(v) for v in row] for row in runlog.read(run / "metrics.csv")]
+    ).reshape(-1, len(runlog.METRICS))
 
     def column(name: str) -> np.ndarray:
         return epochs[:, runlog.METRICS.index(name)]
@@ -32,7 +36,9 @@ def draw_curves(run: Path) -> Path:
     left.plot(column("epoch"), column("train_loss"), label="training")
     left.plot(column("epoch"), column("val_loss"), label="held out")
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, None))
-    right.plot(column("epoch"), 100 * column("train_top1"), label="training (augmented, with dropout)")
+    right.plot(
+        column("epoch"), 100 * column("train_top1"), label="training (augmented, with dropout)"
+    )
     right.plot(column("epoch"), 100 * column("val_top1"), label="held out, top-1")
     right.plot(column("epoch"), 100 * column("val_top5"), label="held out, top-5", linestyle="--")
     right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 101))
@@ -62,7 +68,11 @@ def draw_filters(w: np.ndarray, path: Path) -> Path:
 
 
 def draw_predictions(
-    pictures: Sequence[np.ndarray], labels: Sequence[int], probabilities: np.ndarray, names: Sequence[str], path: Path
+    pictures: Sequence[np.ndarray],
+    labels: Sequence[int],
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    path: Path,
 ) -> Path:
     """Pictures with their class above and the most probable classes as bars below (the paper's figure 4)."""
     columns = min(6, len(pictures))
@@ -98,7 +108,15 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path
         axes.set_xticks(range(C), [short(n) for n in names], rotation=90, fontsize=7)
         axes.set_yticks(range(C), [short(n) for n in names], fontsize=7)
         for r, c in np.argwhere(counts > 0):
-            axes.text(c, r, f"{counts[r, c]:d}", ha="center", va="center", fontsize=6, color="white" if shares[r, c] > 0.6 else "black")
+            axes.text(
+                c,
+                r,
+                f"{counts[r, c]:d}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if shares[r, c] > 0.6 else "black",
+            )
     return _save(figure, path)
 
 
