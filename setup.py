@@ -96,6 +96,6 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],
-        "dev": ["ruff>=0.12", "mypy>=1.15"],
+        "dev": ["ruff>=0.12", "mypy>=1.15", "clang-format==23.1.5"],
     },
 )

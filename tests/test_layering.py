@@ -71,7 +71,7 @@ def test_functions_do_not_know_of_gpus():
         assert "cupy" not in path.read_text().lower(), path
 
 
-BUDGETS = [("minigrad/engine.py", 270), ("minigrad/functions/*.py", 150), ("kernels/*.cu", 120)]
+BUDGETS = [("minigrad/engine.py", 290), ("minigrad/functions/*.py", 180), ("kernels/*.cu", 140)]
 OVER = {
     "minigrad/functions/basic.py": 170,
     "minigrad/functions/conv2d.py": 185,
