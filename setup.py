@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
@@ -74,7 +74,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["minigrad", "minigrad.functions", "minigrad.data", "minigrad.look"],
+    packages=find_packages(include=["minigrad*"]),
     package_dir={
         "": "."
     },  # as it stands: an installation in place is then a plain line in a .pth file, and no hook

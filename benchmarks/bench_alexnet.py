@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,8 @@ from setting import describe, whole, writable
 
 from minigrad import backend, kernels
 from minigrad.files import replacing
+from minigrad.models.records import Dropout
+from minigrad.network import ledger
 
 NETWORKS = ("paper", "nolrn", "torchvision")
 TOLERANCE = {"tf32": 1e-2, "amp": 1e-2}  # of the loss before timing; else 1e-3
@@ -43,18 +44,15 @@ def preset(network: str):
 
     chosen = alexnet.PRESETS["torchvision" if network == "torchvision" else "paper"]
     if network == "nolrn":
-        chosen = replace(
-            chosen,
-            convs=tuple(replace(row, then=row.then.replace("norm ", "")) for row in chosen.convs),
-        )
-    return replace(chosen, dropout_inverted=True)
+        chosen = chosen.changed(norm1=None, norm2=None)
+    return chosen.with_each(Dropout, inverted=True)
 
 
 def batch(chosen, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Noise as bright as pictures are for this preset, and labels."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, chosen.input_size, chosen.input_size, 3), dtype=np.float32)
-    return x if chosen.unit_std else 60 * x, rng.integers(0, 1000, n)
+    rng, p = np.random.default_rng(0), chosen.preprocessing
+    x = rng.standard_normal((n, p.size, p.size, p.channels), dtype=np.float32)
+    return x if p.unit_std else 60 * x, rng.integers(0, 1000, n)
 
 
 class Ours:
@@ -147,7 +145,7 @@ class Torch:
                 size, k, alpha, beta = layer.constants[:4]
                 twin = torch.nn.LocalResponseNorm(size, alpha * size, beta, k)
             elif isinstance(layer, nn.MaxPool2d):
-                twin = torch.nn.MaxPool2d(chosen.pool_size, chosen.pool_stride)
+                twin = torch.nn.MaxPool2d(*layer.window[:2])
             elif isinstance(layer, nn.Dropout):
                 twin = torch.nn.Dropout(layer.p)
             else:
@@ -457,9 +455,7 @@ def follow(args: argparse.Namespace) -> int:
 @functools.cache
 def operations(network: str) -> tuple[int, int]:
     """Operations that one picture takes forward, in all layers and in the first."""
-    import alexnet
-
-    counts = [2 * row.multiply_adds for row in alexnet.table(alexnet.AlexNet(preset(network)))]
+    counts = [2 * row.multiply_adds for row in ledger(preset(network))]
     return sum(counts), counts[0]
 
 

@@ -13,16 +13,17 @@ Every run says how long it will take before it starts. Stop it with Ctrl-C and g
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import alexnet
-from minigrad import data, nn, optim, random, runs
+from minigrad import commands, data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
+from minigrad.training import session
 
 SYNTHETIC_EPOCHS = 6
 
@@ -69,44 +70,34 @@ def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, 
     }
 
 
-def run(args: argparse.Namespace) -> None:
-    synthetic = args.data is None and args.resume is None and args.config is None
-    if synthetic:
+def run(given: dict[str, Any]) -> None:
+    """Train as the options say that are given; without pictures, on the synthetic set."""
+    if not {"data", "resume", "config"} & set(given):
         root = Path("data/synthetic")
-        print(
-            f"no --data given: drawing a synthetic set, ten classes of shapes and textures, into {root}"
-        )
-        draw_set(root, seed=args.seed or 0, workers=args.workers or 2)
-        args.data = str(root)
-        if args.epochs is None:
-            args.epochs = SYNTHETIC_EPOCHS
-    _, result = alexnet.train(args)
-    if (Path(args.data) / "synthetic.json").is_file():
+        print(f"no --data given: drawing ten classes of shapes and textures into {root}")
+        draw_set(root, seed=given.get("seed", 0), workers=given.get("workers") or 2)
+        given = {"epochs": SYNTHETIC_EPOCHS, **given, "data": str(root)}
+    trainer, result = session.train(given, alexnet.PRESETS)
+    options = session.Settings.from_json(trainer.settings).options
+    assert options.data is not None
+    if (Path(options.data) / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
-        for name, accuracy in baselines(
-            *data.open_sets(
-                args.data, args.classes, args.images_per_class, args.holdout, args.seed
-            ),
-            args.seed,
-        ).items():
-            print(f"  {name:36} {accuracy:6.1%}")
-        print(
-            f"  {'this network, trained from scratch':36} {result.top(1):6.1%}   (synthetic pictures, not photographs)"
+        sets = data.open_sets(
+            options.data,
+            options.classes,
+            options.images_per_class,
+            options.holdout,
+            options.seed,
         )
+        for name, accuracy in baselines(*sets, options.seed).items():
+            print(f"  {name:36} {accuracy:6.1%}")
+        name = "this network, trained from scratch"
+        print(f"  {name:36} {result.top(1):6.1%}   (synthetic pictures, not photographs)")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data",
-        metavar="WHERE",
-        help=f"{alexnet.DATA_HELP}. Without it a synthetic set is drawn into data/synthetic",
-    )
-    alexnet.add_training_arguments(parser)
-    args = parser.parse_args()
-    return runs.run_command(lambda: run(args))
+    given = commands.training_options(__doc__, alexnet.PRESETS)
+    return commands.run_command(lambda: run(given))
 
 
 if __name__ == "__main__":

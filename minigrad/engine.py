@@ -262,8 +262,12 @@ class Function:
             raise RuntimeError(
                 f"backward ran through this {name} before and freed what it had saved: run the forward pass again"
             )
-        with backend.on_device(self.device):
-            grads = self.backward(gy)
+        try:
+            with backend.on_device(self.device):
+                grads = self.backward(gy)
+        except Exception as error:
+            error.add_note(f"in the backward pass of a {type(self).__name__}")
+            raise
         self.saved = None
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(self.parents):

@@ -8,7 +8,8 @@ there is no registration. Names join with dots: the weight of `self.conv1` is "c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
 
@@ -75,6 +76,11 @@ class Module:
     def children(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of the direct sub-modules, in the order they were made."""
         return ((name, member) for name, member in self.members() if isinstance(member, Module))
+
+    def walk(self, x: Any, fuse: bool = False) -> Iterator[tuple[str, Module, Tensor]]:
+        """(name, layer, output) of each step of a forward pass; of a module that is no Sequential,
+        there is one."""
+        yield "", self, self(x)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(dotted name, module) of this module and all below it, each once: one that several attributes share has the first one's name."""
@@ -210,7 +216,8 @@ class Conv2d(Module):
 
 
 class Linear(Module):
-    """functions.linear with its weight `w` (in, out) and bias `b` (out,). Arguments as for Conv2d."""
+    """functions.linear with its weight `w` (in, out) and bias `b` (out,), of x (N, in), or of any
+    (N, ...) flattened to it. Arguments as for Conv2d."""
 
     def __init__(
         self, in_features: int, out_features: int, init: Init = he, bias: float | None = 0.0,
@@ -220,7 +227,8 @@ class Linear(Module):
         self.b = initial_bias("Linear", bias, out_features, dtype)
 
     def forward(self, x, relu: bool = False):
-        return F.linear(x, self.w, self.b, relu)
+        x = as_tensor(x)
+        return F.linear(F.flatten(x) if x.ndim > 2 else x, self.w, self.b, relu)
 
 
 class ReLU(Module):
@@ -235,6 +243,13 @@ class Tanh(Module):
 
     def forward(self, x):
         return F.tanh(x)
+
+
+class Sigmoid(Module):
+    """functions.sigmoid."""
+
+    def forward(self, x):
+        return F.sigmoid(x)
 
 
 class LRN(Module):
@@ -309,26 +324,9 @@ class Flatten(Module):
         return F.flatten(x)
 
 
-def steps(layers: Iterable[Module], device: str) -> Iterator[tuple[Module, dict[str, bool]]]:
-    """(layer, options to call it with), in order. On a GPU a ReLU right after a Conv2d or Linear is no step of its own: that layer does it,
-    with its bias, in one pass over memory. The results have the same bits either way. A subclass, or a layer whose `forward` was replaced
-    (to watch it, say), is called by itself; and so is each layer on a CPU, where the pass saved costs nothing (docs/performance.md)."""
-
-    def ours(layer: Module, *kinds: type) -> bool:
-        return device != "cpu" and type(layer) in kinds and "forward" not in vars(layer)
-
-    pending = list(layers)
-    while pending:
-        layer = pending.pop(0)
-        if pending and ours(layer, Conv2d, Linear) and ours(pending[0], ReLU):
-            del pending[0]
-            yield layer, {"relu": True}
-        else:
-            yield layer, {}
-
-
 class Sequential(Module):
-    """Layers one after the other: `Sequential(Linear(2, 8), ReLU())`, or with names, `Sequential(fc1=Linear(2, 8), relu1=ReLU())`."""
+    """Layers one after the other: `Sequential(Linear(2, 8), ReLU())`, or with names,
+    `Sequential(fc1=Linear(2, 8), relu1=ReLU())`."""
 
     def __init__(self, *layers: Module, **named: Module) -> None:
         self.layers: dict[str, Module] = {str(i): layer for i, layer in enumerate(layers)} | named
@@ -336,8 +334,37 @@ class Sequential(Module):
     def __getitem__(self, name: str | int) -> Module:
         return self.layers[str(name)]
 
+    def walk(self, x: Any, fuse: bool = False) -> Iterator[tuple[str, Module, Tensor]]:
+        """(name, layer, output) of each layer, one after the other; nothing is held longer.
+
+        fuse: a ReLU right after a Conv2d or Linear is done by that layer, with its bias, in one
+        pass over memory, and the two are one step, the ReLU's. The results have the same bits.
+        An error is given a note that names the layer.
+        """
+        x = as_tensor(x)
+        pending = deque(self.layers.items())
+        while pending:
+            name, layer = pending.popleft()
+            try:
+                if isinstance(layer, Sequential):
+                    y = x
+                    for inner, module, y in layer.walk(x, fuse):
+                        yield f"{name}.{inner}", module, y
+                    x = y
+                    continue
+                follower = type(pending[0][1]) if pending else None
+                if fuse and type(layer) in (Conv2d, Linear) and follower is ReLU:
+                    x = layer(x, relu=True)
+                    name, layer = pending.popleft()
+                else:
+                    x = layer(x)
+            except Exception as error:
+                error.add_note(f"in {name}")
+                raise
+            yield name, layer, x
+
     def forward(self, x):
         x = as_tensor(x)
-        for layer, options in steps(self.layers.values(), x.device):
-            x = layer(x, **options)
-        return x
+        # Fused on GPUs alone, where a pass over memory is saved: on a CPU it comes from cache.
+        last = deque(self.walk(x, fuse=x.device != "cpu"), maxlen=1)
+        return last[0][2] if last else x

@@ -16,7 +16,6 @@ import re
 import shutil
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ import alexnet
 from minigrad import data, optim, random
 from minigrad.data.preparation import Statistics
 from minigrad.engine import no_grad
+from minigrad.models.records import LRN, Preset, small_subset
+from minigrad.network import Network, shrunken
 
 FILE = Path(__file__).with_suffix(".json")
 DRAWN = 4096  # numbers of each initial weight that are drawn; the rest repeats them, for 60 million take their time
@@ -103,14 +104,14 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
     """Everything that follows from a preset's numbers."""
     preset = alexnet.PRESETS[name]
     if recipe == "small":
-        preset = alexnet.small_subset(preset)
+        preset = small_subset(preset)
     rows: dict[str, Any] = {}
     with few_draws():
         model = alexnet.AlexNet(preset, 1000, seed=1)
     for parameter, p in model.named_parameters():
         rows[f"weights {parameter}"] = [*p.shape, *numbers(p.data)]
-    size = preset.input_size
-    x = np.float32(1 if preset.unit_std else 60) * np.sin(
+    size = preset.preprocessing.size
+    x = np.float32(1 if preset.preprocessing.unit_std else 60) * np.sin(
         np.arange(2.0 * size * size * 3) / 3
     ).reshape(2, size, size, 3)
     with no_grad():
@@ -118,7 +119,7 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
         model.eval()
         rows["logits"] = numbers(model(x.astype(np.float32)).numpy())
     rows |= optimizer_rows(model, preset)
-    prep = alexnet.preparation(preset, statistics())
+    prep = data.Preparation.of(preset.preprocessing, statistics())
     pictures = two_pictures()
     for epoch in (0, 1):
         loader = data.Loader(pictures, prep, 2, True, seed=3, workers=0)
@@ -130,11 +131,11 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
             pictures, prep, 2, False, workers=0, ten_views=views
         ).batches()
         rows["ten views" if views else "centre"] = [numbers(x) for x in batch]
-    rows["batch, epochs"] = [preset.batch_size, preset.epochs]
+    rows["batch, epochs"] = [preset.recipe.batch_size, preset.recipe.epochs]
     return rows
 
 
-def optimizer_rows(model: alexnet.AlexNet, preset: alexnet.Preset) -> dict[str, Any]:
+def optimizer_rows(model: Network, preset: Preset) -> dict[str, Any]:
     optimizer = model.make_optimizer()
     names = {id(p): name for name, p in model.named_parameters()}
     rows: dict[str, Any] = {
@@ -143,14 +144,14 @@ def optimizer_rows(model: alexnet.AlexNet, preset: alexnet.Preset) -> dict[str, 
     for group in optimizer.groups:
         own = " ".join(names[id(p)] for p in group["params"])
         rows[f"group {own}"] = [json.dumps(v) for k, v in sorted(group.items()) if k != "params"]
-    plateau = preset.lr_drops is None
+    plateau = preset.recipe.lr_drops is None
     schedule = (
         optim.PlateauSchedule(optimizer)
         if plateau
-        else optim.StepSchedule(optimizer, preset.lr_drops)
+        else optim.StepSchedule(optimizer, preset.recipe.lr_drops)
     )
     rates: list = []
-    for epoch in range(preset.epochs):
+    for epoch in range(preset.recipe.epochs):
         schedule.step(epoch, max(0.4, 0.9 - 0.05 * epoch) if epoch else None)
         now = [optimizer.rate(group) for group in optimizer.groups]
         if not rates or rates[-1][1:] != now:
@@ -186,11 +187,13 @@ def draw(place: Path) -> None:
 
 def tiny_presets() -> dict[str, Any]:
     """Three members of the family in small, whose recipes have what the others lack."""
-    tiny = {
-        f"tiny-{n}": replace(alexnet.shrunken(n), lrn_alpha=1e-4)
-        for n in ("paper", "krizhevsky2012", "zfnet")
-    }
-    return tiny
+    names = ("paper", "krizhevsky2012", "zfnet")
+    return {f"tiny-{name}": tiny(alexnet.PRESETS[name]) for name in names}
+
+
+def tiny(preset: Preset) -> Preset:
+    """The preset's layers in small, with the paper's constant in its LRN."""
+    return shrunken(preset).with_each(LRN, alpha=1e-4)
 
 
 def command(*args: Any) -> tuple[int, str]:

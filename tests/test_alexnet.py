@@ -1,13 +1,17 @@
 """The presets against the paper's figures: sizes, counts, order, initial weights, rates."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import alexnet
-from alexnet import PRESETS, AlexNet, shrunken, small_subset
+from alexnet import PAPER, PRESETS, AlexNet
 from minigrad import nn
+from minigrad.models.records import Conv, Dense, Pool, diff, from_json, small_subset, to_json
+from minigrad.network import check_network, ledger
+from minigrad.network import shrunken as shrunken_preset
 
 COUNTS = {
     "paper": (60_965_224, 724.41),
@@ -18,6 +22,10 @@ COUNTS = {
     "torchvision": (61_100_840, 714.19),
     "zfnet": (62_357_608, 1168.03),
 }
+
+
+def shrunken(name):
+    return shrunken_preset(PRESETS[name])
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +39,14 @@ def quick_weights(monkeypatch):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_counts(preset):
-    rows = alexnet.table(AlexNet(preset))
+    rows = ledger(PRESETS[preset])
     parameters, millions = COUNTS[preset]
     assert sum(r.parameters for r in rows) == parameters
     assert sum(r.multiply_adds for r in rows) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 def test_the_papers_table_row_by_row():
-    rows = {r.stage: r for r in alexnet.table(AlexNet("paper"))}
+    rows = {r.stage: r for r in ledger(PAPER)}
     expected = {
         "conv1": ((55, 55, 96), 34_944, 105.42), "pool1": ((27, 27, 96), 0, 0), "conv2": ((27, 27, 256), 307_456, 223.95),
         "pool2": ((13, 13, 256), 0, 0), "conv3": ((13, 13, 384), 885_120, 149.52), "conv4": ((13, 13, 384), 663_936, 112.14),
@@ -52,7 +60,7 @@ def test_the_papers_table_row_by_row():
 
 
 def test_module_docstring_says_the_same_counts():
-    rows = {r.stage: r for r in alexnet.table(AlexNet("paper"))}
+    rows = {r.stage: r for r in ledger(PAPER)}
     for stage in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         line = next(line for line in alexnet.__doc__.splitlines() if line.strip().startswith(stage))
         assert f"{rows[stage].parameters:,}" in line
@@ -78,14 +86,14 @@ def test_order_of_stages(preset):
 
 
 def test_zfnet_sizes():
-    rows = {r.stage: r.shape for r in alexnet.table(AlexNet("zfnet"))}
+    rows = {r.stage: r.shape for r in ledger(PRESETS["zfnet"])}
     sizes = [rows[s][0] for s in ("conv1", "pool1", "conv2", "pool2", "conv3", "pool5")]
     assert sizes == [110, 55, 26, 13, 13, 6]
 
 
 def test_krizhevsky2012_has_55_from_224():
-    rows = {r.stage: r.shape for r in alexnet.table(AlexNet("krizhevsky2012"))}
-    assert (PRESETS["krizhevsky2012"].input_size, rows["conv1"]) == (224, (55, 55, 96))
+    rows = {r.stage: r.shape for r in ledger(PRESETS["krizhevsky2012"])}
+    assert (PRESETS["krizhevsky2012"].preprocessing.size, rows["conv1"]) == (224, (55, 55, 96))
 
 
 def test_krizhevsky2012_normalises_within_columns_and_divides_alpha():
@@ -115,7 +123,8 @@ def test_initial_weights_and_biases():
 
 
 def rates(preset, factor=1.0, epoch=0.0):
-    model = AlexNet(replace(shrunken(preset), dense=(alexnet.Dense(8),) * 2), 2)
+    hidden = {name: Dense(8, std=0.01, bias=1.0) for name in ("fc6", "fc7")}
+    model = AlexNet(shrunken(preset).changed(**hidden), 2)
     opt = model.make_optimizer()
     opt.factor, opt.epoch = factor, epoch
     names = {id(p): n for n, p in model.named_parameters()}
@@ -184,12 +193,12 @@ def test_seed_decides_the_weights(monkeypatch):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_gradient_of_the_whole_network(preset, monkeypatch):
     monkeypatch.undo()
-    assert alexnet.check_network(preset) < 1e-5
+    assert check_network(PRESETS[preset]) < 1e-5
 
 
 def test_standardized_initial_weights(monkeypatch):
     monkeypatch.undo()
-    model = AlexNet(replace(shrunken("paper"), dropout=0.0), 7)
+    model = AlexNet(shrunken("paper").changed(drop6=None, drop7=None), 7)
     x = 50 + 60 * np.random.default_rng(0).standard_normal((16, 67, 67, 3)).astype(np.float32)
     model.standardize(x)
     acts = model.activations(x)
@@ -200,3 +209,60 @@ def test_standardized_initial_weights(monkeypatch):
     counters = {name: s.counter for name, s in model.streams().items()}
     model.standardize(x)
     assert counters == {name: s.counter for name, s in model.streams().items()}
+
+
+def test_the_ledger_against_the_network_itself():
+    """Shapes, parameters, and the bytes that a graph keeps for backward, array by array."""
+    for name in PRESETS:
+        preset = shrunken(name)
+        model, rows = AlexNet(preset, 3), {r.stage: r for r in ledger(preset, 3)}
+        x = np.zeros((1, 67, 67, 3), np.float32)
+        held: dict[int, int] = {}
+        for stage, layer, y in model.walk(x):
+            assert rows[stage].shape == y.shape[1:], (name, stage)
+            assert rows[stage].parameters == sum(p.size for p in layer.parameters())
+            weights = {id(p.data) for p in layer.parameters()}
+            saved = y.creator.saved if y.creator else ()
+            kept = [a for a in saved if a is not None and id(a) not in weights]
+            held |= {a.ctypes.data: a.nbytes for a in kept}
+        assert sum(held.values()) == sum(r.bytes_kept for r in rows.values()), name
+
+
+def test_the_ledgers_windows():
+    rows = {r.stage: r for r in ledger(PAPER)}
+    assert rows["conv1"].arithmetic == "1 + floor((227 + 2*0 - 11) / 4)"
+    assert [(rows[s].field, rows[s].jump) for s in ("conv1", "pool1", "conv2", "conv5", "pool5")] == [
+        (11, 4), (19, 8), (51, 8), (163, 16), (195, 32),
+    ]  # fmt: skip
+    assert rows["fc6"].field == 195 + 5 * 32
+    assert rows["conv1"].bytes_out == 4 * 55 * 55 * 96
+
+
+def test_a_window_that_does_not_fit_is_named():
+    with pytest.raises(
+        ValueError, match="pool1: a window of 30 does not fit into 15x15 padded by 0"
+    ):
+        ledger(shrunken("paper").changed(pool1=Pool(30, 2)))
+    with pytest.raises(ValueError, match=r"conv9: a window needs \(H, W, C\), and what comes is"):
+        ledger(replace(PAPER, layers={**PAPER.layers, "conv9": Conv(3, 1)}))
+
+
+def test_presets_change_by_name():
+    changed = PAPER.changed(norm1=None, pool1=Pool(2, stride=2))
+    assert diff(PAPER, changed) == [
+        ("layers", " ".join(PAPER.layers), " ".join(changed.layers)),
+        ("norm1", PAPER.layers["norm1"], None),
+        ("pool1.size", 3, 2),
+    ]
+    assert diff(PAPER, PAPER) == []
+    with pytest.raises(ValueError, match="there is no layer 'conv9': choose from conv1, relu1"):
+        PAPER.changed(conv9=None)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_through_json(preset):
+    written = json.loads(json.dumps(to_json(PRESETS[preset])))
+    assert from_json(written) == PRESETS[preset]
+    assert from_json(
+        json.loads(json.dumps(to_json(small_subset(PRESETS[preset]))))
+    ) == small_subset(PRESETS[preset])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from minigrad import checkpoint
-from minigrad.checkpoint import CheckpointError
+from minigrad.training import checkpoint
+from minigrad.training.checkpoint import CheckpointError
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(3, 4),

@@ -13,16 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minigrad import runlog
 from minigrad.data import synthetic
+from tests.rows import read as read_rows
 from tests.test_workers import assert_they_end
 
 ROOT = Path(__file__).resolve().parents[1]
 # The command line of alexnet.py, with a preset `tiny` beside the others: the paper's layers in small, for 67 x 67 crops.
 TINY = """
 import runpy, sys, alexnet
-from dataclasses import replace
-alexnet.PRESETS["tiny"] = replace(alexnet.shrunken("paper"), lrn_alpha=1e-4)
+from minigrad.models.records import LRN
+from minigrad.network import shrunken
+alexnet.PRESETS["tiny"] = shrunken(alexnet.PAPER).with_each(LRN, alpha=1e-4)
 if sys.argv[1].endswith(".py"):
     sys.argv.pop(0)
     sys.path.insert(0, "examples")
@@ -103,8 +104,8 @@ def test_train_leaves_a_run_folder(trained):
     assert "held-out pictures, last epoch" in out
     settings = json.loads((place / "run" / "settings.json").read_text())
     assert settings["classes"] == list(synthetic.CLASSES)
-    assert settings["network"]["lr_drops"] == pytest.approx([2 * 2 / 3, 2 * 9 / 10])
-    assert len(runlog.read(place / "run" / "metrics.csv")) == 2
+    assert settings["network"]["recipe"]["lr_drops"] == pytest.approx([2 * 2 / 3, 2 * 9 / 10])
+    assert len(read_rows(place / "run" / "metrics.csv")) == 2
     for picture in ("curves.png", "filters.png", "predictions.png"):
         assert np.asarray(Image.open(place / "run" / picture)).std() > 5
 
@@ -128,7 +129,7 @@ def test_resume_goes_on(trained):
     place, _ = trained
     out = run("train", "--resume", "run", "--epochs", 3, cwd=place)
     assert "going on with run from epoch 2, step 10" in out
-    assert [row[0] for row in runlog.read(place / "run" / "metrics.csv")] == ["1", "2", "3"]
+    assert [row[0] for row in read_rows(place / "run" / "metrics.csv")] == ["1", "2", "3"]
 
 
 def test_resume_refuses_what_cannot_change(trained):
@@ -241,7 +242,7 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
     assert process.wait() == 130
     assert f"go on with --resume {folder}" in rest
     step = int(rest.split("step ")[-1].split(";")[0])
-    assert len(runlog.read(place / folder / "steps.csv")) == step
+    assert len(read_rows(place / folder / "steps.csv")) == step
     assert f"step {step}" in run("train", "--resume", folder, "--epochs", step // 5 + 1, cwd=place)
 
 
@@ -500,7 +501,7 @@ def test_too_many_broken_pictures_end_the_run(tmp_path):
         in out
     )
     out = run(*args, "--output", "b", "--most-skipped", 0.5, cwd=tmp_path)
-    assert len(runlog.read(tmp_path / "b" / "skipped.csv")) == 10
+    assert len(read_rows(tmp_path / "b" / "skipped.csv")) == 10
     assert "held-out pictures, last epoch" in out
 
 
@@ -603,7 +604,7 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(place):
     assert [p.wait() for p in processes] == [0, 0, 0]
     folders = sorted((place / "runs").glob("now-tiny*"))
     assert [f.name for f in folders] == ["now-tiny", "now-tiny+2", "now-tiny+3"]
-    assert all(len(runlog.read(f / "steps.csv")) == 2 for f in folders)
+    assert all(len(read_rows(f / "steps.csv")) == 2 for f in folders)
 
 
 def test_nothing_is_written_over(place):
@@ -633,7 +634,7 @@ def test_nothing_is_written_over(place):
     shutil.copyfile(place / "lost" / "best.safetensors", place / "lost" / "checkpoint.safetensors")
     (place / "lost" / "draft.tmp").write_text("mine")
     run("train", "--resume", "lost", "--epochs", 2, cwd=place)
-    assert len(runlog.read(place / "lost" / "metrics.csv")) == 2
+    assert len(read_rows(place / "lost" / "metrics.csv")) == 2
     assert (place / "lost" / "draft.tmp").read_text() == "mine"
 
 

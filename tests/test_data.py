@@ -117,8 +117,9 @@ def test_broken_files_are_named(tmp_path):
 STARTS_NOTHING = """
 import os, sys
 from pathlib import Path
-from minigrad import checkpoint, data
+from minigrad import data
 from minigrad.data import download
+from minigrad.training import checkpoint
 from minigrad.data.images import ImageError
 
 def watch(event, arguments):

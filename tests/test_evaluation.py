@@ -9,7 +9,8 @@ from minigrad import data, nn
 from minigrad import functions as F
 from minigrad.data.preparation import Preparation
 from minigrad.engine import Tensor
-from minigrad.evaluation import (
+from minigrad.look import draw_confusion
+from minigrad.training.evaluation import (
     Evaluation,
     ensemble,
     evaluate,
@@ -17,7 +18,6 @@ from minigrad.evaluation import (
     write_by_class,
     write_predictions,
 )
-from minigrad.look import draw_confusion
 from tests.test_data import gradient_pictures
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.4, 0.35, 0.25]])

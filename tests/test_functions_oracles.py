@@ -10,10 +10,11 @@ import scipy.signal
 import scipy.special
 
 import minigrad as mg
-from alexnet import AlexNet, shrunken
+from alexnet import PAPER
 from minigrad import functions as F
 from minigrad import nn
 from minigrad.functions.geometry import output_size
+from minigrad.network import Network, shrunken
 from minigrad.random import Stream
 
 pytestmark = pytest.mark.usefixtures("forms")
@@ -428,7 +429,7 @@ def test_dropout_of_nothing_is_the_identity_and_of_everything_an_error(rng):
 
 
 def test_no_two_dropout_masks_are_the_same():
-    ones, model = np.ones(1000, np.float32), AlexNet(shrunken("paper"), classes=5)
+    ones, model = np.ones(1000, np.float32), Network(shrunken(PAPER), classes=5)
     layers = [nn.Dropout(), nn.Dropout(), model.layers["drop6"], model.layers["drop7"]]
     masks = [
         layer(ones).data for layer in layers for _ in range(2)

@@ -5,7 +5,6 @@ Without a GPU tests/test_gpu_path.py runs this file on a stand-in for CuPy.
 
 import re
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +12,14 @@ import test_trainer
 from test_kernels import CASES, DTYPES, numbers, prepared
 
 import alexnet
-from minigrad import backend, gradcheck, health, kernels, optim, random
+from minigrad import backend, gradcheck, kernels, optim, random
 from minigrad import functions as F
 from minigrad.data import synthetic
 from minigrad.engine import Tensor, as_tensor, no_grad, topological_order
+from minigrad.models.krizhevsky2012 import KRIZHEVSKY2012
+from minigrad.models.records import LRN, LRNWithinMap
+from minigrad.network import Network, shrunken
+from minigrad.training import health
 
 pytestmark = [
     pytest.mark.gpu,
@@ -128,7 +131,7 @@ def test_a_bias_gradient_of_transposed_rows():
 
 
 def test_relu_and_bias_in_one_pass():
-    model = alexnet.AlexNet(alexnet.shrunken("paper"), 5, 0).eval()
+    model = Network(shrunken(alexnet.PAPER), 5, 0).eval()
     model.to("gpu")
     x = backend.to_device(numbers(2, 67, 67, 3, dtype="float32"), "gpu")
     logits, stages = model(x), model.activations(x)
@@ -198,10 +201,10 @@ def test_more_than_2_to_the_31_column_elements(monkeypatch):
 
 
 def test_steps_of_alexnet_follow_the_cpu():
-    preset = replace(alexnet.shrunken("paper"), lrn_alpha=1e-4)
+    preset = shrunken(alexnet.PAPER).with_each(LRN, alpha=1e-4)
     losses = []
     for device in ("gpu", "cpu"):
-        model = alexnet.AlexNet(preset, 5, 0)
+        model = Network(preset, 5, 0)
         model.to(device)
         optimizer = model.make_optimizer()
         x = Tensor(backend.to_device(numbers(8, 67, 67, 3, dtype="float32"), device))
@@ -218,14 +221,14 @@ def test_steps_of_alexnet_follow_the_cpu():
 
 
 def test_health_is_read_on_the_gpu():
-    model = alexnet.AlexNet(alexnet.shrunken("paper"), 5, 0)
+    model = Network(shrunken(alexnet.PAPER), 5, 0)
     model.to("gpu")
     x = backend.to_device(numbers(2, 67, 67, 3, dtype="float32"), "gpu")
     before = {name: p.data.copy() for name, p in model.named_parameters()}
     model.layers["conv3"].w.data *= np.float32(2)
-    rows = {row[1]: row for row in health.readings(model, before, x, 1)}
-    assert float(rows["conv3.w"][4]) == pytest.approx(0.5)
-    assert 0 <= float(rows["relu3"][5]) < 1
+    rows = {row["layer"]: row for row in health.readings(model, before, x, 1)}
+    assert float(rows["conv3.w"]["ratio"]) == pytest.approx(0.5)
+    assert 0 <= float(rows["relu3"]["dead"]) < 1
     assert health.first_not_finite(model, x) == ""
     model.layers["conv3"].w.data[...] = np.float32(3e38)
     assert health.first_not_finite(model, x) == "they appear first in the output of conv3"
@@ -240,7 +243,7 @@ def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(
         alexnet.PRESETS,
         "tiny",
-        replace(alexnet.shrunken("krizhevsky2012"), lrn_alpha=1e-4, within_alpha=1e-4),
+        shrunken(KRIZHEVSKY2012).with_each(LRN, alpha=1e-4).with_each(LRNWithinMap, alpha=1e-4),
     )
     synthetic.draw_set(tmp_path / "set", train=4, val=2)
 

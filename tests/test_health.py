@@ -1,14 +1,15 @@
 """The run's own doctor: where numbers went wrong, sizes of weights and steps, dead units, a stuck or runaway loss, memory."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from minigrad import health, nn, runlog
-from minigrad.health import LossWatch
-from minigrad.trainer import CHECKPOINT, TrainingError
+from minigrad import nn
+from minigrad.training import health
+from minigrad.training.health import LossWatch
+from minigrad.training.run_folder import CHECKPOINT, RunError
+from tests.rows import read as read_rows
 from tests.test_trainer import TINY, trainer
 
 
@@ -23,7 +24,7 @@ def test_the_first_layer_that_is_not_finite(pictures, tmp_path):
     with (
         np.errstate(all="ignore"),
         pytest.raises(
-            TrainingError,
+            RunError,
             match=r"the loss became nan at step 1: they appear first in the output of conv3; try a lower rate",
         ),
     ):
@@ -34,7 +35,7 @@ def test_the_first_layer_that_is_not_finite(pictures, tmp_path):
         == "the parameter fc6.w holds values that are not finite"
     )
     with pytest.raises(
-        TrainingError, match=r"parameter fc6\.w holds values that are not finite: nothing is saved"
+        RunError, match=r"parameter fc6\.w holds values that are not finite: nothing is saved"
     ):
         t.save()
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
@@ -44,14 +45,11 @@ def test_watching_changes_nothing(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     x, _, _ = t.train.prepare(np.arange(4))
     streams = {name: s.counter for name, s in t.model.streams().items()}
-    found = {name: y for name, _, y in health.outputs(t.model, x)}
-    assert list(found) == t.model.stages
+    before = {name: p.data.copy() for name, p in t.model.named_parameters()}
+    read = health.readings(t.model, before, x, 1)
+    assert [r["layer"] for r in read if "dead" in r] == [s for s in t.model.stages if "relu" in s]
+    assert health.first_not_finite(t.model, x) == ""
     assert streams == {name: s.counter for name, s in t.model.streams().items()}
-    assert all("forward" not in vars(m) for _, m in t.model.modules())
-    t.model.eval()
-    np.testing.assert_array_equal(
-        {n: y for n, _, y in health.outputs(t.model, x)}["fc8"], t.model(x).data
-    )
 
 
 def test_readings_by_hand(pictures, tmp_path):
@@ -60,12 +58,12 @@ def test_readings_by_hand(pictures, tmp_path):
     layer = t.model.layers["conv2"]
     layer.b.data[:3] = -1e6  # three of its maps never light up
     x, labels, _ = t.train.prepare(np.arange(6))
-    runlog.start(t.folder, 0)
+    t.run.start({}, 0)
     t.learn(x, labels)
     t.step = 1
     before = {name: p.data.copy() for name, p in t.model.named_parameters()}
     t.learn(x, labels)
-    rows = {row[1]: row for row in runlog.read(t.folder / "health.csv")}
+    rows = {row[1]: row for row in read_rows(t.run.path / "health.csv")}
     assert {row[0] for row in rows.values()} == {"2"}
     w = dict(t.model.named_parameters())["fc6.w"].data
     assert float(rows["fc6.w"][2]) == pytest.approx(abs(w).mean(), rel=1e-4)
@@ -108,8 +106,9 @@ def test_a_loss_that_falls_is_left_alone(loss):
 
 
 def test_a_run_that_cannot_learn_says_so(pictures, tmp_path):
-    t = trainer(pictures, tmp_path / "run", replace(TINY, lr=0.0))
-    t.watch, t.say = LossWatch(10, window=12), (said := []).append
+    t = trainer(pictures, tmp_path / "run", TINY.with_recipe(lr=0.0))
+    t.watch, said = LossWatch(10, window=12), []
+    t.report = said.append
     for p in t.model.parameters():
         p.data *= np.float32(1e-3)
     t.fit(3)
@@ -136,7 +135,7 @@ def test_out_of_memory_names_layer_and_batch(pictures, tmp_path, most, words):
     t = trainer(pictures, tmp_path / "run")
     t.model.layers["pool1"] = Greedy(t.model.layers["pool1"], most)
     x, labels, _ = t.train.prepare(np.arange(12))
-    with pytest.raises(TrainingError, match=f"out of memory in pool1, .*{words}"):
+    with pytest.raises(RunError, match=f"out of memory in pool1, .*{words}"):
         t.learn(x, labels)
 
 
@@ -154,7 +153,7 @@ def test_out_of_memory_in_the_backward_pass(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(LRN, "backward", greedy)
     x, labels, _ = t.train.prepare(np.arange(12))
     with pytest.raises(
-        TrainingError,
+        RunError,
         match="out of memory in the backward pass of a LRN, with a batch of 12: 6 fit",
     ):
         t.learn(x, labels)

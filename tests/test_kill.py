@@ -13,8 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from minigrad import checkpoint, runlog
 from minigrad.data import synthetic
+from minigrad.training import checkpoint
+from tests.rows import read as read_rows
 from tests.test_command_line import TINY
 
 EPOCHS, STEPS = 12, 120
@@ -74,12 +75,12 @@ def trial(place, k: int) -> str:
         )
         process = start(place, *args)
         after = rng.randint(1, STEPS * 2 // 5) + life * STEPS // 2  # steps
-        while process.poll() is None and len(runlog.read(folder / "steps.csv")) < after:
+        while process.poll() is None and len(read_rows(folder / "steps.csv")) < after:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.05))  # not always just after a line was written
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        done = len(runlog.read(folder / "steps.csv"))
+        done = len(read_rows(folder / "steps.csv"))
         saved = checkpoint.load(folder / "checkpoint.safetensors")[1]["place"]["step"]
         lost.append(f"{max(0, done - saved)} of {done}")
     finish(start(place, "--resume", folder, "--workers", k % 3))
@@ -92,8 +93,8 @@ def trial(place, k: int) -> str:
     assert not list(folder.glob(".*")), "what a killed run left half-written is swept up"
     for file in ("steps.csv", "metrics.csv"):
         columns = slice(0, 8)
-        assert [r[columns] for r in runlog.read(folder / file)] == [
-            r[columns] for r in runlog.read(place / "whole" / file)
+        assert [r[columns] for r in read_rows(folder / file)] == [
+            r[columns] for r in read_rows(place / "whole" / file)
         ]
     return f"trial {k:2}: steps lost {', '.join(lost)}; {len(ours)} tensors identical"
 

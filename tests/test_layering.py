@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
-    "minigrad.backend": 0, "minigrad.files": 0, "minigrad.kernel_build": 0,
+    "minigrad.backend": 0, "minigrad.files": 0, "minigrad.kernel_build": 0, "minigrad.models": 0,
     "minigrad.kernels": 1, "minigrad.engine": 1, "minigrad.random": 1,
     "minigrad.functions": 2,
-    "minigrad.gradcheck": 3, "minigrad.nn": 3, "minigrad.optim": 3, "minigrad.data": 3, "minigrad.checkpoint": 3, "minigrad.runlog": 3,
-    "minigrad.evaluation": 4, "minigrad.health": 4, "minigrad.trainer": 5, "minigrad.look": 4,
-    "minigrad.runs": 6,
+    "minigrad.gradcheck": 3, "minigrad.nn": 3, "minigrad.optim": 3, "minigrad.data": 3,
+    "minigrad.network": 4, "minigrad.look": 4,
+    "minigrad.training": 5,
+    "minigrad.commands": 6,
     "alexnet": 7,
     "examples": 8, "benchmarks": 8,
 }  # fmt: skip

@@ -5,16 +5,16 @@ import contextlib
 import io
 import math
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import alexnet
-from alexnet import PRESETS, AlexNet, Dense
-from minigrad import nn
+from alexnet import PAPER, PRESETS
 from minigrad.functions.geometry import output_size, windows
+from minigrad.models.records import LRN, Conv, Dense, Dropout, Pool, Preset, diff
+from minigrad.network import ledger
 
 PAGE = (Path(__file__).parents[1] / "docs/the-many-alexnets.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", PAGE, re.DOTALL)
@@ -54,31 +54,34 @@ def states(text: str, *facts: object) -> None:
         )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_weights():
-    """Only sizes matter here: sixty million zeros come faster than sixty million Gaussian numbers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn, "gaussian", lambda std: lambda rng, shape: np.zeros(shape, np.float32))
-        patch.setattr(nn, "he", lambda rng, shape: np.zeros(shape, np.float32))
-        yield
+def count(preset: str | Preset):
+    """(parameters, multiply-adds, rows by stage) of a preset."""
+    rows = ledger(PRESETS[preset] if isinstance(preset, str) else preset)
+    counts = (sum(getattr(r, what) for r in rows) for what in ("parameters", "multiply_adds"))
+    return (*counts, {r.stage: r for r in rows})
 
 
-@pytest.fixture(scope="module")
-def count():
-    """preset -> (parameters, multiply-adds, rows by stage); each network is counted once."""
-    known = {}
+def convs(preset: Preset) -> list[Conv]:
+    return [layer for layer in preset.layers.values() if isinstance(layer, Conv)]
 
-    def counted(preset):
-        if preset not in known:
-            rows = {r.stage: r for r in alexnet.table(AlexNet(preset))}
-            known[preset] = (
-                sum(r.parameters for r in rows.values()),
-                sum(r.multiply_adds for r in rows.values()),
-                rows,
-            )
-        return known[preset]
 
-    return counted
+def changed(preset: Preset, **columns) -> Preset:
+    """The preset with fields of its convolutions replaced, a value for each."""
+    names = [name for name, layer in preset.layers.items() if isinstance(layer, Conv)]
+    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    return preset.changed(
+        **{name: replace(preset.layers[name], **row) for name, row in zip(names, rows)}
+    )
+
+
+def after(preset: Preset, stage: str) -> str:
+    """The kinds of layers that follow a convolution, up to the next layer with weights."""
+    following = []
+    for name in list(preset.layers)[list(preset.layers).index(stage) + 1 :]:
+        if isinstance(preset.layers[name], (Conv, Dense, Dropout)):
+            break
+        following.append(name.rstrip("0123456789"))
+    return " ".join(following)
 
 
 @pytest.fixture(scope="module")
@@ -108,49 +111,56 @@ def test_every_computation_referred_to_exists():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_row_of_shapes(name, count):
+def test_row_of_shapes(name):
     p = PRESETS[name]
     parameters, multiply_adds, rows = count(name)
+    pools = [layer for layer in p.layers.values() if isinstance(layer, Pool)]
+    (rounded,) = {layer.ceil for layer in convs(p)}
+    (pool_rounded,) = {layer.ceil for layer in pools}
     expected = [
         f"`{name}`",
-        str(p.input_size),
-        ", ".join("up" if up else "down" for up in (p.ceil_mode, p.pool_ceil)),
+        str(p.preprocessing.size),
+        ", ".join("up" if up else "down" for up in (rounded, pool_rounded)),
         str(rows["conv1"].shape[0]),
         *(
-            " ".join(str(getattr(row, key)) for row in p.convs)
+            " ".join(str(getattr(row, key)) for row in convs(p))
             for key in ("padding", "filters", "groups")
         ),
-        "; ".join(p.convs[i].then for i in (0, 1, 4)),
+        "; ".join(after(p, f"conv{i}") for i in (1, 2, 5)),
         f"{parameters:,}",
         f"{multiply_adds / 1e6:.2f} M",
     ]
     assert expected in tables("The presets")[0]
-    assert (p.pool_size, p.pool_stride) == (3, 2)
-    assert [p.convs[i].then for i in (2, 3)] == ["relu", "relu"]
+    assert {(pool.size, pool.stride) for pool in pools} == {(3, 2)}
+    assert [after(p, stage) for stage in ("conv3", "conv4")] == ["relu", "relu"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_row_of_constants(name):
     p = PRESETS[name]
-    lrn = any("norm" in row.then.split() for row in p.convs)
-    stds = [
-        "He" if std is None else f"{std:g}"
-        for std in (*(row.std for row in (*p.convs, *p.dense)), p.last_std)
-    ]
-    biases = [f"{row.bias:g}" for row in (*p.convs, *p.dense)]
+    norms = {layer for layer in p.layers.values() if isinstance(layer, LRN)}
+    (lrn,) = norms or {None}
+    dense = [layer for layer in p.layers.values() if isinstance(layer, Dense)]
+    drops = {layer for layer in p.layers.values() if isinstance(layer, Dropout)}
+    (drop,) = drops
+    weights = [*convs(p), *dense]
+    stds = ["He" if layer.std is None else f"{layer.std:g}" for layer in weights]
+    biases = [f"{layer.bias:g}" for layer in weights[:-1]]
+    first = list(p.layers).index("drop6") < list(p.layers).index("fc6")
     expected = [
         f"`{name}`",
-        f"{p.lrn_k:g} {p.lrn_alpha:g} {p.lrn_beta:g} {p.lrn_n}" if lrn else "none",
-        f"{p.lrn_alpha / (p.lrn_n if p.lrn_divide_by_n else 1):g}" if lrn else "-",
-        str(p.lrn_groups) if lrn else "-",
+        f"{lrn.k:g} {lrn.alpha:g} {lrn.beta:g} {lrn.n}" if lrn else "none",
+        f"{lrn.alpha / (lrn.n if lrn.divide_by_n else 1):g}" if lrn else "-",
+        str(lrn.groups) if lrn else "-",
         "; ".join(" ".join(part) for part in (stds[:5], stds[5:7], stds[7:])),
         "; ".join(" ".join(part) for part in (biases[:5], biases[5:])),
-        ("before" if p.dropout_first else "after")
+        ("before" if first else "after")
         + " fc6 and fc7, "
-        + ("inverted" if p.dropout_inverted else "halved at test"),
+        + ("inverted" if drop.inverted else "halved at test"),
     ]
     assert expected in tables("The presets")[1]
-    assert p.dropout == 0.5
+    assert drop.p == 0.5
+    assert dense[-1].bias == 0
 
 
 def test_published_results_are_those_the_presets_name():
@@ -180,15 +190,15 @@ def test_input_and_crops():
     )
 
 
-def test_pools_of_two(count):
-    down = count(replace(PRESETS["paper"], pool_size=2))
+def test_pools_of_two():
+    down = count(PAPER.with_each(Pool, size=2))
     assert [down[2][s].shape for s in down[2]] == [count("paper")[2][s].shape for s in down[2]]
-    parameters, _, rows = count(replace(PRESETS["krizhevsky2012"], pool_size=2))
+    parameters, _, rows = count(PRESETS["krizhevsky2012"].with_each(Pool, size=2))
     sizes = ", ".join(str(rows[s].shape[0]) for s in ("pool1", "pool2", "pool5"))
     states(said("Pools are 2x2"), f"they give {sizes} and", parameters)
 
 
-def test_shares_activations_and_neurons(count):
+def test_shares_activations_and_neurons():
     parameters, adds, rows = count("paper")
     dense = sum(r.parameters for s, r in rows.items() if s.startswith("fc"))
     work = sum(r.multiply_adds for s, r in rows.items() if s.startswith("conv"))
@@ -219,7 +229,7 @@ def test_shares_activations_and_neurons(count):
     states(said("61 million"), parameters, count("textbook")[0], count("torchvision")[0])
 
 
-def test_lenet(outputs, count):
+def test_lenet(outputs):
     numbers = [float(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", outputs[4])]
     parameters, adds, _ = count("paper")
     assert numbers[:2] == [61_706, 416_520]
@@ -233,30 +243,23 @@ def test_lenet(outputs, count):
     states(said("250 times"), f"{parameters / 60_000:.0f} and {adds / 340_908:.0f}")
 
 
-def test_groups_columns_and_towers(count):
+def test_groups_columns_and_towers():
     parameters, adds, _ = count("paper")
     whole, work, _ = count("textbook")
     states(said("Two GPUs"), whole - parameters, f"{100 * (1 - parameters / whole):.1f} %")
     states(said("Two GPUs"), f"{(work - adds) / 1e6:.2f} M", f"{100 * (1 - adds / work):.1f} %")
-    assert [row.groups for row in PRESETS["paper"].convs] == [1, 2, 1, 2, 2]
+    assert [row.groups for row in convs(PAPER)] == [1, 2, 1, 2, 2]
 
-    S145 = PRESETS["krizhevsky2012"]
-    convs = tuple(
-        replace(row, filters=n, groups=1) for row, n in zip(S145.convs, (48, 128, 192, 192, 256))
+    one = changed(
+        PRESETS["krizhevsky2012"], filters=(48, 128, 192, 192, 256), groups=(1, 1, 1, 1, 1)
     )
-    n, half, _ = count(replace(S145, convs=convs, dense=(Dense(4096), Dense(4096)), lrn_groups=1))
+    n, half, _ = count(one.with_each(LRN, groups=1))
     states(said("Single-column"), n, f"{half / 1e6:.2f} M")
     runs = {row[0]: row for row in tables("The paper's gains, and the runs behind them")[0]}
     states(runs["145-half"][-1], f"{n / 1e6:.2f} M", f"{100 * half / adds:.0f} %")
     states(runs["145"][-1], f"{parameters / 1e6:.2f} M")
 
-    tower = PRESETS["torchvision"]
-    wide = replace(
-        tower,
-        convs=tuple(
-            replace(row, filters=m) for row, m in zip(tower.convs, (64, 192, 384, 384, 256))
-        ),
-    )
+    wide = changed(PRESETS["torchvision"], filters=(64, 192, 384, 384, 256))
     (less, fewer, _), (more, longer, _) = count("torchvision"), count(wide)
     first = f"With 256 it is {100 * (less / parameters - 1):.1f} % more parameters and {100 * (1 - fewer / adds):.1f} % fewer multiply-adds"
     second = f"with the footnote's 384 {100 * (more / parameters - 1):.1f} % more and {100 * (longer / adds - 1):.1f} % more"
@@ -286,10 +289,9 @@ def test_normalisation_dropout_and_colour(outputs):
     assert outputs[7].split("\n")[0].startswith("False [0. 1.] [0.5]")
 
 
-def test_run_147(count):
-    S145 = PRESETS["krizhevsky2012"]
-    convs = tuple(replace(row, padding=p) for row, p in zip(S145.convs, (0, 1, 1, 1, 0)))
-    _, _, rows = count(replace(S145, pool_size=2, convs=convs))
+def test_run_147():
+    padded = changed(PRESETS["krizhevsky2012"], padding=(0, 1, 1, 1, 0))
+    _, _, rows = count(padded.with_each(Pool, size=2))
     sizes = ", ".join(str(rows[s].shape[0]) for s in ("pool1", "conv2", "pool2", "conv5", "pool5"))
     row = next(
         row for row in tables("The paper's gains, and the runs behind them")[0] if row[0] == "147"
@@ -328,16 +330,18 @@ def test_gains_are_differences_of_the_logged_runs():
 def test_settings_of_krizhevsky2012():
     text = " ".join(section("What the code of 2012 did differently from the text").split())
     p = PRESETS["krizhevsky2012"]
-    settings = [
-        (field, value) for field, value in re.findall(r"`(\w+)=([^`]+)`", text) if hasattr(p, field)
-    ]
-    for field, value in settings:
-        assert getattr(p, field) == ast.literal_eval(value), field
-    plain = alexnet.PAPER
-    named = {field for field, _ in settings} | {"source", "convs"}
-    different = {field for field in vars(p) if getattr(p, field) != getattr(plain, field)}
-    assert different <= named, (
+    named = {f: ast.literal_eval(v) for f, v in re.findall(r"`(\w+)=([^`]+)`", text)}
+    changes = [c for c in diff(PAPER, p) if "." in c[0]]
+    assert {what.split(".")[1] for what, _, _ in changes} <= set(named), (
         "every setting in which the preset leaves the paper's text is on the page"
+    )
+    for what, _, value in changes:
+        assert named[what.split(".")[1]] == value, what
+    assert {what for what, _, _ in diff(PAPER, p)} - {w for w, _, _ in changes} == {
+        "layers", "within2"
+    }  # fmt: skip
+    assert " ".join(p.layers).startswith(
+        "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3"
     )
     assert [
         int(n)
@@ -347,17 +351,19 @@ def test_settings_of_krizhevsky2012():
     ] == list(range(1, 11))
     states(
         text,
-        f"windows over {p.convs[0].filters // p.lrn_groups} and {p.convs[1].filters // p.lrn_groups} channels",
+        "windows over {} and {} channels".format(
+            *(p.layers[f"conv{i}"].filters // p.layers[f"norm{i}"].groups for i in (1, 2))
+        ),
     )
     states(
         text,
-        f"conv1's {p.convs[0].filters} biases",
+        f"conv1's {p.layers['conv1'].filters} biases",
         "minDiv=2",
-        f"so {p.lrn_alpha / p.lrn_n:g}".replace("e-0", "e-"),
+        f"so {p.layers['norm1'].alpha / p.layers['norm1'].n:g}".replace("e-0", "e-"),
     )
-    assert [row.std for row in p.convs] == [0.01, 0.01, 0.03, 0.03, 0.03]
+    assert [x.std for x in convs(p)] == [0.01, 0.01, 0.03, 0.03, 0.03]
     states(text, "0.03 in conv3, conv4 and conv5, where the text has 0.01")
-    n, k, alpha, beta = nn.LRNWithinMap(alpha=p.within_alpha).constants
+    n, k, alpha, beta = astuple(p.layers["within2"])
     states(
         text,
         f"over {n} x {n} pixels, scale {alpha:g} divided by {n * n}, power {beta:g}, {k:g} added",

@@ -37,19 +37,10 @@ def test_a_relu_is_done_by_the_layer_before_it_with_the_same_bits(dtype, forms):
     )  # fmt: skip
     x = rng.normal((2, 6, 6, 3)).astype(dtype)
     x[0, 2, 2, 1] = np.nan
-    assert [
-        type(layer).__name__
-        for layer, options in nn.steps(model.layers.values(), "gpu:0")
-        if options
-    ] == [
-        "Conv2d",
-        "Conv2d",
-        "Linear",
-    ]
-    assert not any(options for _, options in nn.steps(model.layers.values(), "cpu"))
-    together = x
-    for layer, options in nn.steps(model.layers.values(), "gpu:0"):
-        together = layer(together, **options)
+    fused = list(model.walk(x, fuse=True))
+    assert [name for name, _, _ in fused] == ["1", "3", "4", "6", "7", "8"]
+    assert [name for name, _, _ in model.walk(x)] == list(model.layers)
+    together = fused[-1][2]
     one_by_one = model(x)
     gy = rng.normal((2, 3)).astype(dtype)
     gradients = []
@@ -74,14 +65,24 @@ def test_a_relu_of_somebody_else_is_a_step_of_its_own():
         def forward(self, x):
             return super().forward(x) * 0.5
 
-    layers = [nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU()]
-    assert list(nn.steps(layers, "gpu:0")) == [(layer, {}) for layer in layers]
-    pair = [nn.Linear(2, 2), nn.ReLU()]
-    assert list(nn.steps(pair, "gpu:0")) == [(pair[0], {"relu": True})]
-    for layer in pair:
-        layer.forward = layer.forward
-        assert list(nn.steps(pair, "gpu:0")) == [(layer, {}) for layer in pair]
-        del layer.forward
+    x = np.ones((1, 2), np.float32)
+    model = nn.Sequential(nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU())
+    assert [name for name, _, _ in model.walk(x, fuse=True)] == ["0", "1", "2", "3"]
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    assert [(name, layer) for name, layer, _ in model.walk(x, fuse=True)] == [("1", model["1"])]
+
+
+def test_a_walk_goes_into_a_sequential_and_names_where_it_fails():
+    model = nn.Sequential(a=nn.Linear(2, 2), b=nn.Sequential(nn.ReLU(), nn.Linear(2, 3)))
+    x = np.ones((1, 2), np.float32)
+    names, layers, outputs = zip(*model.walk(x))
+    assert names == ("a", "b.0", "b.1")
+    assert layers == (model["a"], model["b"]["0"], model["b"]["1"])
+    np.testing.assert_array_equal(outputs[-1].data, model(x).data)
+    model["b"].layers["1"] = nn.Linear(5, 3)
+    with pytest.raises(ValueError, match="linear") as caught:
+        model(x)
+    assert caught.value.__notes__ == ["in 1", "in b"]
 
 
 def test_nested_names():

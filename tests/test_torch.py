@@ -8,7 +8,7 @@ losses and weights by 2e-15.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,6 +21,8 @@ import alexnet  # noqa: E402
 import minigrad as mg  # noqa: E402
 from minigrad import functions as F  # noqa: E402
 from minigrad import kernels, optim  # noqa: E402
+from minigrad.models.records import LRN, Conv, Dense, Pool, ReLU  # noqa: E402
+from minigrad.network import Network, shrunken  # noqa: E402
 from minigrad.random import Stream  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("forms")
@@ -266,15 +268,18 @@ def test_sgd_of_transposed_parameters():
 
 # AlexNet, small: 99 x 99 pictures, so that 2 x 2 x 16 numbers reach fc6 and their order matters.
 
-PRESET = replace(
-    alexnet.shrunken("paper"), lrn_alpha=alexnet.PAPER.lrn_alpha, dropout=0.0, input_size=99
+PRESET = (
+    shrunken(alexnet.PAPER)
+    .with_each(LRN, alpha=1e-4)
+    .changed(drop6=None, drop7=None)
+    .with_preprocessing(size=99)
 )
 
 
 class TorchAlexNet(torch.nn.Module):
     """The same network in PyTorch, with a minigrad model's weights."""
 
-    def __init__(self, model: alexnet.AlexNet, dtype: torch.dtype) -> None:
+    def __init__(self, model: Network, dtype: torch.dtype) -> None:
         super().__init__()
         self.preset, self.weights = model.preset, torch.nn.ParameterDict()
         for name, array in model.state_dict().items():
@@ -283,25 +288,24 @@ class TorchAlexNet(torch.nn.Module):
             self.weights[name.replace(".", "_")] = torch.nn.Parameter(t.contiguous())
 
     def forward(self, x):
-        p, w = self.preset, self.weights
+        w = self.weights
         x = first(x)
-        for i, row in enumerate(p.convs, start=1):
-            x = T.conv2d(
-                x, w[f"conv{i}_w"], w[f"conv{i}_b"], row.stride, row.padding, groups=row.groups
-            )
-            for word in row.then.split():
-                if word == "relu":
+        for name, layer in self.preset.layers.items():
+            match layer:
+                case Conv():
+                    weights, where = (w[f"{name}_w"], w[f"{name}_b"]), (layer.stride, layer.padding)
+                    x = T.conv2d(x, *weights, *where, groups=layer.groups)
+                case Dense():
+                    x = last(x).flatten(1) if x.ndim == 4 else x
+                    x = T.linear(x, w[f"{name}_w"], w[f"{name}_b"])
+                case ReLU():
                     x = T.relu(x)
-                elif word == "norm":
-                    x = T.local_response_norm(
-                        x, p.lrn_n, p.lrn_n * p.lrn_alpha, p.lrn_beta, p.lrn_k
-                    )
-                elif word == "pool":
-                    x = T.max_pool2d(x, p.pool_size, p.pool_stride)
-        x = last(x).flatten(1)
-        for name in ("fc6", "fc7"):
-            x = T.relu(T.linear(x, w[f"{name}_w"], w[f"{name}_b"]))
-        return T.linear(x, w["fc8_w"], w["fc8_b"])
+                case LRN():
+                    constants = layer.n, layer.n * layer.alpha, layer.beta, layer.k
+                    x = T.local_response_norm(x, *constants)
+                case Pool():
+                    x = T.max_pool2d(x, layer.size, layer.stride)
+        return x
 
     def state(self) -> dict[str, np.ndarray]:
         """The weights in minigrad's layout."""
@@ -319,7 +323,7 @@ def pictures() -> tuple[np.ndarray, np.ndarray]:
 
 def train(form: str, dtype: str = "float32") -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(losses, weights) of 20 steps of minigrad."""
-    model, (x, labels) = alexnet.AlexNet(PRESET, classes=5, dtype=dtype), pictures()
+    model, (x, labels) = Network(PRESET, classes=5, dtype=dtype), pictures()
     optimizer, losses = optim.SGD(model.parameters(), 0.01, 0.9, 0.0005, form), []
     for _ in range(STEPS):
         loss = F.softmax_cross_entropy(model(x.astype(dtype)), labels)
@@ -334,7 +338,7 @@ def train_torch(dtype: str = "float32") -> tuple[np.ndarray, dict[str, np.ndarra
     """The same of PyTorch, from the same weights."""
     kind = getattr(torch, dtype)
     model, (x, labels) = (
-        TorchAlexNet(alexnet.AlexNet(PRESET, classes=5, dtype=dtype), kind),
+        TorchAlexNet(Network(PRESET, classes=5, dtype=dtype), kind),
         pictures(),
     )
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=0.0005), []
@@ -357,7 +361,7 @@ def apart(ours, theirs) -> tuple[float, float, float]:
 @pytest.mark.parametrize("form", ["torch", "paper"])
 def test_training_a_small_alexnet(form, dtype):
     ours, theirs = train(form, dtype), train_torch(dtype)
-    start = alexnet.AlexNet(PRESET, classes=5, dtype=dtype).state_dict()
+    start = Network(PRESET, classes=5, dtype=dtype).state_dict()
     assert theirs[0][-1] < 0.5 * theirs[0][0]  # it does learn,
     assert all(
         np.abs(w - start[name]).max() > 1e-4 for name, w in theirs[1].items()

@@ -9,23 +9,27 @@ import numpy as np
 import pytest
 
 import alexnet
-from minigrad import checkpoint, data, optim, runlog
-from minigrad.evaluation import evaluate, top_k
-from minigrad.trainer import CHECKPOINT, Stopped, Trainer, TrainingError, duration
+from minigrad import data, optim
+from minigrad.models.records import LRN, Conv, small_subset
+from minigrad.network import Network, shrunken
+from minigrad.training import checkpoint
+from minigrad.training.evaluation import evaluate, top_k
+from minigrad.training.run_folder import CHECKPOINT, FILES, RunError, RunFolder
+from minigrad.training.trainer import Stopped, Trainer, duration
+from tests.rows import read as read_rows
 
-TINY = replace(
-    alexnet.small_subset(alexnet.shrunken("paper")), lrn_alpha=1e-4, lr=0.01, batch_size=8, epochs=3
-)
+SMALL = small_subset(shrunken(alexnet.PAPER)).with_each(LRN, alpha=1e-4)
+TINY = SMALL.with_recipe(lr=0.01, batch_size=8, epochs=3)
 
 
 def trainer(pictures, folder, preset=TINY, schedule=None, workers=1):
     folder.mkdir(exist_ok=True)
-    prep = alexnet.preparation(preset, data.statistics(pictures[0]))
+    prep = data.Preparation.of(preset.preprocessing, data.statistics(pictures[0]))
     loaders = [
-        data.Loader(p, prep, preset.batch_size, t, 0, workers)
+        data.Loader(p, prep, preset.recipe.batch_size, t, 0, workers)
         for p, t in zip(pictures, (True, False))
     ]
-    model = alexnet.AlexNet(preset, 10, 0)
+    model = Network(preset, 10, 0)
     optimizer = model.make_optimizer()
     schedule = (schedule or (lambda opt: optim.StepSchedule(opt, (2,))))(optimizer)
     return Trainer(
@@ -33,9 +37,9 @@ def trainer(pictures, folder, preset=TINY, schedule=None, workers=1):
         optimizer,
         schedule,
         *loaders,
-        folder=folder,
+        run=RunFolder(folder),
         settings={"a": 1},
-        say=lambda line: None,
+        report=lambda line: None,
     )
 
 
@@ -53,8 +57,8 @@ def assert_identical(a, b):
 def test_run_folder(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.fit(2)
-    metrics = runlog.read(tmp_path / "run" / "metrics.csv")
-    steps = runlog.read(tmp_path / "run" / "steps.csv")
+    metrics = read_rows(tmp_path / "run" / "metrics.csv")
+    steps = read_rows(tmp_path / "run" / "steps.csv")
     assert [row[:2] for row in metrics] == [["1", "4"], ["2", "8"]]
     assert [row[0] for row in steps] == [str(i) for i in range(1, 9)]
     tensors, description = checkpoint.load(tmp_path / "run" / CHECKPOINT)
@@ -81,19 +85,16 @@ def test_another_runs_files_are_not_written_over(pictures, tmp_path, held):
     (tmp_path / "run" / held).write_bytes(b"another's")
     for action in (lambda: t.fit(1), t.save):
         with pytest.raises(
-            TrainingError, match=rf"holds {held} of another run: resume\(\) goes on with it"
+            RunError, match=rf"holds {held} of another run: resume\(\) goes on with it"
         ):
             action()
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == {held: b"another's"}
 
 
 def test_a_tiny_network_learns_a_batch_by_heart(pictures, tmp_path):
-    preset = replace(
-        TINY,
-        dropout=0.0,
-        lr=0.02,
-        convs=tuple(replace(c, filters=4 * c.filters) for c in TINY.convs),
-    )
+    convs = {name: x for name, x in TINY.layers.items() if isinstance(x, Conv)}
+    wide = {name: replace(x, filters=4 * x.filters) for name, x in convs.items()}
+    preset = TINY.changed(**wide, drop6=None, drop7=None).with_recipe(lr=0.02)
     t = trainer(pictures, tmp_path / "run", preset)
     x, labels, _ = t.train.prepare(np.arange(0, 30, 3))
     first = t.learn(x, labels)[0]
@@ -126,7 +127,7 @@ def test_interrupted_and_whole_runs_end_with_the_same_bytes(pictures, tmp_path, 
     assert (again.epoch, again.batch, again.step) == (1, 2, 6)
     again.fit(3)
     assert_identical(state(again), state(whole))
-    steps = [runlog.read(tmp_path / name / "steps.csv") for name in ("whole", "broken")]
+    steps = [read_rows(tmp_path / name / "steps.csv") for name in ("whole", "broken")]
     assert steps[0] == steps[1]
 
 
@@ -145,7 +146,7 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
     x, labels, _ = t.train.prepare(np.arange(4))
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(
-        TrainingError,
+        RunError,
         match="the loss became nan at step 1.*pictures of this batch hold values that are not finite",
     ):
         t.learn(x, labels)
@@ -201,7 +202,7 @@ def test_stopped_between_two_epochs_the_schedule_moves_once(pictures, tmp_path, 
     whole.fit(4)
     broken = trainer(pictures, tmp_path / "broken", schedule=plateau)
     if when == "during validation":
-        broken.say = lambda line: setattr(
+        broken.report = lambda line: setattr(
             broken, "stopping", broken.epoch == 2
         )  # said at the end of an epoch
     else:
@@ -238,7 +239,7 @@ def test_a_torn_line_does_not_keep_a_run_from_going_on(pictures, tmp_path):
     again = trainer(pictures, tmp_path / "run")
     again.resume()
     again.fit(2)
-    assert [row[0] for row in runlog.read(tmp_path / "run" / "steps.csv")] == [
+    assert [row[0] for row in read_rows(tmp_path / "run" / "steps.csv")] == [
         str(i) for i in range(1, 9)
     ]
 
@@ -247,19 +248,19 @@ def test_last_and_best_checkpoints_stay(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.keep = 2
     errors = iter([0.6, 0.4, 0.5, 0.7])
-    keep_epoch = t.keep_epoch
+    save_epoch = t.save_epoch
 
     def judged():
         t.last_error = next(errors)
-        keep_epoch()
+        save_epoch()
 
-    t.keep_epoch = judged
+    t.save_epoch = judged
     t.fit(4)
-    assert {p.name for p in t.folder.glob("*.safetensors")} == {
+    assert {p.name for p in t.run.path.glob("*.safetensors")} == {
         CHECKPOINT, "best.safetensors", "epoch-0003.safetensors", "epoch-0004.safetensors"
     }  # fmt: skip
-    assert checkpoint.load(t.folder / "best.safetensors")[1]["place"]["epoch"] == 2
-    assert checkpoint.load(t.folder / "epoch-0003.safetensors")[1]["place"]["epoch"] == 3
+    assert checkpoint.load(t.run.path / "best.safetensors")[1]["place"]["epoch"] == 2
+    assert checkpoint.load(t.run.path / "epoch-0003.safetensors")[1]["place"]["epoch"] == 3
     again = trainer(pictures, tmp_path / "run")
     again.resume()
     assert again.best_error == 0.4
@@ -271,9 +272,10 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(pictures, tmp_path):
     import resource
 
     t = trainer(pictures, tmp_path / "run", workers=0)
-    t.save_every, t.say = 0.0, (said := []).append
+    t.save_every, said = 0.0, []
+    t.report = t.run.report = said.append
     t.save()
-    before = (t.folder / CHECKPOINT).read_bytes()
+    before = (t.run.path / CHECKPOINT).read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
@@ -281,8 +283,8 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(pictures, tmp_path):
             t.fit(2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (t.folder / CHECKPOINT).read_bytes() == before
-    assert not list(t.folder.glob(".*"))
+    assert (t.run.path / CHECKPOINT).read_bytes() == before
+    assert not list(t.run.path.glob(".*"))
     assert sum("The run goes on" in line for line in said) == 1, said
     assert t.epoch == 2
     t.save()
@@ -302,7 +304,7 @@ def test_averages_of_an_epoch_survive_an_interruption(pictures, tmp_path):
     again = trainer(pictures, tmp_path / "broken")
     again.resume()
     again.fit(1)
-    rows = [runlog.read(tmp_path / name / "metrics.csv")[0] for name in ("whole", "broken")]
+    rows = [read_rows(tmp_path / name / "metrics.csv")[0] for name in ("whole", "broken")]
     assert rows[0][:8] == rows[1][:8]
 
 
@@ -310,15 +312,16 @@ def test_skipped_pictures_are_listed(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.train.skipped["a.jpg"] = "a.jpg: damaged, or cut off"
     t.fit(1)
-    assert runlog.read(t.folder / "skipped.csv") == [["a.jpg", "a.jpg: damaged, or cut off"]]
+    assert read_rows(t.run.path / "skipped.csv") == [["a.jpg", "a.jpg: damaged, or cut off"]]
 
 
 def test_waiting_and_reading_are_reported(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
-    t.say = (said := []).append
+    said = []
+    t.report = t.run.report = said.append
     t.fit(1)
     assert "reading alone" in said[-1]
-    row = dict(zip(runlog.METRICS, runlog.read(t.folder / "metrics.csv")[0]))
+    row = dict(zip(FILES["metrics.csv"], read_rows(t.run.path / "metrics.csv")[0]))
     assert 0 <= float(row["waiting"]) <= 1
     assert float(row["reading_images_per_second"]) > 0
 
@@ -344,8 +347,8 @@ def test_figures_for_tensorboard(pictures, tmp_path, monkeypatch):
     t = trainer(pictures, tmp_path / "run")
     t.health_every = 4
     t.fit(1)
-    assert (told[0], told[-1]) == (str(t.folder), "closed")
-    losses = [float(row[2]) for row in runlog.read(t.folder / "steps.csv")]
+    assert (told[0], told[-1]) == (str(t.run.path), "closed")
+    losses = [float(row[2]) for row in read_rows(t.run.path / "steps.csv")]
     assert [
         (v, s) for n, v, s in (x for x in told if isinstance(x, tuple)) if n == "steps/loss"
     ] == list(zip(losses, range(1, 5)))
@@ -363,9 +366,9 @@ def test_a_best_epoch_that_could_not_be_saved_is_not_the_best(pictures, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", full)
-        t.keep_epoch()
+        t.save_epoch()
     assert t.best_error == 0.5
-    t.keep_epoch()
+    t.save_epoch()
     assert t.best_error == 0.3
 
 
@@ -373,9 +376,9 @@ def test_names_that_a_kill_kept_from_being_given(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.fit(1)
     for name in ("best.safetensors", "epoch-0001.safetensors"):
-        (t.folder / name).unlink()
+        (t.run.path / name).unlink()
     trainer(pictures, tmp_path / "run").resume()
-    assert {p.name for p in t.folder.glob("*.safetensors")} == {
+    assert {p.name for p in t.run.path.glob("*.safetensors")} == {
         CHECKPOINT,
         "best.safetensors",
         "epoch-0001.safetensors",
@@ -385,14 +388,15 @@ def test_names_that_a_kill_kept_from_being_given(pictures, tmp_path):
 def test_a_row_is_written_whole_or_not_at_all(pictures, tmp_path):
     import resource
 
-    runlog.start(tmp_path, 0)
-    runlog.append(tmp_path, "steps.csv", [[1, "0.1", "2.3", "0.1"]])
+    run = RunFolder(tmp_path)
+    run.start({}, 0)
+    run.append("steps.csv", [{"step": 1, "epoch": "0.1", "loss": "2.3", "top1": "0.1"}])
     before = (tmp_path / "steps.csv").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 7, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            runlog.append(tmp_path, "steps.csv", [[2, "0.2", "2.2222", "0.2"]])
+            run.append("steps.csv", [{"step": 2, "epoch": "0.2", "loss": "2.2222", "top1": "0.2"}])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "steps.csv").read_bytes() == before
@@ -409,9 +413,9 @@ def test_no_memory_for_the_look_ahead(pictures, tmp_path, monkeypatch):
 
 
 def test_the_list_of_skipped_pictures_outlives_a_process(tmp_path):
-    runlog.write_skipped(tmp_path, {"b.jpg": "cut off"})
-    runlog.write_skipped(tmp_path, {"a.jpg": "empty, or so"})
-    assert runlog.read(tmp_path / "skipped.csv") == [
+    RunFolder(tmp_path).write_skipped({"b.jpg": "cut off"})
+    RunFolder(tmp_path).write_skipped({"a.jpg": "empty, or so"})
+    assert read_rows(tmp_path / "skipped.csv") == [
         ["a.jpg", "empty, or so"],
         ["b.jpg", "cut off"],
     ]

@@ -24,6 +24,7 @@ class Loader:
         seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are processes that read and
             decode (workers.py); 0, and on Windows any number, reads in the caller.
         worker_timeout: seconds after which a worker that stands still is replaced.
+        colour_until: the epoch from which training pictures have no colour noise.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
         ten_views: in testing, x is (10, n, size, size, 3): the paper's ten views of each picture, instead of its centre.
 
@@ -34,7 +35,7 @@ class Loader:
     def __init__(
         self, pictures: Pictures, preparation: Preparation, batch_size: int, training: bool, seed: int = 0, workers: int = 2,
         most_skipped: float = 1.0, ten_views: bool = False, say: Callable[[str], None] = print,
-        worker_timeout: float = TIMEOUT,
+        worker_timeout: float = TIMEOUT, colour_until: float = float("inf"),
     ) -> None:  # fmt: skip
         self.processes: Workers | None = None
         if batch_size < 1:
@@ -43,7 +44,7 @@ class Loader:
             raise ValueError(f"workers must be 0 or more, not {workers}")
         self.pictures, self.preparation, self.batch_size = pictures, preparation, batch_size
         self.training, self.seed, self.most_skipped, self.say = training, seed, most_skipped, say
-        self.worker_timeout = worker_timeout
+        self.worker_timeout, self.colour_until = worker_timeout, colour_until
         self.workers = workers if POSSIBLE else 0
         self.ten_views = ten_views and not training
         self.skipped: dict[str, str] = {}
@@ -72,11 +73,9 @@ class Loader:
             order = random.Stream(self.seed, f"shuffle {epoch}").permutation(n)
             rng = random.Stream(self.seed, f"augment {epoch}")
             margin = SIZE - self.preparation.size + 1
-            draws = (
-                rng.integers(margin, (n, 2)),
-                rng.integers(2, n),
-                rng.normal((n, 3)).astype(np.float32),
-            )
+            corners, mirrors = rng.integers(margin, (n, 2)), rng.integers(2, n)
+            noise = rng.normal((n, 3)).astype(np.float32)
+            draws = corners, mirrors, noise if epoch < self.colour_until else None
         pieces = [
             order[i : i + self.batch_size]
             for i in range(start * self.batch_size, n, self.batch_size)
@@ -129,9 +128,8 @@ class Loader:
         elif draws is None:
             x = self.preparation.centre(batch.pictures)
         else:
-            crops = np.concatenate([draws[0][i], draws[1][i][:, None]], axis=1).astype(
-                np.int32
-            )  # top, left, mirror
+            corners, mirrors, noise = draws
+            crops = np.concatenate([corners[i], mirrors[i][:, None]], axis=1).astype(np.int32)
             x = np.empty((n, self.preparation.size, self.preparation.size, 3), np.float32)
-            self.preparation.into(x, batch.pictures, crops, draws[2][i])
+            self.preparation.into(x, batch.pictures, crops, None if noise is None else noise[i])
         return x, self.pictures.images.labels[i], i

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from minigrad import backend, kernels, random
 from minigrad.data.cache import Pictures
 from minigrad.data.images import SIZE, ImageError
+from minigrad.models.records import Preprocessing
 
 
 @dataclass
@@ -104,6 +105,19 @@ class Preparation:
         self.mean = np.ascontiguousarray(np.broadcast_to(self.mean, shape), np.float32)
         # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
         self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
+
+    @classmethod
+    def of(cls, p: Preprocessing, stats: Statistics) -> Preparation:
+        """What a model's preprocessing asks for, with the statistics of the training pictures."""
+        margin = (stats.mean.shape[0] - p.size) // 2
+        inside = slice(margin, margin + p.size)
+        mean = stats.mean[inside, inside]  # every crop loses the mean's centre, as in 2012
+        if p.mean == "channel":
+            mean = stats.mean.mean(axis=(0, 1))
+        colour = None
+        if p.colour_noise:
+            colour = p.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
+        return cls(p.size, mean, 1 / stats.std if p.unit_std else 1.0, colour, p.shrink)
 
     def into(
         self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None

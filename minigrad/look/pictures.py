@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from minigrad import runlog
 
 
 def new_figure(size: tuple[float, float]) -> Any:
@@ -18,21 +16,18 @@ def new_figure(size: tuple[float, float]) -> Any:
     return Figure(size, layout="constrained")
 
 
-def draw_curves(run: Path) -> Path:
-    """Loss and accuracy of a run, from its CSV files: RUN/curves.png."""
-    steps = np.array([[float(v) for v in row] for row in runlog.read(run / "steps.csv")]).reshape(
-        -1, len(runlog.STEPS)
-    )
-    epochs = np.array(
-        [[float(v) for v in row] for row in runlog.read(run / "metrics.csv")]
-    ).reshape(-1, len(runlog.METRICS))
+def draw_curves(
+    steps: Sequence[Mapping[str, str]], epochs: Sequence[Mapping[str, str]], path: Path
+) -> Path:
+    """Loss and accuracy of a run, from the rows of its steps.csv and metrics.csv."""
 
-    def column(name: str) -> np.ndarray:
-        return epochs[:, runlog.METRICS.index(name)]
+    def column(name: str, rows: Sequence[Mapping[str, str]] = epochs) -> np.ndarray:
+        return np.array([float(row[name]) for row in rows])
 
     figure = new_figure((11, 4))
     left, right = figure.subplots(1, 2)
-    left.plot(steps[:, 1], steps[:, 2], color="0.75", linewidth=0.7, label="training, each step")
+    each = column("epoch", steps), column("loss", steps)
+    left.plot(*each, color="0.75", linewidth=0.7, label="training, each step")
     left.plot(column("epoch"), column("train_loss"), label="training")
     left.plot(column("epoch"), column("val_loss"), label="held out")
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, None))
@@ -45,7 +40,7 @@ def draw_curves(run: Path) -> Path:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    return _save(figure, run / "curves.png")
+    return _save(figure, path)
 
 
 def draw_filters(w: np.ndarray, path: Path) -> Path:

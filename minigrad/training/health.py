@@ -1,42 +1,18 @@
-"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes nowhere, numbers that are none."""
+"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes nowhere,
+values that are not finite."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from minigrad import nn, random
 from minigrad.backend import Array
-from minigrad.engine import Function, Tensor, no_grad
-
-
-def outputs(model: nn.Module, x: Array) -> Iterator[tuple[str, nn.Module, Array]]:
-    """(name, module, output) of every module without sub-modules, as a forward pass on x reaches them. Changes nothing."""
-    leaves = [(name, m) for name, m in model.modules() if not any(True for _ in m.children())]
-    seen: list[tuple[str, nn.Module, Array]] = []
-
-    def watched(name: str, module: nn.Module):
-        def forward(x):
-            y = type(module).forward(module, x)
-            seen.append((name, module, y.data))
-            return y
-
-        return forward
-
-    try:
-        for name, module in leaves:
-            module.__dict__["forward"] = watched(name, module)
-        with no_grad(), random.rewound(), np.errstate(all="ignore"):
-            model(Tensor(x))
-    finally:
-        for _, module in leaves:
-            module.__dict__.pop("forward", None)
-    yield from seen
+from minigrad.engine import Tensor, no_grad
 
 
 def first_not_finite(model: nn.Module, x: Array) -> str:
@@ -46,9 +22,10 @@ def first_not_finite(model: nn.Module, x: Array) -> str:
     for name, p in model.named_parameters():
         if not finite(p.data):
             return f"the parameter {name} holds values that are not finite"
-    for name, _, y in outputs(model, x):
-        if not finite(y):
-            return f"they appear first in the output of {name}"
+    with no_grad(), random.rewound(), np.errstate(all="ignore"):
+        for name, _, y in model.walk(Tensor(x)):
+            if not finite(y.data):
+                return f"they appear first in the output of {name}"
     return ""
 
 
@@ -58,20 +35,28 @@ def finite(array: Array) -> bool:
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
-def readings(model: nn.Module, before: dict[str, Array], x: Array, step: int) -> list[list]:
+def readings(
+    model: nn.Module, before: dict[str, Array], x: Array, step: int
+) -> list[dict[str, Any]]:
     """Rows of health.csv.
 
-    For each parameter, mean |w|, mean |dw| of the step just made, and their ratio, which Krizhevsky kept near 1/1000 to 1/500; for each
-    ReLU, the share of its maps (or units) that are 0 everywhere, for every picture of the batch.
+    For each parameter, mean |w|, mean |dw| of the step just made, and their ratio, which Krizhevsky
+    kept near 1/1000 to 1/500; for each ReLU, the share of its maps (or units) that are 0 everywhere,
+    for every picture of the batch.
     """
     rows = []
     for name, p in model.named_parameters():
         w, dw = float(abs(p.data).mean()), float(abs(p.data - before[name]).mean())
-        rows.append([step, name, f"{w:.6g}", f"{dw:.6g}", f"{dw / w if w else math.nan:.4g}", ""])
-    for name, module, y in outputs(model, x):
-        if isinstance(module, nn.ReLU):
-            alive = (y > 0).reshape(-1, y.shape[-1]).any(axis=0)
-            rows.append([step, name, "", "", "", f"{1 - float(alive.mean()):.4f}"])
+        values = {"mean_w": f"{w:.6g}", "mean_dw": f"{dw:.6g}"}
+        rows.append(
+            {"step": step, "layer": name, **values, "ratio": f"{dw / w if w else math.nan:.4g}"}
+        )
+    with no_grad(), random.rewound(), np.errstate(all="ignore"):
+        for name, layer, y in model.walk(Tensor(x)):
+            if isinstance(layer, nn.ReLU):
+                alive = (y.data > 0).reshape(-1, y.shape[-1]).any(axis=0)
+                dead = f"{1 - float(alive.mean()):.4f}"
+                rows.append({"step": step, "layer": name, "dead": dead})
     return rows
 
 
@@ -118,20 +103,6 @@ class LossWatch:
                 f"(it is {rate:g}), or labels that do not belong to the pictures"
             )
         return ""
-
-
-def culprit(model: nn.Module, traceback: TracebackType | None) -> str:
-    """The layer in which an error arose, from its traceback."""
-    names = {id(module): name for name, module in model.modules()}
-    found = ""
-    while traceback is not None:
-        who = traceback.tb_frame.f_locals.get("self")
-        if isinstance(who, nn.Module) and names.get(id(who)):
-            found = names[id(who)]
-        elif isinstance(who, Function) and traceback.tb_frame.f_code.co_name == "gradients":
-            found = f"the backward pass of a {type(who).__name__}"
-        traceback = traceback.tb_next
-    return found or "no layer"
 
 
 def out_of_memory(error: BaseException) -> bool:

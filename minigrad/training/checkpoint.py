@@ -100,3 +100,9 @@ def load(
         raise
     except Exception as error:  # the reader raises many types for damaged files
         raise CheckpointError(f"{path} is damaged or cut off ({error})") from error
+
+
+def part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Of named arrays those whose name starts with the prefix, by the rest of the name."""
+    chosen = {name: array for name, array in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): array for name, array in chosen.items()}

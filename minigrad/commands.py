@@ -1,0 +1,238 @@
+"""The command lines: train, evaluate, predict, summary and gradcheck, given the presets.
+
+`main(presets)` is a whole program; examples use `training_options` and `run_command`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import functions as F
+from minigrad import kernels, look
+from minigrad.data import Loader, Pictures, open_validation, read_image
+from minigrad.data.cache import default_cache_folder
+from minigrad.engine import Tensor, no_grad
+from minigrad.models.records import Preset
+from minigrad.network import check_network, summary
+from minigrad.training import session
+from minigrad.training.evaluation import (
+    Evaluation,
+    ensemble,
+    evaluate,
+    write_by_class,
+    write_predictions,
+)
+from minigrad.training.options import Options
+from minigrad.training.run_folder import RunError
+from minigrad.training.trainer import Stopped
+
+TYPES = {"str": str, "int": int, "float": float}
+
+
+def add_options(parser: argparse.ArgumentParser, presets: Mapping[str, Preset]) -> None:
+    """An argument for each field of Options; what is not given is left out of the result."""
+    for f in fields(Options):
+        text = f.metadata["help"]
+        if f.name == "preset":
+            text += f": {', '.join(presets)}"
+        if f.default is not None:
+            text += f" (default {f.default:g})" if f.type == "float" else f" (default {f.default})"
+        parser.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            type=TYPES[str(f.type).split()[0]],
+            default=argparse.SUPPRESS,
+            choices=f.metadata["choices"],
+            metavar=f.metadata["metavar"],
+            help=text.replace("%", "%%"),
+        )
+
+
+def training_options(
+    description: str, presets: Mapping[str, Preset], argv: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The options of a training that a program's arguments give, by name."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=raw)
+    add_options(parser, presets)
+    return vars(parser.parse_args(argv))
+
+
+def main(
+    presets: Mapping[str, Preset], argv: Sequence[str] | None = None, program: str = "alexnet.py"
+) -> int:
+    """Run the command that the arguments give. Returns the exit code: 0 done, 2 a mistake in what was
+    given, 130 stopped."""
+    about = "AlexNet and its relatives: count, train, evaluate, predict, check."
+    parser = argparse.ArgumentParser(prog=program, description=about)
+    names = "summary|train|evaluate|predict|gradcheck"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
+    sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
+    every = ", ".join(presets)
+    sub.add_argument("preset", nargs="?", default="paper", help=f"one of {every}, or all")
+    sub.add_argument("--classes", type=int, default=1000)
+    sub = commands.add_parser("train", help="train on a folder of pictures")
+    add_options(sub, presets)
+    sub = commands.add_parser("evaluate", help="accuracy of a run on validation pictures")
+    run = "run folder, or a checkpoint file"
+    sub.add_argument("runs", nargs="+", metavar="run", help=f"{run}; several are averaged")
+    sub.add_argument("--data", metavar="WHERE", help="default: what the run held out")
+    ten = "ten: the paper's corners, centre and mirrors"
+    sub.add_argument("--views", choices=("centre", "ten"), default="centre", help=ten)
+    sub.add_argument("--by-class", metavar="FILE.csv", help="write a line a class")
+    sub.add_argument("--predictions", metavar="FILE.csv", help="write a line a picture")
+    confusion = "draw which class is taken for which"
+    sub.add_argument("--confusion", metavar="FILE.png", help=confusion)
+    sub.add_argument("--batch-size", type=int, default=64)
+    sub.add_argument("--workers", type=int, default=Options.workers)
+    timeout = Options.worker_timeout
+    sub.add_argument("--worker-timeout", type=float, default=timeout, metavar="SECONDS")
+    sub.add_argument("--device", default=Options.device)
+    sub = commands.add_parser("predict", help="classes of single pictures")
+    sub.add_argument("run", help=run)
+    sub.add_argument("pictures", nargs="+", help="picture files")
+    sub.add_argument("--device", default=Options.device)
+    sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
+    sub.add_argument("preset", nargs="?", default="paper")
+    given = vars(parser.parse_args(argv))
+    command = given.pop("command")
+    if command == "train" and not {"data", "resume", "config"} & set(given):
+        parser.error("train needs --data WHERE (or --resume RUN, or --config FILE)")
+    actions: dict[str, Callable[[], object]] = {
+        "summary": lambda: print_summaries(presets, **given),
+        "train": lambda: session.train(given, presets),
+        "evaluate": lambda: evaluate_runs(**given),
+        "predict": lambda: predict(**given),
+        "gradcheck": lambda: gradcheck(presets, **given),
+    }
+    return run_command(actions[command])
+
+
+def run_command(command: Callable[[], object]) -> int:
+    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
+    try:
+        command()
+    except (ValueError, RunError, kernels.KernelError, OSError) as error:
+        if "MINIGRAD_TRACEBACK" in os.environ:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (Stopped, KeyboardInterrupt) as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def find(preset: str, presets: Mapping[str, Preset]) -> Preset:
+    """The preset of that name, or ValueError."""
+    if preset not in presets:
+        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(presets)}")
+    return presets[preset]
+
+
+def print_summaries(presets: Mapping[str, Preset], preset: str, classes: int) -> None:
+    """The table of a preset, or with "all" of each."""
+    for name in presets if preset == "all" else [preset]:
+        print(summary(find(name, presets), name, classes))
+
+
+def gradcheck(presets: Mapping[str, Preset], preset: str) -> None:
+    """Check the gradients of a preset's layers in small."""
+    error = check_network(find(preset, presets))
+    print(
+        f"{preset}: loss of the shrunken network against its input and every parameter: largest "
+        f"relative error {error:.1e}"
+    )
+
+
+def evaluate_runs(
+    runs: Sequence[str],
+    data: str | None,
+    views: str,
+    by_class: str | None,
+    predictions: str | None,
+    confusion: str | None,
+    batch_size: int,
+    workers: int,
+    worker_timeout: float,
+    device: str,
+) -> None:
+    """Accuracy of a run, or of several averaged, on the validation pictures of a folder."""
+    kernels.lend_threads_to_blas()
+    results: list[Evaluation] = []
+    images, first = None, None
+    for run in runs:
+        model, preparation, settings = session.load_run(run, device)
+        first = first or settings
+        if settings.classes != first.classes:
+            raise ValueError(
+                f"{run} tells other classes apart than {runs[0]}: they cannot be averaged"
+            )
+        if data is None:
+            held_out = session.held_out_by(run, settings)
+            if images is not None and held_out.items != images.items:
+                raise ValueError(
+                    f"{run} held out other pictures than {runs[0]}: name what to evaluate on with "
+                    "--data"
+                )
+            images = held_out
+        elif images is None:
+            images = open_validation(data, settings.classes, default_cache_folder())
+        loader = Loader(
+            Pictures(images),
+            preparation,
+            batch_size,
+            False,
+            workers=workers,
+            ten_views=views == "ten",
+            worker_timeout=worker_timeout,
+        )
+        results.append(evaluate(model, loader, device, f"evaluating {run}"))
+        loader.close()
+        if len(runs) > 1:
+            print(sentence(run, results[-1]))
+    assert images is not None
+    assert first is not None
+    result = ensemble(results)
+    averaged = f", {len(results)} runs averaged" if len(results) > 1 else ""
+    view = "ten views" if views == "ten" else "centre view"
+    what = f"{len(result.labels):,} pictures of {images.root}, {view}{averaged}"
+    print(sentence(what, result))
+    for line in session.skipped_lines(loader.skipped):
+        print(line)
+    if by_class:
+        write_by_class(Path(by_class), result, first.classes, first.names)
+    if predictions:
+        where = [images.where(int(i)) for i in result.indices]
+        write_predictions(Path(predictions), result, where, first.classes)
+    if confusion:
+        look.draw_confusion(result.confusion(), first.names, Path(confusion))
+    for path in filter(None, (by_class, predictions, confusion)):
+        print(f"written: {path}")
+
+
+def sentence(what: str, result: Evaluation) -> str:
+    return f"{what}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}"
+
+
+def predict(run: str, pictures: Sequence[str], device: str) -> None:
+    """The most probable classes of single pictures."""
+    model, preparation, settings = session.load_run(run, device)
+    for file in pictures:
+        x = preparation.centre(read_image(file)[None])
+        with no_grad():
+            p = F.softmax(model(Tensor(x).to(device))).numpy()[0]
+        best = np.argsort(-p, kind="stable")[: min(5, len(p))]
+        guesses = (f"{settings.names[k].split(',')[0]} {p[k]:.1%}" for k in best)
+        print(f"{file}: " + ", ".join(guesses))

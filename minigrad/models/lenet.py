@@ -1,0 +1,30 @@
+"""LeNet-5 in the form that is taught today.
+
+LeCun, Bottou, Bengio, Haffner: "Gradient-based learning applied to document recognition",
+Proceedings of the IEEE 86 (1998), section II.B and figure 2. What the paper has otherwise (trained
+subsampling, partial connections, an RBF output) is told in docs/the-many-alexnets.md. The recipe is
+this project's own: on MNIST it ends above 98.9 % in four minutes on two cores.
+"""
+
+from minigrad.models.records import Conv, Dense, Pool, Preprocessing, Preset, Recipe, Tanh
+
+LENET5 = Preset(
+    source="LeNet-5 in its modern form, after LeCun et al. 1998",
+    layers={
+        "conv1": Conv(6, 5, padding=2),  # 28 x 28 padded to the paper's 32 x 32
+        "tanh1": Tanh(),
+        "pool1": Pool(2, stride=2, mean=True),
+        "conv2": Conv(16, 5),  # every map sees all six
+        "tanh2": Tanh(),
+        "pool2": Pool(2, stride=2, mean=True),
+        "fc3": Dense(120),
+        "tanh3": Tanh(),
+        "fc4": Dense(84),
+        "tanh4": Tanh(),
+        "fc5": Dense(),  # one unit per class, under a softmax
+    },
+    preprocessing=Preprocessing(size=28, picture=28, channels=1, mean="pixel", unit_std=True),
+    recipe=Recipe(
+        batch_size=64, epochs=12, lr=0.02, lr_drops=(7, 10), momentum=0.9, weight_decay=0.0005
+    ),
+)

@@ -1,0 +1,256 @@
+"""What a model is, as data: its layers by name, the preprocessing of its pictures, and its training recipe.
+
+A file beside this one writes out each model in full. `network.Network(preset, classes)` builds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class Conv:
+    """functions.conv2d with its weights and biases. std: of the initial Gaussian; None: He's."""
+
+    filters: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    ceil: bool = False  # round the output size up
+    std: float | None = None
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Dense:
+    """functions.linear with its weights and biases. units: None for one per class."""
+
+    units: int | None = None
+    std: float | None = None
+    bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """functions.relu."""
+
+
+@dataclass(frozen=True)
+class Tanh:
+    """functions.tanh."""
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """functions.sigmoid."""
+
+
+@dataclass(frozen=True)
+class LRN:
+    """functions.lrn. groups: windows stay inside so many blocks of channels."""
+
+    n: int = 5
+    k: float = 2.0
+    alpha: float = 1e-4
+    beta: float = 0.75
+    divide_by_n: bool = False
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class LRNWithinMap:
+    """functions.lrn_within_map."""
+
+    n: int = 5
+    k: float = 1.0
+    alpha: float = 1e-3
+    beta: float = 0.75
+
+
+@dataclass(frozen=True)
+class Pool:
+    """functions.max_pool2d, or with mean=True functions.avg_pool2d."""
+
+    size: int
+    stride: int
+    ceil: bool = False
+    mean: bool = False
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """functions.dropout. inverted: scale while training, instead of halving at test time."""
+
+    p: float = 0.5
+    inverted: bool = False
+
+
+Layer = Conv | Dense | ReLU | Tanh | Sigmoid | LRN | LRNWithinMap | Pool | Dropout
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Conv, Dense, ReLU, Tanh, Sigmoid, LRN, LRNWithinMap, Pool, Dropout)
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures become input (data/preparation.py)."""
+
+    size: int  # side of the crop that the network sees
+    picture: int = 256  # side to which pictures are scaled before they are cropped
+    channels: int = 3  # 3: red, green, blue; 1: grey
+    mean: str = (
+        "pixel"  # what is subtracted. "pixel": the mean image; "channel": a number for each channel
+    )
+    colour_noise: float = 0.0  # the paper's PCA noise, 0.1 there; 0: none
+    shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
+    unit_std: bool = False  # divide by the standard deviation of the training pixels
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. Epochs may be fractions."""
+
+    batch_size: int
+    epochs: int
+    lr: float
+    lr_drops: tuple[float, ...] | None  # epochs at which the rate is divided by 10; None: plateau
+    momentum: float
+    weight_decay: float
+    form: str = "paper"  # optim.SGD's update
+    bias_lr: float | None = None  # absolute rate of all biases, which schedules leave alone
+    bias_lr_scale: float = 1.0
+    bias_decay: bool = True
+    rates: tuple[tuple[str, float, float], ...] = ()  # (parameter, epoch, its rate from then on)
+    max_filter_rms: float | None = None  # of convolutions' filters
+    colour_until: float = INFINITY  # epoch from which there is no colour noise
+    standardize: bool = False  # fit the initial weights to training pictures (Network.standardize)
+
+    def stretched(self, epochs: int) -> Recipe:
+        """The recipe in so many epochs; whatever has its epoch keeps its place in the run."""
+        times = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            lr_drops=None if self.lr_drops is None else tuple(e * times for e in self.lr_drops),
+            rates=tuple((name, epoch * times, rate) for name, epoch, rate in self.rates),
+            colour_until=self.colour_until * times,
+        )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model: layers in order, by name; preprocessing; recipe; and where all that comes from."""
+
+    source: str
+    layers: Mapping[str, Layer]
+    preprocessing: Preprocessing
+    recipe: Recipe
+
+    def changed(self, **layers: Layer | None) -> Preset:
+        """The preset with some layers replaced, by name, or with None left out."""
+        unknown = sorted(set(layers) - set(self.layers))
+        if unknown:
+            raise ValueError(
+                f"there is no layer {unknown[0]!r}: choose from {', '.join(self.layers)}"
+            )
+        merged = {name: layers.get(name, layer) for name, layer in self.layers.items()}
+        return replace(self, layers={name: new for name, new in merged.items() if new is not None})
+
+    def with_each(self, kind: type, **values: Any) -> Preset:
+        """The preset with these fields of all layers of a kind replaced."""
+        chosen = {n: replace(x, **values) for n, x in self.layers.items() if isinstance(x, kind)}
+        return self.changed(**chosen)
+
+    def with_recipe(self, **values: Any) -> Preset:
+        """The preset with these fields of its recipe replaced."""
+        return replace(self, recipe=replace(self.recipe, **values))
+
+    def with_preprocessing(self, **values: Any) -> Preset:
+        """The preset with these fields of its preprocessing replaced."""
+        return replace(self, preprocessing=replace(self.preprocessing, **values))
+
+
+def to_json(preset: Preset) -> dict[str, Any]:
+    """The preset as what JSON can hold; from_json is the inverse."""
+    layers = [{"name": n, "kind": type(x).__name__} | asdict(x) for n, x in preset.layers.items()]
+    return {
+        "source": preset.source,
+        "layers": layers,
+        "preprocessing": asdict(preset.preprocessing),
+        "recipe": asdict(preset.recipe),
+    }
+
+
+def from_json(written: Mapping[str, Any]) -> Preset:
+    """The preset that to_json turned into `written`."""
+    layers = {}
+    for row in written["layers"]:
+        values = {key: value for key, value in row.items() if key not in ("name", "kind")}
+        layers[row["name"]] = KINDS[row["kind"]](**values)
+    recipe = dict(written["recipe"])
+    recipe["rates"] = tuple(map(tuple, recipe["rates"]))
+    recipe["lr_drops"] = None if recipe["lr_drops"] is None else tuple(recipe["lr_drops"])
+    return Preset(
+        written["source"], layers, Preprocessing(**written["preprocessing"]), Recipe(**recipe)
+    )
+
+
+def diff(a: Preset, b: Preset) -> list[tuple[str, Any, Any]]:
+    """(what, its value in a, its value in b) for everything in which two presets differ.
+
+    What is "layers" for their names and order, else as in "conv1.padding" or "recipe.lr"; a layer
+    that only one of them has is None in the other.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    if list(a.layers) != list(b.layers):
+        found.append(("layers", " ".join(a.layers), " ".join(b.layers)))
+    parts: dict[str, tuple[Any, Any]] = {
+        name: (a.layers.get(name), b.layers.get(name)) for name in {**a.layers, **b.layers}
+    }
+    parts["preprocessing"] = a.preprocessing, b.preprocessing
+    parts["recipe"] = a.recipe, b.recipe
+    for name, (one, other) in parts.items():
+        if type(one) is not type(other):
+            found.append((name, one, other))
+            continue
+        for field in fields(one):
+            values = getattr(one, field.name), getattr(other, field.name)
+            if values[0] != values[1]:
+                found.append((f"{name}.{field.name}", *values))
+    return found
+
+
+def small_subset(preset: Preset) -> Preset:
+    """The preset's layers with a recipe that learns from a few thousand pictures.
+
+    The recipes of 2012 are made for 1.2 million pictures; on a few thousand they can stay at a loss
+    of ln(classes) for longer than the whole run. What changes, each found by measuring
+    (docs/small-subsets.md): pictures scaled to unit variance, He's initial weights with zero
+    biases, a batch of 32, the rate divided by 10 after two thirds and nine tenths of the run.
+    """
+    recipe = replace(
+        preset.recipe,
+        batch_size=32,
+        epochs=30,
+        lr=0.003,
+        lr_drops=(20.0, 27.0),
+        bias_lr=None,
+        bias_lr_scale=1.0,
+        rates=(),
+        max_filter_rms=None,
+        colour_until=INFINITY,
+        standardize=True,
+    )
+    hidden = {
+        name: replace(layer, std=None, bias=0.0)
+        for name, layer in preset.layers.items()
+        if isinstance(layer, Conv) or (isinstance(layer, Dense) and layer.units is not None)
+    }
+    small = preset.changed(**hidden)
+    return replace(small.with_preprocessing(unit_std=True, shrink=1.0), recipe=recipe)

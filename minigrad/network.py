@@ -1,0 +1,277 @@
+"""From a preset to a network: its ledger of sizes and counts, the layers with their weights, and what
+is asked of a whole network: activations, fitted initial weights, an optimiser, a gradient check."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minigrad import functions as F
+from minigrad import nn, optim, random
+from minigrad.engine import Tensor, as_tensor, no_grad
+from minigrad.functions.geometry import output_size
+from minigrad.gradcheck import check_grads
+from minigrad.models import records
+from minigrad.models.records import LRN, Conv, Dense, Dropout, LRNWithinMap, Pool, Preset
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer of a ledger. Shapes, counts and bytes are for one picture in float32."""
+
+    stage: str
+    layer: records.Layer
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]  # of the output: (H, W, C), or (units,)
+    parameters: int
+    multiply_adds: int
+    bytes_out: int  # of the output
+    bytes_kept: int  # that backward needs, and that no layer before keeps already
+    field: int  # side of the square of input pixels that an output sees (without groups' limits)
+    jump: int  # input pixels from one output to the next
+    arithmetic: str  # of the output's side, where there is a window
+
+
+def ledger(preset: Preset, classes: int = 1000) -> list[Row]:
+    """Sizes, counts and memory of every layer of a preset, without drawing a weight.
+
+    An array that two layers keep, such as a ReLU's output that the next convolution reads, counts
+    once. Raises ValueError where a window does not fit into its input.
+    """
+    p = preset.preprocessing
+    shape: tuple[int, ...] = (p.size, p.size, p.channels)
+    field, jump, held = 1, 1, False  # held: the input of the next layer is kept already
+    rows = []
+    for stage, layer in preset.layers.items():
+        inputs, parameters, adds, own, arithmetic = shape, 0, 0, 0, ""
+        keeps_input = isinstance(layer, (Conv, Dense, LRN, LRNWithinMap))
+        keeps_output = isinstance(layer, (records.ReLU, records.Tanh, records.Sigmoid))
+        if isinstance(layer, (Conv, Pool)):
+            if len(inputs) != 3:
+                raise ValueError(f"{stage}: a window needs (H, W, C), and what comes is {inputs}")
+            padding = layer.padding if isinstance(layer, Conv) else 0
+            window = layer.size, layer.stride, padding, layer.ceil
+            H, W = (output_size(side, *window) for side in inputs[:2])
+            if min(H, W) < 1:
+                raise ValueError(
+                    f"{stage}: a window of {layer.size} does not fit into "
+                    f"{inputs[0]}x{inputs[1]} padded by {padding}"
+                )
+            shape = H, W, layer.filters if isinstance(layer, Conv) else inputs[2]
+            rounded = "ceil" if layer.ceil else "floor"
+            arithmetic = (
+                f"1 + {rounded}(({inputs[0]} + 2*{padding} - {layer.size}) / {layer.stride})"
+            )
+            field, jump = field + (layer.size - 1) * jump, jump * layer.stride
+        if isinstance(layer, Conv):
+            weights = layer.size**2 * (inputs[2] // layer.groups)  # of one filter
+            parameters, adds = (weights + 1) * layer.filters, math.prod(shape) * weights
+        elif isinstance(layer, Pool):
+            own = 0 if layer.mean else math.prod(shape)  # a byte: which tap won
+        elif isinstance(layer, Dense):
+            if len(inputs) == 3:  # every unit sees the whole picture
+                field = max(field + (side - 1) * jump for side in inputs[:2])
+                jump = 0
+            shape = (layer.units or classes,)
+            parameters, adds = (math.prod(inputs) + 1) * shape[0], math.prod(inputs) * shape[0]
+        own += 0 if held or not keeps_input else 4 * math.prod(inputs)
+        own += 4 * math.prod(shape) if keeps_output else 0
+        held = keeps_output
+        out = 4 * math.prod(shape)
+        rows.append(
+            Row(stage, layer, inputs, shape, parameters, adds, out, own, field, jump, arithmetic)
+        )
+    return rows
+
+
+def summary(preset: Preset, name: str, classes: int = 1000) -> str:
+    """The ledger of a preset as text."""
+    rows = ledger(preset, classes)
+    lines = [
+        f"{name}: {preset.source}",
+        f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}",
+    ]
+    for r in rows:
+        shape = "x".join(map(str, r.shape))
+        counts = f"{r.parameters:>14,}{r.multiply_adds / 1e6:>14.2f} M" if r.parameters else ""
+        lines.append(f"{r.stage:9}{shape:>14}{counts}")
+    parameters, adds = sum(r.parameters for r in rows), sum(r.multiply_adds for r in rows)
+    lines.append(f"{'total':9}{'':14}{parameters:>14,}{adds / 1e6:>14.2f} M")
+    return "\n".join(lines)
+
+
+class Network(nn.Sequential):
+    """The layers of a preset, by name.
+
+    Args:
+        preset: a Preset. classes: outputs of the last layer.
+        seed: of the initial weights and of dropout; each layer draws from a stream of its name.
+        dtype: "float32" or "float64".
+
+    model(x) takes pictures (N, size, size, channels), prepared as the preset says, and returns
+    logits (N, classes). `stages` names the layers in order; `walk(x)` goes through them.
+    """
+
+    def __init__(
+        self, preset: Preset, classes: int = 1000, seed: int = 0, dtype: str = "float32"
+    ) -> None:
+        if not isinstance(classes, int) or classes < 1:
+            raise ValueError(
+                f"{type(self).__name__}: classes must be a whole number >= 1, not {classes!r}"
+            )
+        self.preset, self.classes, self.seed = preset, classes, seed
+        rows = ledger(preset, classes)
+        super().__init__(**{row.stage: build(row, seed, dtype) for row in rows})
+
+    stages = property(lambda self: list(self.layers), doc="Names of all stages, in order.")
+
+    def forward(self, x):
+        return super().forward(self.checked(x))
+
+    def run(self, x: Any, upto: str | None = None) -> Tensor:
+        """The output of stage `upto` (the last, the logits, if None)."""
+        if upto is not None and upto not in self.layers:
+            raise ValueError(f"unknown stage {upto!r}: choose from {', '.join(self.layers)}")
+        if upto is None:
+            return self(x)
+        return next(y for name, _, y in self.walk(self.checked(x)) if name == upto)
+
+    def activations(self, x: Any) -> dict[str, Tensor]:
+        """The output of every stage, by name."""
+        return {name: y for name, _, y in self.walk(self.checked(x))}
+
+    def checked(self, x: Any) -> Tensor:
+        """x as a Tensor; ValueError unless it has the shape of this network's pictures."""
+        x, p = as_tensor(x), self.preset.preprocessing
+        if x.ndim != 4 or x.shape[1:] != (p.size, p.size, p.channels):
+            first = x.ndim == 4 and x.shape[1] == p.channels
+            hint = "; it looks channels first, use x.transpose(0, 2, 3, 1)" if first else ""
+            raise ValueError(
+                f"{type(self).__name__}: x must be (N, {p.size}, {p.size}, {p.channels}), channels "
+                f"last, but has shape {x.shape}{hint}"
+            )
+        return x
+
+    def standardize(self, x: Any) -> None:
+        """Data-dependent initial weights: scale every weight layer, one after the other, so that
+        each of its outputs has mean 0 and standard deviation 1 over the pictures x (0.3 for the
+        last layer, whose softmax should start undecided).
+
+        Random ReLU layers send all pictures in nearly the same direction, more so with each layer;
+        this spreads them out again, once, before training. Kraehenbuehl et al. (arXiv 1511.06856),
+        section 3; Salimans and Kingma (arXiv 1602.07868), section 3.
+        """
+        before = self.checked(x)
+        last = self.layers[self.stages[-1]]
+        with no_grad(), random.rewound():
+            for _, layer, y in self.walk(before):
+                if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                    over = tuple(range(y.ndim - 1))
+                    mean, std = y.data.mean(axis=over), y.data.std(axis=over)
+                    target = 0.3 if layer is last else 1.0
+                    factor = target / np.maximum(std, 1e-6 * std.max() + 1e-30)
+                    layer.w.data *= factor
+                    layer.b.data[...] = (layer.b.data - mean) * factor  # type: ignore[union-attr]
+                    y.data = layer(before).data  # what the walk goes on with
+                before = y
+
+    def parameter_groups(self) -> list[dict]:
+        """Parameter groups for optim.SGD, with the recipe's special rates."""
+        recipe = self.preset.recipe
+        decay = {} if recipe.bias_decay else {"weight_decay": 0.0}
+        biases: dict[str, Any] = {"lr_scale": recipe.bias_lr_scale}
+        if recipe.bias_lr is not None:
+            biases = {"lr": recipe.bias_lr, "scheduled": False}
+        parameters = dict(self.named_parameters())
+        own = [p for name, p in parameters.items() if name.endswith(".b")]
+        groups: list[dict] = [{"params": own, **biases, **decay}]
+        for name, p in parameters.items():
+            if name.endswith(".w"):
+                rates = tuple((epoch, rate) for q, epoch, rate in recipe.rates if q == name)
+                limit = recipe.max_filter_rms
+                groups.append({"params": [p], "rates": rates, "max_filter_rms": limit})
+        return groups
+
+    def make_optimizer(self) -> optim.SGD:
+        """SGD by the preset's recipe."""
+        r = self.preset.recipe
+        return optim.SGD(self.parameter_groups(), r.lr, r.momentum, r.weight_decay, r.form)
+
+
+def build(row: Row, seed: int, dtype: str) -> nn.Module:
+    """The layer of a ledger's row, with its weights."""
+    layer, name = row.layer, row.stage
+    if isinstance(layer, (Conv, Dense)):
+        init = nn.he if layer.std is None else nn.gaussian(layer.std)
+        stream = random.Stream(seed, f"{name}.w")
+        weights: dict[str, Any] = {"init": init, "bias": layer.bias, "rng": stream, "dtype": dtype}
+    match layer:
+        case Conv():
+            return nn.Conv2d(
+                row.inputs[-1],
+                layer.filters,
+                layer.size,
+                layer.stride,
+                layer.padding,
+                layer.groups,
+                layer.ceil,
+                **weights,
+            )
+        case Dense():
+            return nn.Linear(math.prod(row.inputs), row.shape[0], **weights)
+        case LRN():
+            constants = layer.n, layer.k, layer.alpha, layer.beta
+            return nn.LRN(*constants, layer.divide_by_n, layer.groups)
+        case LRNWithinMap():
+            return nn.LRNWithinMap(layer.n, layer.k, layer.alpha, layer.beta)
+        case Pool():
+            pool = nn.AvgPool2d if layer.mean else nn.MaxPool2d
+            return pool(layer.size, layer.stride, ceil_mode=layer.ceil)
+        case Dropout():
+            return nn.Dropout(layer.p, layer.inverted, random.Stream(seed, name))
+        case records.ReLU():
+            return nn.ReLU()
+        case records.Tanh():
+            return nn.Tanh()
+        case records.Sigmoid():
+            return nn.Sigmoid()
+    raise TypeError(f"{name}: {layer!r} is no record of a layer")
+
+
+def shrunken(preset: Preset, width: int = 16) -> Preset:
+    """The preset's layers in small: 67 x 67 pictures, `width` times fewer maps and 64 hidden units; He
+    weights and alpha = 1, so that every term of every gradient is large enough to see."""
+    layers: dict[str, records.Layer] = {}
+    for name, layer in preset.layers.items():
+        if isinstance(layer, Conv):
+            layer = replace(layer, filters=layer.filters // width, std=None, bias=0.1)
+        elif isinstance(layer, Dense):
+            hidden = layer.units is not None
+            layer = replace(layer, units=64, bias=0.1) if hidden else layer
+            layer = replace(layer, std=None)
+        elif isinstance(layer, (LRN, LRNWithinMap)):
+            layer = replace(layer, alpha=1.0)
+        layers[name] = layer
+    return preset.changed(**layers).with_preprocessing(size=67)
+
+
+def check_network(preset: Preset, classes: int = 3, seed: int = 0) -> float:
+    """Check the gradient of the loss of a shrunken network with respect to its input and every
+    parameter; returns the largest relative error, or raises GradientMismatch."""
+    model = Network(shrunken(preset), classes, seed, "float64")
+    places = [
+        (layer, key) for layer in model.layers.values() for key, _ in layer.named_parameters()
+    ]
+
+    def loss(x, labels, *parameters):
+        for (layer, key), p in zip(places, parameters):
+            setattr(layer, key, p)
+        return F.softmax_cross_entropy(model(x), labels)
+
+    p = model.preset.preprocessing
+    x = random.Stream(seed, "check_network").normal((2, p.size, p.size, p.channels))
+    values = [getattr(layer, key).data for layer, key in places]
+    return check_grads(loss, x, np.arange(2) % classes, *values, rtol=1e-5, seed=seed)

@@ -1,0 +1,148 @@
+"""The options of a training: each field is an option of the command line, with its default and help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from minigrad import data
+from minigrad.data.cache import default_cache_folder
+
+DATA_HELP = (
+    "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a tenth "
+    "is then held out); a folder with ImageNet's own tars, or with MNIST's or CIFAR-10's files; or a "
+    "name to download once: " + ", ".join(data.DOWNLOADS)
+)
+
+
+def option(
+    default: Any,
+    help: str,
+    metavar: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    resume: str = "fixed",
+) -> Any:
+    """A field of Options.
+
+    Args:
+        help, metavar, choices: as argparse has them; the default is added to the help.
+        resume: "free" if the option may be given anew when a run is resumed, "fixed" if not,
+            "never" if a run does not hand it on.
+    """
+    about = {"help": help, "metavar": metavar, "choices": choices, "resume": resume}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a training is asked for. None stands for "not given": a set's or a recipe's own value."""
+
+    data: str | None = option(None, DATA_HELP, "WHERE", resume="free")
+    classes: str | None = option(
+        None,
+        "train on the first N classes, on a comma-separated list of folder names, or on those in a "
+        "file",
+        "N|LIST|FILE",
+    )
+    images_per_class: int | None = option(
+        None, "use at most N training pictures of each class", "N"
+    )
+    holdout: float | None = option(
+        None, "validate on this share of train/ instead of val/ (for tuning)", "SHARE"
+    )
+    preset: str = option("paper", "the network")
+    schedule: str = option(
+        "auto",
+        "plateau: divide the rate by 10 when validation stops improving, three times",
+        choices=("auto", "plateau"),
+    )
+    recipe: str = option(
+        "auto",
+        "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: "
+        "small below 100,000",
+        choices=("auto", "preset", "small"),
+    )
+    epochs: int | None = option(None, "default: the recipe's", "N", resume="free")
+    batch_size: int | None = option(None, "default: the recipe's", "N")
+    lr: float | None = option(
+        None, "initial learning rate; default: the recipe's", "RATE", resume="free"
+    )
+    device: str = option("cpu", "cpu, gpu or gpu:N", resume="free")
+    workers: int = option(2, "processes that read pictures; changes no result", "N", resume="free")
+    worker_timeout: float = option(
+        30.0,
+        "after which a reading process that stands still is replaced",
+        "SECONDS",
+        resume="free",
+    )
+    most_skipped: float = option(
+        0.1, "of unreadable pictures that is tolerated", "SHARE", resume="free"
+    )
+    keep: int = option(
+        2,
+        "checkpoints of the last K epochs stay, beside the newest and the best",
+        "K",
+        resume="free",
+    )
+    seed: int = option(0, "of everything random", "SEED")
+    cache: str | None = option(
+        None,
+        f"where decoded pictures are kept, or off (default {default_cache_folder()})",
+        "DIR|off",
+        resume="free",
+    )
+    output: str | None = option(
+        None, "run folder (default runs/TIME-PRESET)", "DIR", resume="never"
+    )
+    save_every: float = option(
+        120.0, "between checkpoints within an epoch", "SECONDS", resume="free"
+    )
+    resume: str | None = option(None, "go on with the run in this folder", "RUN", resume="never")
+    config: str | None = option(
+        None,
+        "repeat a run: take what is not given here from its settings.json",
+        "FILE",
+        resume="never",
+    )
+    finetune: str | None = option(
+        None, "begin with the weights of a run or checkpoint, as far as they fit", "RUN"
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run folder keeps: paths in full, so that the run can be resumed from anywhere."""
+        return {name: absolute(name, value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Options:
+        """The options that to_json turned into `written`."""
+        return cls(**{f.name: written[f.name] for f in fields(cls) if f.name in written})
+
+    def resumed(self, given: Mapping[str, Any], report: Callable[[str], None] = print) -> Options:
+        """The options of a run that is resumed: its own, and what may be given anew. ValueError for
+        what may not."""
+        run = given["resume"]
+        for f in fields(self):
+            before, now = getattr(self, f.name), absolute(f.name, given.get(f.name))
+            if f.name not in given or f.metadata["resume"] == "never" or now == before:
+                continue
+            flag = f"--{f.name.replace('_', '-')} {given[f.name]}"
+            if f.metadata["resume"] == "fixed":
+                raise ValueError(
+                    f"{flag}: the run {run} was started with {before}, which cannot change"
+                )
+            report(f"{flag}, in place of {before} so far")
+        free = {f.name for f in fields(self) if f.metadata["resume"] == "free"}
+        anew = {name: value for name, value in given.items() if name in free}
+        return replace(self, **anew, resume=run, output=run, config=None)
+
+    def repeated(self, given: Mapping[str, Any]) -> Options:
+        """The options of a run that is run again, with what is given in place of its own."""
+        return replace(self, **{"resume": None, "output": None, "config": None, **given})
+
+
+def absolute(name: str, value: Any) -> Any:
+    """A path in full; other values as they are."""
+    paths = ("data", "classes", "cache", "finetune")
+    return os.path.abspath(value) if name in paths and value and os.path.exists(value) else value

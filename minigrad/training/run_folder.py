@@ -1,0 +1,261 @@
+"""A run folder: what a training leaves behind, and what goes on from there.
+
+settings.json          what was run: options, preset, classes, versions
+metrics.csv            a row per epoch; steps.csv: a row per step
+health.csv             every few hundred steps, a row for each parameter and each ReLU
+skipped.csv            pictures that could not be read, and why
+checkpoint.safetensors weights, velocity, preparation, and where the run stood; epoch-*.safetensors
+                       and best.safetensors are checkpoints under other names
+
+All but the appended rows is written whole or not at all. A folder is written to if it was new or
+empty, or if its run is resumed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad.files import PREFIX, replacing, sweep
+from minigrad.training import checkpoint
+
+CHECKPOINT, BEST, SETTINGS = "checkpoint.safetensors", "best.safetensors", "settings.json"
+FILES = {
+    "metrics.csv": (
+        "epoch",
+        "step",
+        "lr",
+        "train_loss",
+        "train_top1",
+        "val_loss",
+        "val_top1",
+        "val_top5",
+        "images_per_second",
+        "seconds",
+        "reading_images_per_second",
+        "waiting",
+    ),
+    "steps.csv": ("step", "epoch", "loss", "top1"),
+    "health.csv": ("step", "layer", "mean_w", "mean_dw", "ratio", "dead"),
+}
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be used, or training cannot go on; the message says why, and what to do."""
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args: path: the folder, which exists. `create` and `resume` make one that no other process uses.
+
+    Failures to write that are not essential (`attempt`) are reported once each: a full disk does
+    not end a run.
+    """
+
+    def __init__(self, path: str | Path, report: Callable[[str], None] = print) -> None:
+        self.path, self.report = Path(path), report
+        self.claimed = False  # this run may write here
+        self.reported: set[str] = set()
+        self.lock: int | None = None
+
+    @classmethod
+    def create(cls, output: str | None, name: str) -> RunFolder:
+        """A new or empty folder `output`, or if None runs/TIME-NAME. Raises RunError."""
+        path = Path(output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stem, number = path.name, 1
+            while not output and path.exists():  # another run was started in the same second
+                number += 1
+                path = path.with_name(f"{stem}+{number}")
+            path.mkdir(exist_ok=bool(output))
+        except OSError as error:
+            raise RunError(
+                f"cannot write into the run folder {path} ({error}); choose another with --output"
+            ) from error
+        run = cls(path).taken()
+        held = sorted(p.name for p in path.iterdir() if not p.name.startswith(PREFIX))
+        if held:
+            raise RunError(
+                f"{path} is not empty, and nothing in it is written over: {run.advice(held)}"
+            )
+        run.claimed = True
+        return run
+
+    @classmethod
+    def resume(cls, path: str | Path) -> RunFolder:
+        """The folder of a run to go on with. Raises RunError."""
+        run = cls(path).taken()
+        run.claimed = True
+        return run
+
+    def taken(self) -> RunFolder:
+        """This folder, found writable, and locked until `close` or the end of the process."""
+        try:
+            import fcntl
+        except ImportError:  # Windows: nothing to lock it with
+            fcntl = None  # type: ignore[assignment]
+        try:
+            if fcntl is not None:
+                self.lock = os.open(self.path, os.O_RDONLY)
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with tempfile.TemporaryFile(prefix=PREFIX, dir=self.path):
+                pass
+        except BlockingIOError as error:
+            self.close()
+            raise RunError(
+                f"another process is at work on the run {self.path}: wait for it, or choose another "
+                "--output"
+            ) from error
+        except OSError as error:
+            self.close()
+            raise RunError(
+                f"cannot write into the run folder {self.path} ({error}); choose another with --output"
+            ) from error
+        return self
+
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def advice(self, held: list[str]) -> str:
+        """What to do with a folder that is not empty."""
+        if CHECKPOINT in held:
+            return (
+                f"it holds a run; go on with it by --resume {self.path}, or choose another --output"
+            )
+        if weights := [name for name in self.files_of_a_run() if name.endswith(".safetensors")]:
+            return (
+                f"it holds {listed(weights)} of a run; copy one to {self.path / CHECKPOINT} and "
+                f"--resume {self.path}, or choose another --output"
+            )
+        return f"it holds {listed(held)}; choose another --output, a new folder or an empty one"
+
+    def files_of_a_run(self) -> list[str]:
+        """Names of files here that a run writes."""
+        patterns = (CHECKPOINT, BEST, "epoch-*.safetensors", SETTINGS, *FILES)
+        return sorted(p.name for pattern in patterns for p in self.path.glob(pattern))
+
+    def claim(self) -> None:
+        """RunError, unless this run may write here: it was resumed, or the folder holds no run."""
+        if not self.claimed and (held := self.files_of_a_run()):
+            raise RunError(
+                f"{self.path} holds {listed(held)} of another run: resume() goes on with it, or "
+                "choose another folder"
+            )
+        self.claimed = True
+
+    def start(self, settings: Mapping[str, Any], step: int) -> None:
+        """Write settings.json and the CSV files' headers; rows after `step` are removed."""
+        self.claim()
+        sweep(self.path)  # what a run that was killed left unfinished
+        with replacing(self.path / SETTINGS) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=1))
+        for name, header in FILES.items():
+            rows = [r for r in self.rows(name) if r["step"].isdigit() and int(r["step"]) <= step]
+            self.write(name, header, ([row[key] for key in header] for row in rows))
+
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """The rows of a CSV file, without lines that a crash has torn; none if there is no file."""
+        if not (self.path / name).is_file():
+            return []
+        with open(
+            self.path / name, newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            lines = [row for row in csv.reader(file) if row]
+        if not lines or (name in FILES and tuple(lines[0]) != FILES[name]):
+            return []
+        return [dict(zip(lines[0], row)) for row in lines[1:] if len(row) == len(lines[0])]
+
+    def write(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write a CSV file anew, whole or not at all."""
+        with (
+            replacing(self.path / name) as unfinished,
+            open(unfinished, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+        ):
+            csv.writer(file).writerows([header, *rows])
+
+    def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows to a CSV file; all of them, or on a full disk none."""
+        path = self.path / name
+        size = path.stat().st_size if path.is_file() else 0
+        try:
+            with open(path, "a", newline="") as file:
+                csv.DictWriter(file, FILES[name]).writerows(rows)
+        except OSError:
+            os.truncate(path, size)
+            raise
+
+    def write_skipped(self, skipped: Mapping[str, str]) -> None:
+        """skipped.csv; the pictures of the run's earlier lives stay in it."""
+        known = {row["picture"]: row["reason"] for row in self.rows("skipped.csv")}
+        self.write("skipped.csv", ("picture", "reason"), sorted((known | dict(skipped)).items()))
+
+    def attempt(self, action: Callable[[], None], step: int) -> bool:
+        """Do something that writes; a failure is reported once, and the run goes on. Returns whether
+        it succeeded."""
+        try:
+            action()
+        except (OSError, checkpoint.CheckpointError) as error:
+            if str(error) not in self.reported:
+                self.reported.add(str(error))
+                self.report(f"at step {step}: {error}. The run goes on, and tries again")
+            return False
+        return True
+
+    def save(self, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
+        """Write the newest checkpoint. Raises CheckpointError."""
+        self.claim()
+        checkpoint.save(self.path / CHECKPOINT, tensors, description)
+
+    def link_epoch(self, epoch: int, best: bool, keep: int) -> None:
+        """Keep the newest checkpoint as that of its epoch, and if it is the best as that; of the
+        checkpoints of epochs the last `keep` stay."""
+        names = [f"epoch-{epoch:04}.safetensors"] if keep else []
+        for name in names + [BEST] * best:
+            checkpoint.link(self.path / CHECKPOINT, self.path / name)
+        for old in sorted(self.path.glob("epoch-*.safetensors"))[: -keep or None]:
+            old.unlink()
+
+    def newest(
+        self, prefix: str | tuple[str, ...] = ""
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """checkpoint.load of the newest checkpoint; if it is damaged, the message names the others."""
+        try:
+            return checkpoint.load(self.path / CHECKPOINT, prefix)
+        except checkpoint.CheckpointError as error:
+            found = sorted(self.path.glob("*.safetensors"))
+            others = ", ".join(p.name for p in found if p.name != CHECKPOINT)
+            hint = f". Beside it are {others}: copy one over it to go on from there"
+            raise checkpoint.CheckpointError(f"{error}{hint if others else ''}") from error
+
+
+def checkpoint_of(run: str | Path) -> Path:
+    """The newest checkpoint of a run folder, or the file itself."""
+    path = Path(run)
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def listed(names: list[str]) -> str:
+    """The first of many names, in a sentence."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def tensorboard(folder: Path) -> Any:
+    """A writer of TensorBoard's event files into the folder, if tensorboardX is installed; else None."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,364 @@
+"""A training from its options to its run folder, and a run taken from its folder again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+
+import minigrad
+from minigrad import backend, data, look, nn, optim, random
+from minigrad.data.cache import default_cache_folder
+from minigrad.engine import Tensor
+from minigrad.models.records import Conv, Dense, Preset, from_json, small_subset, to_json
+from minigrad.network import Network
+from minigrad.training import checkpoint
+from minigrad.training.evaluation import Evaluation, evaluate
+from minigrad.training.health import LossWatch
+from minigrad.training.options import Options
+from minigrad.training.run_folder import SETTINGS, RunFolder, checkpoint_of
+from minigrad.training.trainer import Trainer, duration
+from minigrad.training.version1 import upgraded
+
+SMALL = 100_000  # training pictures below which a set is a small subset
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What settings.json and every checkpoint say of a run."""
+
+    options: Options
+    recipe: str  # "preset" or "small"
+    network: Preset  # with that recipe and the options' choices
+    classes: list[str]  # folder names, in the order of the outputs
+    names: list[str]  # in words
+    pictures: int  # for training
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        versions = {"minigrad": minigrad.__version__, "numpy": np.__version__}
+        return {
+            "version": 2,
+            "options": self.options.to_json(),
+            "recipe": self.recipe,
+            "network": to_json(self.network),
+            "classes": self.classes,
+            "names": self.names,
+            "pictures": self.pictures,
+            "versions": versions | {"pillow": PIL.__version__},
+        }
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Settings:
+        """The settings that to_json turned into `written`, by this version or the one before."""
+        written = upgraded(written) if "version" not in written else written
+        return cls(
+            Options.from_json(written["options"]),
+            written["recipe"],
+            from_json(written["network"]),
+            list(written["classes"]),
+            list(written["names"]),
+            int(written["pictures"]),
+        )
+
+
+def train(
+    given: Mapping[str, Any], presets: Mapping[str, Preset], report: Report = print
+) -> tuple[Trainer, Evaluation]:
+    """Train as the options say that are given, by name, and leave a run folder.
+
+    Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError, OSError
+    with a sentence, Stopped if a signal came.
+    """
+    began = time.perf_counter()
+    backend.keep_memory()
+    before: Settings | None = None
+    tensors: dict[str, np.ndarray] = {}
+    if given.get("resume"):
+        tensors, description = RunFolder(given["resume"]).newest("preparation.")
+        before = Settings.from_json(description["settings"])
+        options = before.options.resumed(given, report)
+    elif given.get("config"):
+        options = configured(Path(given["config"])).repeated(given)
+    else:
+        options = Options(**given)
+    if not options.data:
+        raise ValueError(
+            "training needs --data, a folder, an archive or a name (or --resume RUN, or --config "
+            "RUN/settings.json)"
+        )
+    backend.use(options.device)  # fails early if the device is missing
+    cache = cache_folder(options.cache)
+    sets = data.open_sets(
+        options.data,
+        options.classes,
+        options.images_per_class,
+        options.holdout,
+        options.seed,
+        cache,
+    )
+    settings = settled(options, before, sets[0], presets)
+    preset, p = settings.network, settings.network.preprocessing
+    run = (
+        RunFolder.resume(given["resume"])
+        if before
+        else RunFolder.create(options.output, options.preset)
+    )
+    try:
+        for line in announcement(sets, settings):
+            report(line)
+        pictures = [
+            data.open_pictures(s, cache, options.workers, report, what, options.worker_timeout)
+            for s, what in zip(sets, ("training pictures", "validation pictures"))
+        ]
+        if before:
+            prep = data.Preparation.from_arrays(tensors, p.size)
+        else:
+            stats = data.statistics(pictures[0], seed=options.seed)
+            prep = data.Preparation.of(p, stats)
+        training, validation = (
+            data.Loader(
+                some,
+                prep,
+                preset.recipe.batch_size,
+                shuffled,
+                options.seed,
+                options.workers,
+                options.most_skipped,
+                worker_timeout=options.worker_timeout,
+                colour_until=preset.recipe.colour_until,
+            )
+            for some, shuffled in zip(pictures, (True, False))
+        )
+        model = Network(preset, len(settings.classes), options.seed)
+        model.to(options.device)
+        if options.finetune and not before:
+            report(load_weights(model, options.finetune))
+        elif preset.recipe.standardize and not before:
+            few = random.Stream(options.seed, "standardize").permutation(len(sets[0]))[:128]
+            model.standardize(Tensor(training.prepare(few)[0]).to(options.device))
+        optimizer = model.make_optimizer()
+        trainer = Trainer(
+            model,
+            optimizer,
+            schedule(optimizer, preset.recipe.lr_drops),
+            training,
+            validation,
+            run,
+            settings.to_json(),
+            prep.arrays(),
+            options.device,
+            report,
+            options.save_every,
+            options.keep,
+            watch=LossWatch(len(settings.classes)),
+        )
+        if before:
+            trainer.resume()
+            report(
+                f"going on with {run.path} from epoch {trainer.epoch}, step {trainer.step}, lr "
+                f"{optimizer.lr:g}"
+            )
+        ahead = duration(trainer.seconds_ahead(preset.recipe.epochs))
+        report(f"run folder {run.path}; the training will take about {ahead}")
+        trainer.fit(preset.recipe.epochs)
+
+        result = trainer.result or evaluate(model, validation, options.device)
+        for line in skipped_lines(training.skipped | validation.skipped, run.path):
+            report(line)
+        report(
+            f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 "
+            f"{result.top(5):.1%}"
+        )
+        try:
+            files = draw_run(run, model, pictures[1], result, settings.names, options.seed)
+            report(f"pictures: {', '.join(map(str, files))}")
+        except OSError as error:
+            report(f"the pictures could not be written into {run.path} ({error})")
+        report(f"all of it took {duration(time.perf_counter() - began)}")
+        return trainer, result
+    finally:
+        run.close()
+
+
+def configured(path: Path) -> Options:
+    """The options in the settings.json that --config names, or in that of the folder it names."""
+    try:
+        written = json.loads((path / SETTINGS if path.is_dir() else path).read_text())
+        return Settings.from_json(written).options
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})"
+        ) from error
+
+
+def settled(
+    options: Options, before: Settings | None, train: data.ImageSet, presets: Mapping[str, Preset]
+) -> Settings:
+    """The settings of a run: those that it had, with the options given anew, or new ones."""
+    if before:
+        if (train.classes, len(train)) != (before.classes, before.pictures):
+            raise data.DataError(
+                f"{train.root} has {len(train)} pictures in {len(train.classes)} classes, but the run "
+                f"{options.resume} was started on {before.pictures} in {len(before.classes)}, or the "
+                "classes have other names: it can only go on with the same"
+            )
+        return replace(before, options=options, network=chosen(before.network, options))
+    if options.preset not in presets:
+        raise ValueError(f"unknown preset {options.preset!r}: choose from {', '.join(presets)}")
+    name = options.recipe
+    if name == "auto":
+        name = "preset" if len(train) >= SMALL else "small"
+    preset = presets[options.preset]
+    network = chosen(small_subset(preset) if name == "small" else preset, options)
+    return Settings(options, name, network, train.classes, train.names, len(train))
+
+
+def chosen(preset: Preset, options: Options) -> Preset:
+    """The preset with the epochs, batch size, rate and schedule that are given."""
+    recipe = preset.recipe
+    if options.epochs is not None:
+        if options.epochs < 1:
+            raise ValueError(f"--epochs must be at least 1, not {options.epochs}")
+        recipe = recipe.stretched(options.epochs)
+    if options.batch_size is not None:
+        recipe = replace(recipe, batch_size=options.batch_size)
+    if options.lr is not None:
+        recipe = replace(recipe, lr=options.lr)
+    if options.schedule == "plateau":
+        recipe = replace(recipe, lr_drops=None)
+    return replace(preset, recipe=recipe)
+
+
+def schedule(
+    optimizer: optim.SGD, lr_drops: Sequence[float] | None
+) -> optim.StepSchedule | optim.PlateauSchedule:
+    """Drops at these epochs, or with None when validation stops improving."""
+    if lr_drops is None:
+        return optim.PlateauSchedule(optimizer)
+    return optim.StepSchedule(optimizer, lr_drops)
+
+
+def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]:
+    """What is going to be trained, on what, and how."""
+    train, val = sets
+    names = [name.split(",")[0] for name in train.names]
+    more = ", ..." if len(names) > 10 else ""
+    p, recipe = settings.network.preprocessing, settings.network.recipe
+    drops = "when validation stops improving"
+    if recipe.lr_drops is not None:
+        drops = "at epoch " + ", ".join(f"{epoch:g}" for epoch in recipe.lr_drops)
+    weights = [x for x in settings.network.layers.values() if isinstance(x, (Conv, Dense))]
+    lines = [
+        settings.network.source,
+        f"{len(train):,} pictures for training, {len(val):,} for validation (from {val.root}), "
+        f"{len(names)} classes: {', '.join(names[:10])}{more}",
+        f"recipe '{settings.recipe}': {recipe.epochs} epochs, batch {recipe.batch_size}, lr "
+        f"{recipe.lr:g} divided by 10 {drops}, momentum {recipe.momentum:g}, decay "
+        f"{recipe.weight_decay:g}, {'He' if weights[0].std is None else 'Gaussian'} initial weights"
+        f"{' fitted to the data' * recipe.standardize}, pictures "
+        f"{'scaled to unit variance' if p.unit_std else 'on the 0..255 scale'}",
+    ]
+    if settings.recipe == "small":
+        lines.append(
+            "(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for "
+            "longer than such a run)"
+        )
+    return lines
+
+
+def draw_run(
+    run: RunFolder,
+    model: Network,
+    pictures: data.Pictures,
+    result: Evaluation,
+    names: Sequence[str],
+    seed: int,
+) -> list[Path]:
+    """Learning curves, filters and a grid of predictions for a run folder."""
+    few = random.Stream(seed, "grid").permutation(len(result.labels))[:24]
+    files = [
+        look.draw_curves(run.rows("steps.csv"), run.rows("metrics.csv"), run.path / "curves.png")
+    ]
+    first = next(layer for layer in model.layers.values() if isinstance(layer, nn.Conv2d))
+    files.append(look.draw_filters(first.w.numpy(), run.path / "filters.png"))
+    files.append(
+        look.draw_predictions(
+            [pictures.read(int(result.indices[i])) for i in few],
+            [int(result.labels[i]) for i in few],
+            result.probabilities[few],
+            names,
+            run.path / "predictions.png",
+        )
+    )
+    return files
+
+
+def load_weights(model: nn.Module, run: str) -> str:
+    """--finetune: take every parameter of a run that has the same name and shape in the model.
+    Returns a sentence on what was taken; ValueError if nothing was."""
+    tensors = checkpoint.part(checkpoint.load(checkpoint_of(run), "model.")[0], "model.")
+    own, left = dict(model.named_parameters()), []
+    for name, p in own.items():
+        array = tensors.get(name)
+        if array is not None and array.shape == p.shape:
+            p.data[...] = backend.to_device(array.astype(p.dtype), p.device)
+        else:
+            there = "absent" if array is None else "x".join(map(str, array.shape))
+            left.append(f"{name} (here {'x'.join(map(str, p.shape))}, there {there})")
+    taken = len(own) - len(left)
+    left += [f"{name} (not in this network)" for name in tensors if name not in own]
+    if not taken:
+        raise ValueError(
+            f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}"
+        )
+    return f"from {run}: {taken} parameters taken; left: {', '.join(left) or 'none'}"
+
+
+def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, Settings]:
+    """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
+    path = checkpoint_of(run)
+    tensors, description = checkpoint.load(path, prefix=("model.", "preparation."))
+    settings = Settings.from_json(description["settings"])
+    backend.use(device)
+    model = Network(settings.network, len(settings.classes))
+    model.load_state_dict(checkpoint.part(tensors, "model."))
+    model.to(device).eval()
+    prep = data.Preparation.from_arrays(tensors, settings.network.preprocessing.size)
+    return model, prep, settings
+
+
+def held_out_by(run: str, settings: Settings) -> data.ImageSet:
+    """The pictures that a run validated on, found again."""
+    o = settings.options
+    assert o.data is not None
+    cache = cache_folder(o.cache)
+    sets = data.open_sets(o.data, o.classes, o.images_per_class, o.holdout, o.seed, cache)
+    if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
+        raise data.DataError(
+            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training pictures "
+            f"in {len(sets[0].classes)} classes, and had {settings.pictures} in "
+            f"{len(settings.classes)}; name what to evaluate on with --data"
+        )
+    return sets[1]
+
+
+def cache_folder(choice: str | None) -> Path | None:
+    """What --cache means."""
+    return None if choice == "off" else Path(choice) if choice else default_cache_folder()
+
+
+def skipped_lines(skipped: Mapping[str, str], folder: Path | None = None) -> list[str]:
+    """A line for each picture that could not be read; if there are many, for the first of them."""
+    lines = [f"skipped {reason}" for reason in list(skipped.values())[:20]]
+    if len(skipped) > 20:
+        listed = f", listed in {folder / 'skipped.csv'}" if folder else ""
+        lines.append(f"... and {len(skipped) - 20} more{listed}")
+    return lines

@@ -1,0 +1,405 @@
+"""The training loop: learn a batch, run an epoch, fit, stop on signals. What it writes is in run_folder.py."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigrad import backend, kernels, nn, optim, random
+from minigrad import functions as F
+from minigrad.data import Loader
+from minigrad.training import checkpoint, health
+from minigrad.training.evaluation import Evaluation, evaluate, top_k
+from minigrad.training.run_folder import CHECKPOINT, RunError, RunFolder, tensorboard
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and has saved; the message says how to go on."""
+
+
+@dataclass
+class Trainer:
+    """Trains a model and writes a run folder.
+
+    Args:
+        model, optimizer, schedule: what to train and how; train, val: loaders.
+        run: the run folder.
+        settings: kept in every checkpoint, to rebuild the run from.
+        extra: further arrays for the checkpoint, by name.
+        report: prints a line.
+        save_every: seconds between checkpoints, at the least; the end of a run always saves.
+        keep: checkpoints of so many last epochs stay beside the newest and the best.
+        health_every: steps between two readings in health.csv; 0 for none.
+    """
+
+    model: nn.Module
+    optimizer: optim.SGD
+    schedule: optim.StepSchedule | optim.PlateauSchedule
+    train: Loader
+    val: Loader
+    run: RunFolder
+    settings: dict[str, Any]
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    device: str = "cpu"
+    report: Callable[[str], None] = print
+    save_every: float = 120.0
+    keep: int = 2
+    health_every: int = 200
+    watch: health.LossWatch | None = None
+    # Where training stands; checkpoints hold these.
+    epoch: int = 0
+    batch: int = 0  # batches done in this epoch
+    step: int = 0
+    noted: int = 0  # the epoch before which the schedule last heard a validation error
+    seconds: float = 0.0
+    last_error: float | None = None
+    best_error: float = math.inf
+    epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # n, loss n, top-1 n
+    # Of this process alone.
+    result: Evaluation | None = None  # of the validation pictures, after the last epoch
+    board: Any = None  # TensorBoard's writer
+    saved: tuple[int, int, int] = (-1, -1, -1)  # epoch, batch and step of the newest checkpoint
+    saved_at: float = field(default_factory=time.monotonic)
+    stopping: bool = False  # set by a signal: save after the step in hand, and stop
+
+    def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
+        """One step on one batch: (loss, top-1)."""
+        try:
+            return self.try_to_learn(x, t)
+        except Exception as error:
+            if not health.out_of_memory(error):
+                raise
+            where = " ".join(getattr(error, "__notes__", ["in no layer"])[-1:])
+        self.optimizer.zero_grad()
+        fits = self.what_fits(x, t)
+        raise RunError(
+            f"out of memory {where}, with a batch of {len(t)}: {fits}. Checkpoints are untouched"
+        )
+
+    def what_fits(self, x: np.ndarray, t: np.ndarray) -> str:
+        """The largest half, quarter, ... of a batch that a step has room for."""
+        n = len(t) // 2
+        while n:
+            backend.release_memory()
+            try:
+                self.gradients(x[:n], t[:n])
+                return f"{n} fit; try --batch-size {n}"
+            except Exception as error:
+                if not health.out_of_memory(error):
+                    raise
+            finally:
+                self.optimizer.zero_grad()
+            n //= 2
+        return "not even one picture fits"
+
+    def gradients(self, x: np.ndarray, t: np.ndarray) -> None:
+        """Forward and backward, as in a step, with no effect on the random streams."""
+        with random.rewound():
+            F.softmax_cross_entropy(
+                self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)
+            ).backward()
+        backend.synchronize(self.device)
+
+    def try_to_learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
+        x_device = backend.to_device(x, self.device)
+        logits = self.model(x_device)
+        loss = F.softmax_cross_entropy(logits, backend.to_device(t, self.device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        value = loss.item()
+        rate = self.optimizer.lr * self.optimizer.factor
+        if not math.isfinite(value):
+            cause = (
+                health.first_not_finite(self.model, x_device)
+                or "every layer's output is finite: the loss itself overflowed"
+            )
+            advice = "" if "pictures" in cause else f"; try a lower rate than {rate:g} (--lr)"
+            raise RunError(
+                f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are untouched"
+            )
+        reading = self.health_every and (self.step + 1) % self.health_every == 0
+        before = (
+            {name: p.data.copy() for name, p in self.model.named_parameters()} if reading else {}
+        )
+        self.optimizer.step()
+        if reading:
+            self.append("health.csv", health.readings(self.model, before, x_device, self.step + 1))
+        if self.watch is not None and (warning := self.watch.note(value, rate, self.step + 1)):
+            self.report(warning)
+        return value, top_k(logits.numpy(), t, 1)
+
+    def seconds_ahead(self, epochs: int) -> float:
+        """How long the rest of a run of `epochs` will take: two steps are tried, the second timed, and nothing is changed by it."""
+        batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
+        if batches <= 0:
+            return 0.0
+        x, t, _ = self.train.prepare(
+            np.arange(min(self.train.batch_size, len(self.train.pictures)))
+        )
+        if len(t) == 0:
+            return math.nan
+        elapsed = 0.0
+        for _ in range(2):
+            began = time.perf_counter()
+            try:
+                self.gradients(x, t)
+            except Exception as error:
+                if health.out_of_memory(error):
+                    return math.nan  # the first step will say so, and what fits
+                raise
+            finally:
+                self.optimizer.zero_grad()
+            elapsed = time.perf_counter() - began
+        passes = len(self.val) * self.val.batch_size / self.train.batch_size * (epochs - self.epoch)
+        return 1.1 * elapsed * batches + 0.4 * elapsed * passes  # forward alone takes 0.4 of a step
+
+    def fit(self, epochs: int) -> None:
+        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM
+        save and raise Stopped."""
+        self.run.claim()
+        kernels.lend_threads_to_blas()
+        try:
+            with self.stopping_on_signals():
+                if not (self.run.path / CHECKPOINT).exists():
+                    self.save()  # a run that ends early can be resumed, and a full disk is known now
+                self.run.start(self.settings, self.step)
+                self.board = tensorboard(self.run.path)
+                while self.epoch < epochs:
+                    self.run_epoch(epochs)
+            if self.saved != (self.epoch, self.batch, self.step):
+                self.save()
+        finally:
+            self.train.close()
+            self.val.close()
+            if self.board is not None:
+                self.board.close()
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM let the step in hand be finished, so that a checkpoint never holds half
+        of one; a second one ends the process."""
+
+        def stop(number: int, frame: object) -> None:
+            self.stopping = True
+            for again in before:
+                signal.signal(again, signal.SIG_DFL)
+            line = "stopping after the step in hand; a second signal ends at once, without a checkpoint"
+            with suppress(OSError):  # print is not for signal handlers
+                os.write(2, f"\n{line}\n".encode())
+
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def run_epoch(self, epochs: int) -> None:
+        """Train for an epoch, or the rest of one, evaluate, and write what came of it."""
+        self.stop_if_asked()
+        self.model.train()
+        self.schedule.step(self.epoch, self.last_error if self.noted < self.epoch else None)
+        self.noted = self.epoch
+        loader = self.train
+        began = time.perf_counter()
+        waited, images, reading = loader.waiting, loader.images, loader.reading
+        bar = tqdm(
+            loader.batches(self.epoch, self.batch),
+            f"epoch {self.epoch + 1}/{epochs}",
+            len(loader),
+            initial=self.batch,
+            leave=False,
+            disable=None,
+        )
+        for x, t, _ in bar:
+            self.stop_if_asked()
+            if time.monotonic() - self.saved_at > self.save_every:
+                self.save(essential=False)
+            loss = self.run_step(x, t)
+            n, _, top1 = self.epoch_sums
+            bar.set_postfix(loss=f"{loss:.3f}", top1=f"{top1 / max(n, 1):.0%}")
+        seconds = time.perf_counter() - began
+        images, reading = loader.images - images, loader.reading - reading
+        self.result = evaluate(self.model, self.val, self.device)
+        self.seconds += time.perf_counter() - began
+        self.last_error = 1 - self.result.top(1)
+        rate = self.optimizer.lr * self.optimizer.factor
+        n, *sums = self.epoch_sums
+        loss, top1 = (total / n if n else math.nan for total in sums)
+        self.epoch, self.batch, self.epoch_sums = self.epoch + 1, 0, [0.0, 0.0, 0.0]
+        row = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": f"{rate:g}",
+            "train_loss": f"{loss:.6g}",
+            "train_top1": f"{top1:.4f}",
+            "val_loss": f"{self.result.loss:.6g}",
+            "val_top1": f"{self.result.top(1):.4f}",
+            "val_top5": f"{self.result.top(5):.4f}",
+            "images_per_second": f"{images / seconds:.1f}",
+            "seconds": f"{self.seconds:.1f}",
+            "reading_images_per_second": (
+                f"{images / reading * max(loader.workers, 1) if reading else math.nan:.1f}"
+            ),
+            "waiting": f"{(loader.waiting - waited) / seconds:.4f}",
+        }
+        self.report(sentence(row, epochs, self.seconds / self.epoch * (epochs - self.epoch)))
+        self.append("metrics.csv", [row])
+        if skipped := loader.skipped | self.val.skipped:
+            self.run.attempt(lambda: self.run.write_skipped(skipped), self.step)
+        self.save_epoch()
+
+    def run_step(self, x: np.ndarray, t: np.ndarray) -> float:
+        """Learn a batch, unless it has no readable picture, and write its row. Returns the loss."""
+        if self.batch and len(t):  # within an epoch too: a rate may drop in its middle
+            self.schedule.step(self.epoch + self.batch / len(self.train))
+        self.batch += 1
+        if len(t) == 0:
+            return math.nan
+        loss, top1 = self.learn(x, t)
+        self.step += 1
+        when = self.epoch + self.batch / len(self.train)
+        values = {"epoch": f"{when:.5g}", "loss": f"{loss:.6g}", "top1": f"{top1:.4f}"}
+        self.append("steps.csv", [{"step": self.step, **values}])
+        for k, value in enumerate((1, loss, top1)):
+            self.epoch_sums[k] += value * len(t)
+        return loss
+
+    def append(self, file: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows to a CSV file of the run, and their numbers to TensorBoard's."""
+        self.run.attempt(lambda: self.run.append(file, rows), self.step)
+        if self.board is not None:
+            for row in rows:
+                layer = f"/{row['layer']}" if "layer" in row else ""
+                for name, value in row.items():
+                    if name not in ("step", "epoch", "layer") and value != "":
+                        tag = f"{file.removesuffix('.csv')}/{name}{layer}"
+                        self.board.add_scalar(tag, float(value), self.step)
+
+    def save_epoch(self) -> None:
+        """After an epoch: its checkpoint, the best one's, and no more than `keep` of the others."""
+        assert self.last_error is not None
+        before, self.best_error = self.best_error, min(self.best_error, self.last_error)
+        if self.save(essential=False):
+            self.link_epoch()
+        else:
+            self.best_error = before
+
+    def link_epoch(self) -> None:
+        """Give the checkpoint at the end of an epoch its other names."""
+        best = self.last_error == self.best_error
+        self.run.attempt(lambda: self.run.link_epoch(self.epoch, best, self.keep), self.step)
+
+    def stop_if_asked(self) -> None:
+        """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or between
+        two of its steps."""
+        if self.stopping:
+            self.save()
+            raise Stopped(
+                f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with "
+                f"--resume {self.run.path}"
+            )
+
+    def save(self, essential: bool = True) -> bool:
+        """Write the checkpoint. If that fails and is not essential, the run goes on and tries again
+        later. Returns whether it was written."""
+        self.run.claim()
+        self.saved_at = time.monotonic()
+        parameters = dict(self.model.named_parameters())
+        for name, p in parameters.items():
+            if not health.finite(p.data):
+                rate = self.optimizer.lr * self.optimizer.factor
+                raise RunError(
+                    f"after step {self.step} the parameter {name} holds values that are not finite: "
+                    "nothing is saved, the checkpoint before is untouched; try a lower rate than "
+                    f"{rate:g} (--lr)"
+                )
+        tensors = {f"model.{name}": backend.to_numpy(p.data) for name, p in parameters.items()}
+        velocity = self.optimizer.velocity
+        for name, p in parameters.items():
+            if p in velocity:
+                tensors[f"velocity.{name}"] = backend.to_numpy(velocity[p])
+        place: dict[str, Any] = {key: getattr(self, key) for key in PLACE}
+        place["streams"] = {name: s.counter for name, s in self.model.streams().items()}
+        if isinstance(self.schedule, optim.PlateauSchedule):
+            place["plateau"] = self.schedule.state()
+        description = {"settings": self.settings, "place": place}
+
+        def write() -> None:
+            self.run.save(tensors | self.extra, description)
+            self.saved = self.epoch, self.batch, self.step
+
+        if essential:
+            write()
+            return True
+        return self.run.attempt(write, self.step)
+
+    def resume(self) -> None:
+        """Take weights, velocity and place from the run folder's newest checkpoint."""
+        tensors, description = self.run.newest()
+        self.run.claimed = True
+        place = description["place"]
+        self.model.load_state_dict(checkpoint.part(tensors, "model."))
+        for name, p in self.model.named_parameters():
+            if f"velocity.{name}" in tensors:
+                velocity = tensors[f"velocity.{name}"].copy()
+                self.optimizer.velocity[p] = backend.to_device(velocity, p.device)
+        for name, stream in self.model.streams().items():
+            stream.counter = place["streams"][name]
+        if isinstance(self.schedule, optim.PlateauSchedule):
+            self.schedule.load_state(place["plateau"])
+        for key in PLACE:
+            setattr(self, key, place[key])
+        if self.epoch and self.batch == 0:
+            self.link_epoch()  # a kill may have come between the checkpoint and its other names
+
+
+PLACE = (
+    "epoch",
+    "batch",
+    "step",
+    "seconds",
+    "last_error",
+    "best_error",
+    "noted",
+    "epoch_sums",
+)
+
+
+def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
+    """A row of metrics.csv as the line that a training prints."""
+    train1, val1, val5 = (f"{float(row[k]):6.1%}" for k in ("train_top1", "val_top1", "val_top5"))
+    train_loss, val_loss = (f"{float(row[k]):.3f}" for k in ("train_loss", "val_loss"))
+    return (
+        f"epoch {row['epoch']:3}/{epochs}  lr {float(row['lr']):<8.3g} train loss {train_loss}, top-1 "
+        f"{train1}   held out: loss {val_loss}, top-1 {val1}, top-5 {val5}   "
+        f"{row['images_per_second']} images/s (reading alone "
+        f"{float(row['reading_images_per_second']):.0f}; waited for {float(row['waiting']):.1%} of the "
+        f"time), {duration(left)} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min, 3 h 20 min, 5 d 3 h."""
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
