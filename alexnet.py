@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from minigrad import commands
 from minigrad.models.caffe import CAFFE, CAFFENET
 from minigrad.models.krizhevsky2012 import KRIZHEVSKY2012
+from minigrad.models.lenet import LENET5
 from minigrad.models.records import (
     LRN,
     Conv,
@@ -101,6 +102,7 @@ PRESETS: dict[str, Preset] = {
     "torchvision": TORCHVISION,
     "zfnet": ZFNET,
 }
+MODELS = PRESETS | {"lenet5": LENET5}  # what the command line knows
 
 
 class AlexNet(Network):
@@ -109,7 +111,7 @@ class AlexNet(Network):
     def __init__(
         self,
         preset: str | Preset = "paper",
-        classes: int = 1000,
+        classes: int | None = None,
         seed: int = 0,
         dtype: str = "float32",
     ) -> None:
@@ -120,7 +122,7 @@ class AlexNet(Network):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    return commands.main(PRESETS, argv)
+    return commands.main(MODELS, argv)
 
 
 if __name__ == "__main__":

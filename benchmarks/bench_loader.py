@@ -20,7 +20,9 @@ from PIL import Image, ImageOps
 from setting import whole
 
 from minigrad import data, kernels, random
-from minigrad.data.images import SIZE
+from minigrad.models.records import PHOTOGRAPH
+
+SIZE = PHOTOGRAPH[0]
 
 CROP = 227
 

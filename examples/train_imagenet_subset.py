@@ -31,9 +31,9 @@ SYNTHETIC_EPOCHS = 6
 def small_pictures(images: data.ImageSet) -> np.ndarray:
     """Every picture at 32 x 32: (N, 32, 32, 3), 0 .. 1."""
     return (
-        np.stack([data.read_image(images.source.read(item), 32) for item in images.items]).astype(
-            np.float32
-        )
+        np.stack(
+            [data.read_image(images.source.read(item), (32, 32, 3)) for item in images.items]
+        ).astype(np.float32)
         / 255
     )
 
@@ -77,7 +77,7 @@ def run(given: dict[str, Any]) -> None:
         print(f"no --data given: drawing ten classes of shapes and textures into {root}")
         draw_set(root, seed=given.get("seed", 0), workers=given.get("workers") or 2)
         given = {"epochs": SYNTHETIC_EPOCHS, **given, "data": str(root)}
-    trainer, result = session.train(given, alexnet.PRESETS)
+    trainer, result = session.train(given, alexnet.MODELS)
     options = session.Settings.from_json(trainer.settings).options
     assert options.data is not None
     if (Path(options.data) / "synthetic.json").is_file():
@@ -96,7 +96,7 @@ def run(given: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    given = commands.training_options(__doc__, alexnet.PRESETS)
+    given = commands.training_options(__doc__, alexnet.MODELS)
     return commands.run_command(lambda: run(given))
 
 

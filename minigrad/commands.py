@@ -22,7 +22,7 @@ from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
 from minigrad.models.records import Preset
-from minigrad.network import check_network, summary
+from minigrad.network import check_network, ledger, summary
 from minigrad.training import session
 from minigrad.training.evaluation import (
     Evaluation,
@@ -78,7 +78,9 @@ def main(
     sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
     every = ", ".join(presets)
     sub.add_argument("preset", nargs="?", default="paper", help=f"one of {every}, or all")
-    sub.add_argument("--classes", type=int, default=1000)
+    sub.add_argument("--classes", type=int, help="default: as many as the preset was made for")
+    compared = "say how many times the parameters and multiply-adds of this preset it has"
+    sub.add_argument("--compare", metavar="PRESET", help=compared)
     sub = commands.add_parser("train", help="train on a folder of pictures")
     add_options(sub, presets)
     sub = commands.add_parser("evaluate", help="accuracy of a run on validation pictures")
@@ -141,10 +143,21 @@ def find(preset: str, presets: Mapping[str, Preset]) -> Preset:
     return presets[preset]
 
 
-def print_summaries(presets: Mapping[str, Preset], preset: str, classes: int) -> None:
-    """The table of a preset, or with "all" of each."""
+def print_summaries(
+    presets: Mapping[str, Preset], preset: str, classes: int | None, compare: str | None
+) -> None:
+    """The table of a preset, or with "all" of each; and how it compares with another."""
     for name in presets if preset == "all" else [preset]:
         print(summary(find(name, presets), name, classes))
+        if compare is not None:
+            rows = ledger(find(name, presets), classes), ledger(find(compare, presets))
+            parameters = [sum(r.parameters for r in part) for part in rows]
+            adds = [sum(r.multiply_adds for r in part) for part in rows]
+            print(
+                f"{parameters[0] / parameters[1]:.4g} times the parameters and "
+                f"{adds[0] / adds[1]:.4g} times the multiply-adds of {compare} ({parameters[1]:,}; "
+                f"{adds[1]:,})"
+            )
 
 
 def gradcheck(presets: Mapping[str, Preset], preset: str) -> None:
@@ -190,7 +203,7 @@ def evaluate_runs(
         elif images is None:
             images = open_validation(data, settings.classes, default_cache_folder())
         loader = Loader(
-            Pictures(images),
+            Pictures(images, shape=settings.network.preprocessing.shape),
             preparation,
             batch_size,
             False,
@@ -230,7 +243,7 @@ def predict(run: str, pictures: Sequence[str], device: str) -> None:
     """The most probable classes of single pictures."""
     model, preparation, settings = session.load_run(run, device)
     for file in pictures:
-        x = preparation.centre(read_image(file)[None])
+        x = preparation.centre(read_image(file, settings.network.preprocessing.shape)[None])
         with no_grad():
             p = F.softmax(model(Tensor(x).to(device))).numpy()[0]
         best = np.argsort(-p, kind="stable")[: min(5, len(p))]

@@ -35,8 +35,9 @@ class Row:
     arithmetic: str  # of the output's side, where there is a window
 
 
-def ledger(preset: Preset, classes: int = 1000) -> list[Row]:
-    """Sizes, counts and memory of every layer of a preset, without drawing a weight.
+def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
+    """Sizes, counts and memory of every layer of a preset, without drawing a weight; for the number
+    of classes that it was made for, unless another is given.
 
     An array that two layers keep, such as a ReLU's output that the next convolution reads, counts
     once. Raises ValueError where a window does not fit into its input.
@@ -75,7 +76,7 @@ def ledger(preset: Preset, classes: int = 1000) -> list[Row]:
             if len(inputs) == 3:  # every unit sees the whole picture
                 field = max(field + (side - 1) * jump for side in inputs[:2])
                 jump = 0
-            shape = (layer.units or classes,)
+            shape = (layer.units or classes or preset.classes,)
             parameters, adds = (math.prod(inputs) + 1) * shape[0], math.prod(inputs) * shape[0]
         own += 0 if held or not keeps_input else 4 * math.prod(inputs)
         own += 4 * math.prod(shape) if keeps_output else 0
@@ -87,7 +88,7 @@ def ledger(preset: Preset, classes: int = 1000) -> list[Row]:
     return rows
 
 
-def summary(preset: Preset, name: str, classes: int = 1000) -> str:
+def summary(preset: Preset, name: str, classes: int | None = None) -> str:
     """The ledger of a preset as text."""
     rows = ledger(preset, classes)
     lines = [
@@ -107,7 +108,7 @@ class Network(nn.Sequential):
     """The layers of a preset, by name.
 
     Args:
-        preset: a Preset. classes: outputs of the last layer.
+        preset: a Preset. classes: outputs of the last layer (those of the preset if None).
         seed: of the initial weights and of dropout; each layer draws from a stream of its name.
         dtype: "float32" or "float64".
 
@@ -116,8 +117,9 @@ class Network(nn.Sequential):
     """
 
     def __init__(
-        self, preset: Preset, classes: int = 1000, seed: int = 0, dtype: str = "float32"
+        self, preset: Preset, classes: int | None = None, seed: int = 0, dtype: str = "float32"
     ) -> None:
+        classes = preset.classes if classes is None else classes
         if not isinstance(classes, int) or classes < 1:
             raise ValueError(
                 f"{type(self).__name__}: classes must be a whole number >= 1, not {classes!r}"

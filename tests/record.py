@@ -296,6 +296,7 @@ OTHERS: dict[tuple[str, str], list[str] | str] = {
     ("predict", "--device"): ["val/rings/0.png", "val/bars/1.png", "--device", "cpu"],
     ("summary", "--help"): "prints this list",
     ("summary", "--classes"): ["tiny-paper", "--classes", "7"],
+    ("summary", "--compare"): ["tiny-paper", "--compare", "lenet5"],
     ("gradcheck", "--help"): "prints this list",
 }
 
@@ -388,7 +389,7 @@ def record() -> dict[str, Any]:
     before = os.getcwd()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
-        alexnet.PRESETS |= tiny_presets()
+        alexnet.MODELS |= tiny_presets()
         try:
             draw(Path(place))
             rows |= train_rows()
@@ -396,7 +397,7 @@ def record() -> dict[str, Any]:
         finally:
             os.chdir(before)
             for name in tiny_presets():
-                del alexnet.PRESETS[name]
+                del alexnet.MODELS[name]
     return rows
 
 

@@ -23,7 +23,7 @@ TINY = """
 import runpy, sys, alexnet
 from minigrad.models.records import LRN
 from minigrad.network import shrunken
-alexnet.PRESETS["tiny"] = shrunken(alexnet.PAPER).with_each(LRN, alpha=1e-4)
+alexnet.MODELS["tiny"] = shrunken(alexnet.PAPER).with_each(LRN, alpha=1e-4)
 if sys.argv[1].endswith(".py"):
     sys.argv.pop(0)
     sys.path.insert(0, "examples")

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import alexnet
 from minigrad import data
 from minigrad.data import cache as cache_module
 from minigrad.data import synthetic
 from minigrad.data.images import FORMATS
 from minigrad.data.preparation import Preparation, statistics
+from minigrad.models.lenet import LENET5
+from minigrad.models.records import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[1]
 RED = (200, 30, 40)
@@ -537,3 +540,100 @@ def test_the_systems_trouble_is_not_the_pictures(tree, tmp_path, monkeypatch):
 def test_a_long_list_of_classes(tree):
     with pytest.raises(data.DataError, match="has no class folder"):
         data.open_sets(tree, ",".join(f"n{i:08}" for i in range(40)))
+
+
+def mnist_like(folder: Path, count: int = 40) -> Path:
+    """IDX files of pictures of 28 x 28, whose class is where they are bright."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for part, n in (("train", count), ("t10k", 12)):
+        labels = (np.arange(n) % 3).astype(np.uint8)
+        pixels = rng.integers(0, 60, (n, 28, 28)).astype(np.uint8)
+        for picture, label in zip(pixels, labels):
+            picture[9 * label : 9 * label + 9] += 150
+        for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+    return folder
+
+
+def cifar_like(folder: Path, count: int = 40) -> Path:
+    """CIFAR-10's binary batches, 32 x 32 in colour; the class is which channel is bright."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, n in (("data_batch_1", count), ("test_batch", 12)):
+        labels = (np.arange(n) % 3).astype(np.uint8)
+        planes = rng.integers(0, 60, (n, 3, 1024)).astype(np.uint8)
+        planes[np.arange(n), labels] += 150
+        rows = np.concatenate([labels[:, None], planes.reshape(n, -1)], axis=1)
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("draw", "shape"),
+    [(mnist_like, (28, 28, 1)), (cifar_like, (32, 32, 3))],
+    ids=["mnist", "cifar"],
+)
+def test_pictures_of_their_own_size(tmp_path, draw, shape):
+    """The files' own bytes, through cache and workers."""
+    train, _ = data.open_sets(draw(tmp_path / "set"))
+    direct = data.Pictures(train, shape=shape)
+    cached = data.open_pictures(train, tmp_path / "cache", 1, quiet, shape=shape)
+    stored = train.source.pixels.reshape(-1, *shape)
+    for i, item in enumerate(train.items):
+        np.testing.assert_array_equal(direct.read(i), stored[int(item)])
+        np.testing.assert_array_equal(cached.read(i), stored[int(item)])
+    stats = statistics(cached)
+    assert stats.mean.shape == shape
+    assert stats.eigenvectors.shape == (shape[2],) * 2
+    p = Preprocessing(size=24, picture=shape[0], channels=shape[2], colour_noise=0.1, mirror=False)
+    prep = Preparation.of(p, stats)
+    batches = [
+        [x for x, _, _ in data.Loader(direct, prep, 16, True, 3, workers).batches()]
+        for workers in (0, 2)
+    ]
+    assert batches[0][0].shape == (16, 24, 24, shape[2])
+    for a, b in zip(*batches, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert cached.cache.stat().st_size == len(train) * np.prod(shape)
+
+
+def test_no_mirrored_pictures_where_none_are_wanted(tmp_path):
+    train, _ = data.open_sets(mnist_like(tmp_path / "set"))
+    pictures = data.Pictures(train, shape=(28, 28, 1))
+    p = Preprocessing(size=28, picture=28, channels=1, mirror=False)
+    prep = Preparation.of(p, statistics(pictures))
+    for x, _, i in data.Loader(pictures, prep, 8, True, workers=0).batches():
+        expected = np.stack([pictures.read(int(k)) for k in i]) - prep.mean
+        np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("draw", [mnist_like, cifar_like])
+def test_small_pictures_train_evaluate_and_predict(tmp_path, draw, monkeypatch, capsys):
+    """By the command line, at their own size: LeNet-5, and a model of three convolutions in colour."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    draw(tmp_path / "set", 60)
+    lenet = LENET5.with_recipe(lr=0.05, batch_size=10)
+    colour = lenet.with_preprocessing(size=32, picture=32, channels=3)
+    monkeypatch.setitem(alexnet.MODELS, "small", lenet if draw is mnist_like else colour)
+
+    def run(*args):
+        code = alexnet.main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    run("train", "--data", "set", "--preset", "small", "--epochs", 2, "--output", "run")
+    out = run("train", "--resume", "run", "--epochs", 4)
+    assert "recipe 'preset'" in out
+    assert "going on with run from epoch 2" in out
+    out = run("evaluate", "run", "--views", "ten")
+    assert "12 pictures" in out
+    assert "top-1 100.00%" in out
+    Image.new("RGB", (90, 90), (10, 10, 10)).save("dark.png")
+    assert run("predict", "run", "dark.png").startswith("dark.png: ")
+    assert {"curves.png", "filters.png", "predictions.png"} <= {
+        p.name for p in Path("run").iterdir()
+    }

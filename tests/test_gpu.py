@@ -241,7 +241,7 @@ def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "mpl"))
     monkeypatch.setitem(
-        alexnet.PRESETS,
+        alexnet.MODELS,
         "tiny",
         shrunken(KRIZHEVSKY2012).with_each(LRN, alpha=1e-4).with_each(LRNWithinMap, alpha=1e-4),
     )

@@ -411,14 +411,14 @@ def test_lrn_over_many_more_channels_than_there_are():
     np.testing.assert_allclose(F.lrn(x, n=10**9).data, F.lrn(x, n=9).data, rtol=1e-12)
 
 
-def prepared(dtype, device="cpu"):
+def prepared(dtype, device="cpu", C=3):
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (3, 9, 9, 3), np.uint8)
+    pictures = rng.integers(0, 256, (3, 9, 9, C), np.uint8)
     crops = np.array([[0, 4, 1], [4, 0, 0], [2, 3, 1]], np.int32)
-    out = np.full((3, 5, 5, 3), np.nan, dtype)
+    out = np.full((3, 5, 5, C), np.nan, dtype)
     mean, shift = (
-        rng.uniform(0, 255, (5, 5, 3)).astype(dtype),
-        rng.standard_normal((3, 3)).astype(dtype),
+        rng.uniform(0, 255, (5, 5, C)).astype(dtype),
+        rng.standard_normal((3, C)).astype(dtype),
     )
     pictures, crops, mean, shift, out = (
         backend.to_device(a, device) for a in (pictures, crops, mean, shift, out)
@@ -429,10 +429,12 @@ def prepared(dtype, device="cpu"):
 
 @built
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_prepared_pictures(dtype, monkeypatch):
-    ours = prepared(dtype)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_prepared_pictures(dtype, channels, monkeypatch):
+    ours = prepared(dtype, C=channels)
     monkeypatch.setenv("MINIGRAD_KERNELS", "none")
-    np.testing.assert_allclose(ours, prepared(dtype), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    expected = prepared(dtype, C=channels)
+    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 SAME_BITS = """

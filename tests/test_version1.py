@@ -73,7 +73,7 @@ def test_resumed(place, tmp_path, monkeypatch):
 def test_repeated(place, tmp_path, monkeypatch):
     """--config takes its options."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(alexnet, "PRESETS", alexnet.PRESETS | record.tiny_presets())
+    monkeypatch.setattr(alexnet, "MODELS", alexnet.MODELS | record.tiny_presets())
     options = ["--data", place, "--config", place / "run" / "settings.json", "--output", "again"]
     code, said = record.command("train", *options)
     assert code == 0, said

@@ -26,6 +26,7 @@ class Numbers:
     marker: str = ""  # killed before, if this file is there
     trouble: int = -1
     stuck: int = -1  # stops, rather than ends, whoever reads it
+    shape: tuple[int, int, int] = (256, 256, 3)
 
     def where(self, i):
         return f"number {i}"
@@ -43,7 +44,7 @@ class Numbers:
             if self.marker:
                 Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGSTOP)
-        return np.full((256, 256, 3), i % 256, np.uint8)
+        return np.full(self.shape, i % 256, np.uint8)
 
 
 PIECES = [np.arange(3 * i, 3 * i + 3) for i in range(9)]
@@ -98,12 +99,12 @@ def test_a_worker_killed_from_outside():
 def test_a_worker_that_stands_still_is_replaced_and_nothing_is_lost(tmp_path):
     said = []
     with Workers(
-        Numbers(stuck=13, marker=str(tmp_path / "stopped")), 3, 2, said.append, timeout=1.0
+        Numbers(stuck=13, marker=str(tmp_path / "stopped")), 3, 2, said.append, timeout=4.0
     ) as pool:
         pid = pool.workers[0].process.pid
         assert [b.indices.tolist() for b in pool.batches(PIECES)] == [p.tolist() for p in PIECES]
     assert said == [
-        f"worker process {pid} stood still for 1 seconds (--worker-timeout) while reading number 13; another takes its place"
+        f"worker process {pid} stood still for 4 seconds (--worker-timeout) while reading number 13; another takes its place"
     ]
     assert not alive(pid)
 
@@ -112,7 +113,7 @@ def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
     said = []
     words = "stood still while reading the same 3 pictures, the last of them at number 13"
     with (
-        Workers(Numbers(stuck=13), 3, 2, said.append, timeout=0.5) as pool,
+        Workers(Numbers(stuck=13), 3, 2, said.append, timeout=4.0) as pool,
         pytest.raises(DataError, match=words),
     ):
         list(pool.batches(PIECES))
@@ -122,21 +123,21 @@ def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
 def test_a_worker_at_work_on_many_pictures_is_left_alone():
     """Each picture takes less than the time that a worker may stand still; all of a batch take more."""
     said = []
-    with Workers(Slow(), 8, 1, said.append, timeout=1.5) as pool:
+    with Workers(Slow(), 8, 1, said.append, timeout=3.0) as pool:
         assert sum(len(b.indices) for b in pool.batches([np.arange(8)])) == 8
     assert said == []
 
 
 class Slow(Numbers):
     def read(self, i):
-        time.sleep(0.4)
+        time.sleep(0.5)
         return super().read(i)
 
 
 def test_a_source_larger_than_a_pipe_waits_for_no_worker():
     """It was written into the pipe, which a worker that never starts does not empty."""
     source = Numbers(broken=tuple(range(1 << 20, (1 << 20) + 100_000)))
-    with Workers(source, 3, 2, timeout=2.0) as pool:
+    with Workers(source, 3, 2, timeout=4.0) as pool:
         for worker in pool.workers:
             worker.process.send_signal(signal.SIGSTOP)
         pool.say = (said := []).append

@@ -1,6 +1,6 @@
 """Decoded pictures: kept on disk where they fit, so that every epoch but the first finds them ready.
 
-The cache is one file of bytes, N x 256 x 256 x 3, mapped into memory, and a small JSON file beside it with the pictures that could
+The cache is one file of bytes, N pictures of one shape, mapped into memory, and a small JSON file beside it with the pictures that could
 not be read and a checksum of a sample of the others. Its name is a hash of what the files are called, their sizes and times, so changed
 pictures get a new cache. It is written under another name and renamed when complete: a cache that exists is whole.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import zlib
@@ -22,10 +23,11 @@ import PIL
 from tqdm import tqdm
 
 from minigrad.data.folder import ImageSet
-from minigrad.data.images import SIZE, ImageError, read_image
+from minigrad.data.images import ImageError, read_image
 from minigrad.data.sources import Files, write_atomically
-from minigrad.data.workers import PICTURE, PICTURE_BYTES, TIMEOUT, Workers
+from minigrad.data.workers import TIMEOUT, Shape, Workers
 from minigrad.files import ABANDONED, replacing, sweep
+from minigrad.models.records import PHOTOGRAPH
 
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
@@ -34,13 +36,12 @@ SAMPLE = 64  # pictures that the checksum of a cache looks at
 
 @dataclass
 class Pictures:
-    """The pictures of an ImageSet as arrays: pictures.read(i) -> uint8 (256, 256, 3), or ImageError."""
+    """The pictures of an ImageSet as arrays: pictures.read(i) -> uint8 of `shape`, or ImageError."""
 
     images: ImageSet
     cache: Path | None = None  # file of decoded pictures; None: decode each time
-    broken: dict[int, str] | None = (
-        None  # reasons, by index, for pictures that the cache could not decode
-    )
+    broken: dict[int, str] | None = None  # index -> why the cache could not decode that picture
+    shape: Shape = PHOTOGRAPH
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,27 +51,25 @@ class Pictures:
 
     @cached_property
     def decoded(self) -> np.ndarray:
-        """(N, 256, 256, 3), mapped from the cache."""
+        """(N, *shape), mapped from the cache."""
         assert self.cache is not None
         return (
-            np.memmap(self.cache, np.uint8, "r", shape=(len(self), *PICTURE))
+            np.memmap(self.cache, np.uint8, "r", shape=(len(self), *self.shape))
             if len(self)
-            else np.empty((0, *PICTURE), np.uint8)
+            else np.empty((0, *self.shape), np.uint8)
         )
 
     def read(self, i: int) -> np.ndarray:
         if self.cache is None:
-            return read_image(self.images.source.read(self.images.items[i]), path=self.where(i))
+            return read_image(
+                self.images.source.read(self.images.items[i]), self.shape, self.where(i)
+            )
         if self.broken and i in self.broken:
             raise ImageError(self.broken[i])
         return self.decoded[i]
 
     def __getstate__(self) -> dict:
-        return {
-            "images": self.images,
-            "cache": self.cache,
-            "broken": self.broken,
-        }  # not the mapping
+        return {key: value for key, value in vars(self).items() if key != "decoded"}  # the mapping
 
 
 def default_cache_folder() -> Path:
@@ -78,9 +77,9 @@ def default_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrad"
 
 
-def cache_key(images: ImageSet) -> str:
+def cache_key(images: ImageSet, shape: Shape) -> str:
     """A hash of everything that the decoded bytes depend on."""
-    h = hashlib.sha256(f"{SIZE} Pillow {PIL.__version__}".encode())
+    h = hashlib.sha256(f"{shape} Pillow {PIL.__version__}".encode())
     files = isinstance(images.source, Files)
     h.update(b"" if files else images.source.stamp("").encode(errors="surrogateescape"))
     for i, item in enumerate(images.items):
@@ -100,19 +99,19 @@ def checksum(decoded: np.ndarray) -> int:
 
 def open_pictures(
     images: ImageSet, folder: Path | None, workers: int = 2, say: Callable[[str], None] = print, what: str = "pictures",
-    worker_timeout: float = TIMEOUT,
+    worker_timeout: float = TIMEOUT, shape: Shape = PHOTOGRAPH,
 ) -> Pictures:  # fmt: skip
     """Pictures of a set, decoded into a cache below `folder` if that is not None and they fit.
 
     They fit when they take at most 10 GB and a fifth of the free space; otherwise a sentence says so and files are decoded each time.
     """
-    size = len(images) * PICTURE_BYTES
+    size = len(images) * math.prod(shape)
     if folder is None:
-        return Pictures(images)
+        return Pictures(images, shape=shape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{cache_key(images)}.rgb"
-        found = existing(images, path)
+        path = folder / f"{cache_key(images, shape)}.rgb"
+        found = existing(images, path, shape)
         if found is not None:
             say(f"{len(images):,} {what}: decoded before, {size / 1e9:.2f} GB in {path}")
             return found
@@ -122,15 +121,15 @@ def open_pictures(
                 f"{len(images):,} {what}: not cached; decoded they take {size / 1e9:.1f} GB, more than 10 GB or a fifth of the "
                 f"{free / 1e9:.0f} GB free in {folder}. They are decoded anew each epoch"
             )
-            return Pictures(images)
+            return Pictures(images, shape=shape)
         say(f"{len(images):,} {what}: decoding once into {size / 1e9:.2f} GB in {folder}")
-        return build(images, path, workers, say, what, worker_timeout)
+        return build(images, path, workers, say, what, worker_timeout, shape)
     except OSError as error:
         say(f"{len(images):,} {what}: not cached ({error}); they are decoded anew each epoch")
-        return Pictures(images)
+        return Pictures(images, shape=shape)
 
 
-def existing(images: ImageSet, path: Path) -> Pictures | None:
+def existing(images: ImageSet, path: Path, shape: Shape) -> Pictures | None:
     """The cache at `path`, if it is whole and holds what was written."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
@@ -138,7 +137,7 @@ def existing(images: ImageSet, path: Path) -> Pictures | None:
             images, path, {int(i): str(reason) for i, reason in record["broken"].items()}
         )
         if (
-            path.stat().st_size == len(images) * PICTURE_BYTES
+            path.stat().st_size == len(images) * math.prod(shape)
             and checksum(pictures.decoded) == record["checksum"]
         ):
             return pictures
@@ -154,23 +153,28 @@ def build(
     say: Callable[[str], None],
     what: str,
     worker_timeout: float,
+    shape: Shape,
 ) -> Pictures:
     """Decode everything into `path`."""
     sweep(path.parent, ABANDONED)  # of runs that were killed; others may be at work
-    size = max(len(images), 1) * PICTURE_BYTES
+    size = max(len(images), 1) * math.prod(shape)
     broken: dict[int, str] = {}
     pieces = [
         np.arange(i, min(i + BUILD_BATCH, len(images))) for i in range(0, len(images), BUILD_BATCH)
     ]
     with replacing(path) as unfinished:
-        decoded = np.memmap(unfinished, np.uint8, "w+", shape=(max(len(images), 1), *PICTURE))
+        decoded = np.memmap(unfinished, np.uint8, "w+", shape=(max(len(images), 1), *shape))
         if hasattr(os, "posix_fallocate"):
             with open(unfinished, "r+b") as file:
                 os.posix_fallocate(
                     file.fileno(), 0, size
                 )  # a full disk is an error now, not a bus error later
         with Workers(
-            Pictures(images), BUILD_BATCH, workers if pieces else 0, say, worker_timeout
+            Pictures(images, shape=shape),
+            BUILD_BATCH,
+            workers if pieces else 0,
+            say,
+            worker_timeout,
         ) as processes:
             for batch in tqdm(
                 processes.batches(pieces),
@@ -184,4 +188,4 @@ def build(
         decoded.flush()
     record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
     write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
-    return Pictures(images, path, broken)
+    return Pictures(images, path, broken, shape)

@@ -1,4 +1,5 @@
-"""One image file to one array, as the paper prepares it: shorter side to 256, centre 256 x 256 (section 2)."""
+"""One image file to one array, as the paper prepares it: the shorter side scaled, the central square kept
+(section 2)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-SIZE = 256
+from minigrad.models.records import PHOTOGRAPH
+
 # What is decoded, whatever a file is called. Pillow knows more formats, and for some of them (EPS, among others) it starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
@@ -32,17 +34,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_image(
-    file: str | Path | bytes | np.ndarray, size: int = SIZE, path: str | Path | None = None
+    file: str | Path | bytes | np.ndarray,
+    shape: tuple[int, int, int] = PHOTOGRAPH,
+    path: str | Path | None = None,
 ) -> np.ndarray:
-    """Decode, turn as EXIF says, scale the shorter side to `size` and keep the central square.
+    """Decode, turn as EXIF says, scale the shorter side to that of `shape` and keep the
+    central square, in colour, or with one channel in grey.
 
     Args:
         file: a path, the bytes of a picture file, or pixels, (H, W) or (H, W, 3) uint8.
         path: what messages call it, where `file` is no path.
-    Returns: uint8 (size, size, 3). Raises ImageError for a file that is no picture, is cut off, or is absurdly large.
+    Returns: uint8, of that shape. Raises ImageError for a file that is no picture, is cut off, or is absurdly large.
     """
     if isinstance(file, np.ndarray):
-        return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), size)
+        return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), shape)
     path = file if path is None and not isinstance(file, bytes) else path
     try:
         with warnings.catch_warnings():
@@ -51,9 +56,7 @@ def read_image(
             with Image.open(
                 io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS
             ) as image:
-                image.draft(
-                    None, (size, size)
-                )  # JPEG only: decode at 1/2, 1/4, 1/8 scale where that is still large enough
+                image.draft(None, shape[:2])  # JPEG alone: at 1/2, 1/4, 1/8 where that is enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         raise ImageError(
@@ -73,17 +76,15 @@ def read_image(
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
     except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
         raise ImageError(f"{path}: damaged or cut off ({type(error).__name__}: {error})") from error
-    return square(upright, size)
+    return square(upright, shape)
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
-    """The central square of a picture, scaled to (size, size, 3)."""
+def square(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """The central square of a picture, scaled to that shape."""
+    image = image if shape[2] == PHOTOGRAPH[2] else image.convert("L")
     W, H = image.size
     side = min(W, H)
     left, top = (W - side) / 2, (H - side) / 2
     # Cropping first and scaling once gives the same centre and never makes an enormous intermediate image.
-    return np.asarray(
-        image.resize(
-            (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-        )
-    )
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize(shape[:2], Image.Resampling.BILINEAR, box=box)).reshape(shape)

@@ -9,10 +9,9 @@ import numpy as np
 
 from minigrad import random
 from minigrad.data.cache import Pictures
-from minigrad.data.images import SIZE
 from minigrad.data.preparation import Preparation
 from minigrad.data.sources import DataError
-from minigrad.data.workers import PICTURE, POSSIBLE, TIMEOUT, Batch, Workers, read_batch
+from minigrad.data.workers import POSSIBLE, TIMEOUT, Batch, Workers, read_batch
 
 
 class Loader:
@@ -26,7 +25,7 @@ class Loader:
         worker_timeout: seconds after which a worker that stands still is replaced.
         colour_until: the epoch from which training pictures have no colour noise.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
-        ten_views: in testing, x is (10, n, size, size, 3): the paper's ten views of each picture, instead of its centre.
+        ten_views: in testing, x is (10, n, size, size, channels): the paper's ten views of each picture, instead of its centre.
 
     `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as many. `images`, `reading` and
     `waiting` count pictures delivered, seconds of work that reading them took, and seconds that the caller waited.
@@ -72,9 +71,10 @@ class Loader:
         if self.training:
             order = random.Stream(self.seed, f"shuffle {epoch}").permutation(n)
             rng = random.Stream(self.seed, f"augment {epoch}")
-            margin = SIZE - self.preparation.size + 1
+            side, _, channels = self.pictures.shape
+            margin = side - self.preparation.size + 1
             corners, mirrors = rng.integers(margin, (n, 2)), rng.integers(2, n)
-            noise = rng.normal((n, 3)).astype(np.float32)
+            noise = rng.normal((n, channels)).astype(np.float32)
             draws = corners, mirrors, noise if epoch < self.colour_until else None
         pieces = [
             order[i : i + self.batch_size]
@@ -105,7 +105,10 @@ class Loader:
     def prepare(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The test views of some pictures, as one batch."""
         return self.prepared(
-            read_batch(self.pictures, indices, np.empty((len(indices), *PICTURE), np.uint8)), None
+            read_batch(
+                self.pictures, indices, np.empty((len(indices), *self.pictures.shape), np.uint8)
+            ),
+            None,
         )
 
     def prepared(
@@ -129,7 +132,8 @@ class Loader:
             x = self.preparation.centre(batch.pictures)
         else:
             corners, mirrors, noise = draws
+            mirrors = mirrors if self.preparation.mirror else 0 * mirrors
             crops = np.concatenate([corners[i], mirrors[i][:, None]], axis=1).astype(np.int32)
-            x = np.empty((n, self.preparation.size, self.preparation.size, 3), np.float32)
+            x = np.empty((n, *self.preparation.mean.shape), np.float32)
             self.preparation.into(x, batch.pictures, crops, None if noise is None else noise[i])
         return x, self.pictures.images.labels[i], i

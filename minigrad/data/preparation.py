@@ -1,6 +1,6 @@
 """How a picture becomes input: the paper's preparation and augmentation.
 
-For a picture p, 256 x 256 x 3 of 0 .. 255, in training (Krizhevsky et al. 2012, section 4.1):
+For a picture p of 0 .. 255, for photographs 256 x 256 x 3, in training (Krizhevsky et al. 2012, section 4.1):
 
     x = (mirror(crop(p)) - mean + colour) * scale        crop: random size x size, each picture its own; mirror: every second one
     colour = [p1 p2 p3] [a1 s1, a2 s2, a3 s3]^T          p, s^2: eigenvectors and eigenvalues of the RGB covariance of the training
@@ -20,17 +20,18 @@ from tqdm import tqdm
 
 from minigrad import backend, kernels, random
 from minigrad.data.cache import Pictures
-from minigrad.data.images import SIZE, ImageError
+from minigrad.data.images import ImageError
 from minigrad.models.records import Preprocessing
 
 
 @dataclass
 class Statistics:
-    """Of the training pictures: mean image (256, 256, 3) float32, and the RGB covariance's decomposition."""
+    """Of the training pictures: mean image, of the pictures' shape, float32, and the decomposition
+    of the C channels' covariance."""
 
     mean: np.ndarray
-    eigenvalues: np.ndarray  # (3,) float32, descending
-    eigenvectors: np.ndarray  # (3, 3) float32, one a column
+    eigenvalues: np.ndarray  # (C,) float32, descending
+    eigenvectors: np.ndarray  # (C, C) float32, one a column
     std: float  # standard deviation of all pixels about their channel's mean
 
 
@@ -39,8 +40,9 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
     order = np.arange(len(pictures))
     if len(order) > most:
         order = np.sort(random.Stream(seed, "statistics").permutation(len(order))[:most])
-    total = np.zeros((SIZE, SIZE, 3), np.int64)
-    products = np.zeros((3, 3))
+    H, W, C = pictures.shape
+    total = np.zeros(pictures.shape, np.int64)
+    products = np.zeros((C, C))
     count = 0
     for i in tqdm(order, "mean and colours", leave=False, disable=None):
         try:
@@ -48,7 +50,7 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
         except ImageError:
             continue
         total += p
-        flat = p.reshape(-1, 3).astype(np.float32)
+        flat = p.reshape(-1, C).astype(np.float32)
         products += flat.T @ flat
         count += 1
     if count == 0:
@@ -57,14 +59,14 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
         )
     mean = total / count
     centre = mean.mean(axis=(0, 1))
-    covariance = products / (count * SIZE * SIZE) - np.outer(centre, centre)
+    covariance = products / (count * H * W) - np.outer(centre, centre)
     values, vectors = np.linalg.eigh(covariance)
     vectors = vectors * np.where(
         vectors.sum(axis=0) < 0, -1, 1
     )  # a sign of our own, so that every LAPACK agrees
     return Statistics(
         mean.astype(np.float32), values[::-1].clip(0).astype(np.float32), vectors[:, ::-1].astype(np.float32),
-        float(np.sqrt(max(np.trace(covariance) / 3, 1e-12))),
+        float(np.sqrt(max(np.trace(covariance) / C, 1e-12))),
     )  # fmt: skip
 
 
@@ -76,11 +78,14 @@ def prepare_images(
     scale: float,
     out: np.ndarray,
 ) -> None:
-    """out = (mirror(crop(picture)) - mean + shift) * scale. Shapes as in Preparation.into; shift (n, 3). Kernel: kernels/images.cu."""
+    """out = (mirror(crop(picture)) - mean + shift) * scale. Shapes as in Preparation.into;
+    shift (n, channels). Kernel: kernels/images.cu."""
     n, size = out.shape[:2]
     if kernels.ready(out):
         given = [kernels.contiguous(a) for a in (pictures, crops, mean, shift)]
-        kernels.launch("prepare_images", n * size, *given, out, pictures.shape[1], size, scale)
+        kernels.launch(
+            "prepare_images", n * size, *given, out, pictures.shape[1], size, out.shape[3], scale
+        )
         return
     for i, (top, left, mirror) in enumerate(backend.to_numpy(crops)):
         crop = pictures[i, top : top + size, left : left + size]
@@ -91,17 +96,18 @@ def prepare_images(
 
 @dataclass
 class Preparation:
-    """How a picture becomes input. size: side of the crop; mean: (size, size, 3) or (3,); scale: a factor;
-    colour: (3, 3) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code divides coloured pictures by 1.1."""
+    """How a picture becomes input. size: side of the crop; mean: (size, size, C) or (C,); scale: a factor;
+    colour: (C, C) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code divides coloured pictures by 1.1."""
 
     size: int
     mean: np.ndarray
     scale: float
     colour: np.ndarray | None = None
     shrink: float = 1.0
+    mirror: bool = True  # training pictures may be mirrored
 
     def __post_init__(self) -> None:
-        shape = (self.size, self.size, 3)
+        shape = (self.size, self.size, np.shape(self.mean)[-1])
         self.mean = np.ascontiguousarray(np.broadcast_to(self.mean, shape), np.float32)
         # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
         self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
@@ -117,29 +123,29 @@ class Preparation:
         colour = None
         if p.colour_noise:
             colour = p.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
-        return cls(p.size, mean, 1 / stats.std if p.unit_std else 1.0, colour, p.shrink)
+        return cls(p.size, mean, 1 / stats.std if p.unit_std else 1.0, colour, p.shrink, p.mirror)
 
     def into(
         self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None
     ) -> None:
-        """Write prepared pictures into out (n, size, size, 3) float32.
+        """Write prepared pictures into out (n, size, size, C) float32.
 
-        pictures: at least n, (side, side, 3) bytes each; crops: (n, 3) int32, top, left, mirror; noise: (n, 3), the paper's a.
+        pictures: at least n, (side, side, C) bytes each; crops: (n, 3) int32, top, left, mirror; noise: (n, C), the paper's a.
         Raises ValueError where a crop reaches outside the pictures, or arrays have other shapes or dtypes.
         """
-        n, side = len(out), pictures.shape[1] if pictures.ndim > 1 else 0
-        if out.shape != (n, self.size, self.size, 3) or out.dtype != np.float32:
+        n, side, C = len(out), pictures.shape[1] if pictures.ndim > 1 else 0, self.mean.shape[2]
+        if out.shape != (n, *self.mean.shape) or out.dtype != np.float32:
             raise ValueError(
-                f"prepared pictures are (n, {self.size}, {self.size}, 3) float32, not {out.shape} {out.dtype}"
+                f"prepared pictures are (n, {self.size}, {self.size}, {C}) float32, not {out.shape} {out.dtype}"
             )
         if (
             pictures.ndim != 4
             or len(pictures) < n
-            or pictures.shape[1:] != (side, side, 3)
+            or pictures.shape[1:] != (side, side, C)
             or pictures.dtype != np.uint8
         ):
             raise ValueError(
-                f"pictures must be ({n} or more, side, side, 3) uint8, not {pictures.shape} {pictures.dtype}"
+                f"pictures must be ({n} or more, side, side, {C}) uint8, not {pictures.shape} {pictures.dtype}"
             )
         if crops.shape != (n, 3) or crops.dtype != np.int32:
             raise ValueError(
@@ -153,19 +159,19 @@ class Preparation:
             raise ValueError(
                 f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}"
             )
-        shift, scale = np.zeros((n, 3), np.float32), self.scale
+        shift, scale = np.zeros((n, C), np.float32), self.scale
         if self.colour is not None and noise is not None:
             shift[:] = noise @ self.colour.T
             scale /= self.shrink
         prepare_images(pictures, crops, self.mean, shift, scale, out)
 
     def centre(self, pictures: np.ndarray) -> np.ndarray:
-        """The test view of pictures (n, 256, 256, 3): (n, size, size, 3)."""
+        """The test view of pictures: (n, size, size, C)."""
         margin = (pictures.shape[1] - self.size) // 2
         return self.crop(pictures, margin, margin, False)
 
     def views(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
-        """The paper's ten test views (section 4.1): four corners and the centre, each also mirrored; each (n, size, size, 3)."""
+        """The paper's ten test views (section 4.1): four corners and the centre, each also mirrored; each (n, size, size, C)."""
         far = pictures.shape[1] - self.size
         for top, left in ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2)):
             for mirror in (False, True):
@@ -173,7 +179,7 @@ class Preparation:
 
     def crop(self, pictures: np.ndarray, top: int, left: int, mirror: bool) -> np.ndarray:
         """One crop of every picture, without colour noise."""
-        out = np.empty((len(pictures), self.size, self.size, 3), np.float32)
+        out = np.empty((len(pictures), *self.mean.shape), np.float32)
         self.into(
             out,
             pictures,
@@ -184,16 +190,18 @@ class Preparation:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint keeps, so that a picture is prepared the same afterwards."""
-        colour = np.zeros((3, 3)) if self.colour is None else self.colour
+        colour = np.zeros((self.mean.shape[2],) * 2) if self.colour is None else self.colour
         values = {"mean": self.mean, "scale": self.scale, "colour": colour, "shrink": self.shrink}
         return {
             f"preparation.{name}": np.asarray(value, np.float32) for name, value in values.items()
         }
 
     @classmethod
-    def from_arrays(cls, tensors: dict[str, np.ndarray], size: int) -> Preparation:
-        """The inverse of arrays()."""
+    def from_arrays(cls, tensors: dict[str, np.ndarray], p: Preprocessing) -> Preparation:
+        """The inverse of arrays(), with what the model's preprocessing says."""
         mean, scale, colour, shrink = (
             tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")
         )
-        return cls(size, mean, float(scale), colour if colour.any() else None, float(shrink))
+        return cls(
+            p.size, mean, float(scale), colour if colour.any() else None, float(shrink), p.mirror
+        )

@@ -18,8 +18,10 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from minigrad import random
-from minigrad.data.images import SIZE
 from minigrad.data.sources import DataError
+from minigrad.models.records import PHOTOGRAPH
+
+SIZE = PHOTOGRAPH[0]
 
 VERSION = 1
 SHAPES = ("crosses", "moons", "rings", "stars", "triangles")

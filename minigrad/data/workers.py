@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import pickle
@@ -26,18 +27,20 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from minigrad.data.images import SIZE, ImageError
+from minigrad.data.images import ImageError
 from minigrad.data.sources import DataError
 
 TIMEOUT = 30.0  # seconds that a worker may stand still
 AHEAD = 2  # batches a worker is given before its first is asked for
 POSSIBLE = os.name == "posix"  # elsewhere a child does not inherit a file
-PICTURE = (SIZE, SIZE, 3)
-PICTURE_BYTES = SIZE * SIZE * 3
+Shape = tuple[int, int, int]  # of a picture: (side, side, channels)
 
 
 class Readable(Protocol):
-    """What workers read from; it travels to them by pickle."""
+    """What workers read from; it travels to them by pickle. shape: of each picture."""
+
+    @property
+    def shape(self) -> Shape: ...
 
     def read(self, i: int) -> np.ndarray: ...
 
@@ -46,7 +49,7 @@ class Readable(Protocol):
 
 @dataclass
 class Batch:
-    """Pictures (n, 256, 256, 3) uint8, valid until the next batch is asked for; which they are; and what could not be read, and why."""
+    """Pictures (n, *shape) uint8, valid until the next batch is asked for; which they are; and what could not be read, and why."""
 
     pictures: np.ndarray
     indices: np.ndarray  # (n,) int64
@@ -165,15 +168,15 @@ class Workers:
         self.descriptors: list[int] = []  # of the shared memory, and of the pickled source
         self.workers: list[Worker] = []
         if self.count == 0:
-            self.view = np.empty((1, size, *PICTURE), np.uint8)
+            self.view = np.empty((1, size, *source.shape), np.uint8)
             return
         self.shape = self.count * AHEAD, size
         pickled = pickle.dumps(source, pickle.HIGHEST_PROTOCOL)
-        for needed in (self.shape[0] * (size * (PICTURE_BYTES + 8) + 8), len(pickled)):
+        for needed in (self.shape[0] * (size * (math.prod(source.shape) + 8) + 8), len(pickled)):
             descriptor, block = memory(needed)
             self.descriptors.append(descriptor)
             if len(self.descriptors) == 1:
-                self.view, self.orders, self.begun = views(block, self.shape)
+                self.view, self.orders, self.begun = views(block, self.shape, source.shape)
             else:
                 block.write(pickled)
         self.workers = [self.hire() for _ in range(self.count)]
@@ -265,11 +268,13 @@ class Workers:
             os.close(self.descriptors.pop())
 
 
-def views(block: mmap.mmap, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shared memory as pictures (places, size, 256, 256, 3) and, behind them, int64: what to read (places, size), and how many of
+def views(
+    block: mmap.mmap, shape: tuple[int, int], picture: Shape
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The shared memory as pictures (places, size, *picture) and, behind them, int64: what to read (places, size), and how many of
     each place have been begun (places,)."""
-    pictures = np.frombuffer(block, np.uint8, count=shape[0] * shape[1] * PICTURE_BYTES).reshape(
-        *shape, *PICTURE
+    pictures = np.frombuffer(block, np.uint8, count=math.prod((*shape, *picture))).reshape(
+        *shape, *picture
     )
     orders = np.frombuffer(
         block, np.int64, count=shape[0] * shape[1], offset=pictures.size
@@ -338,7 +343,7 @@ def main(parent: int, descriptor: int, source_descriptor: int, places: int, size
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         source = pickle.loads(mmap.mmap(source_descriptor, 0))
-        view, orders, begun = views(mmap.mmap(descriptor, 0), (places, size))
+        view, orders, begun = views(mmap.mmap(descriptor, 0), (places, size), source.shape)
         while True:
             place, count = pickle.load(sys.stdin.buffer)
             try:

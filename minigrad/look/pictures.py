@@ -79,7 +79,7 @@ def draw_predictions(
     for i, picture in enumerate(pictures):
         r, c = divmod(i, columns)
         above, below = grid[2 * r, c], grid[2 * r + 1, c]
-        above.imshow(picture)
+        above.imshow(picture, cmap="gray", vmin=0, vmax=255)  # the three are for one channel
         above.set_title(short(names[labels[i]]), fontsize=8)
         best = np.argsort(-probabilities[i], kind="stable")[:4]
         colours = ["tab:green" if k == labels[i] else "tab:gray" for k in best]

@@ -23,8 +23,17 @@ LENET5 = Preset(
         "tanh4": Tanh(),
         "fc5": Dense(),  # one unit per class, under a softmax
     },
-    preprocessing=Preprocessing(size=28, picture=28, channels=1, mean="pixel", unit_std=True),
-    recipe=Recipe(
-        batch_size=64, epochs=12, lr=0.02, lr_drops=(7, 10), momentum=0.9, weight_decay=0.0005
+    preprocessing=Preprocessing(
+        size=28, picture=28, channels=1, mean="pixel", unit_std=True, mirror=False
     ),
+    recipe=Recipe(
+        batch_size=64,
+        epochs=12,
+        lr=0.02,
+        lr_drops=(7, 10),
+        momentum=0.9,
+        weight_decay=0.0005,
+        least=0,
+    ),
+    classes=10,
 )

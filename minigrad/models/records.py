@@ -10,6 +10,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 INFINITY = float("inf")
+PHOTOGRAPH = (
+    256,
+    256,
+    3,
+)  # what pictures are scaled to: "a fixed resolution of 256 x 256", section 2
 
 
 @dataclass(frozen=True)
@@ -102,14 +107,20 @@ class Preprocessing:
     """How pictures become input (data/preparation.py)."""
 
     size: int  # side of the crop that the network sees
-    picture: int = 256  # side to which pictures are scaled before they are cropped
-    channels: int = 3  # 3: red, green, blue; 1: grey
+    picture: int = PHOTOGRAPH[0]  # side to which pictures are scaled before they are cropped
+    channels: int = PHOTOGRAPH[2]  # 3: red, green, blue; 1: grey
     mean: str = (
         "pixel"  # what is subtracted. "pixel": the mean image; "channel": a number for each channel
     )
     colour_noise: float = 0.0  # the paper's PCA noise, 0.1 there; 0: none
     shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
     unit_std: bool = False  # divide by the standard deviation of the training pixels
+    mirror: bool = True  # mirror every second training picture
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a picture before it is cropped: (side, side, channels)."""
+        return self.picture, self.picture, self.channels
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,7 @@ class Recipe:
     max_filter_rms: float | None = None  # of convolutions' filters
     colour_until: float = INFINITY  # epoch from which there is no colour noise
     standardize: bool = False  # fit the initial weights to training pictures (Network.standardize)
+    least: int = 100_000  # training pictures below which small_subset's recipe serves better
 
     def stretched(self, epochs: int) -> Recipe:
         """The recipe in so many epochs; whatever has its epoch keeps its place in the run."""
@@ -151,6 +163,7 @@ class Preset:
     layers: Mapping[str, Layer]
     preprocessing: Preprocessing
     recipe: Recipe
+    classes: int = 1000  # that it was made for
 
     def changed(self, **layers: Layer | None) -> Preset:
         """The preset with some layers replaced, by name, or with None left out."""
@@ -181,6 +194,7 @@ def to_json(preset: Preset) -> dict[str, Any]:
     layers = [{"name": n, "kind": type(x).__name__} | asdict(x) for n, x in preset.layers.items()]
     return {
         "source": preset.source,
+        "classes": preset.classes,
         "layers": layers,
         "preprocessing": asdict(preset.preprocessing),
         "recipe": asdict(preset.recipe),
@@ -197,7 +211,11 @@ def from_json(written: Mapping[str, Any]) -> Preset:
     recipe["rates"] = tuple(map(tuple, recipe["rates"]))
     recipe["lr_drops"] = None if recipe["lr_drops"] is None else tuple(recipe["lr_drops"])
     return Preset(
-        written["source"], layers, Preprocessing(**written["preprocessing"]), Recipe(**recipe)
+        written["source"],
+        layers,
+        Preprocessing(**written["preprocessing"]),
+        Recipe(**recipe),
+        written["classes"],
     )
 
 

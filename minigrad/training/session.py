@@ -26,7 +26,6 @@ from minigrad.training.run_folder import SETTINGS, RunFolder, checkpoint_of
 from minigrad.training.trainer import Trainer, duration
 from minigrad.training.version1 import upgraded
 
-SMALL = 100_000  # training pictures below which a set is a small subset
 Report = Callable[[str], None]
 
 
@@ -115,11 +114,13 @@ def train(
         for line in announcement(sets, settings):
             report(line)
         pictures = [
-            data.open_pictures(s, cache, options.workers, report, what, options.worker_timeout)
+            data.open_pictures(
+                s, cache, options.workers, report, what, options.worker_timeout, p.shape
+            )
             for s, what in zip(sets, ("training pictures", "validation pictures"))
         ]
         if before:
-            prep = data.Preparation.from_arrays(tensors, p.size)
+            prep = data.Preparation.from_arrays(tensors, p)
         else:
             stats = data.statistics(pictures[0], seed=options.seed)
             prep = data.Preparation.of(p, stats)
@@ -215,7 +216,7 @@ def settled(
         raise ValueError(f"unknown preset {options.preset!r}: choose from {', '.join(presets)}")
     name = options.recipe
     if name == "auto":
-        name = "preset" if len(train) >= SMALL else "small"
+        name = "preset" if len(train) >= presets[options.preset].recipe.least else "small"
     preset = presets[options.preset]
     network = chosen(small_subset(preset) if name == "small" else preset, options)
     return Settings(options, name, network, train.classes, train.names, len(train))
@@ -331,7 +332,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
     model = Network(settings.network, len(settings.classes))
     model.load_state_dict(checkpoint.part(tensors, "model."))
     model.to(device).eval()
-    prep = data.Preparation.from_arrays(tensors, settings.network.preprocessing.size)
+    prep = data.Preparation.from_arrays(tensors, settings.network.preprocessing)
     return model, prep, settings
 
 
