@@ -32,6 +32,7 @@ from collections.abc import Sequence
 
 from minigrad import commands
 from minigrad.models.caffe import CAFFE, CAFFENET
+from minigrad.models.cifar import CIFAR10
 from minigrad.models.krizhevsky2012 import KRIZHEVSKY2012
 from minigrad.models.lenet import LENET5
 from minigrad.models.records import (
@@ -102,7 +103,7 @@ PRESETS: dict[str, Preset] = {
     "torchvision": TORCHVISION,
     "zfnet": ZFNET,
 }
-MODELS = PRESETS | {"lenet5": LENET5}  # what the command line knows
+MODELS = PRESETS | {"lenet5": LENET5, "cifar10": CIFAR10}  # what the command line knows
 
 
 class AlexNet(Network):

@@ -188,13 +188,16 @@ class Network(nn.Sequential):
         if recipe.bias_lr is not None:
             biases = {"lr": recipe.bias_lr, "scheduled": False}
         parameters = dict(self.named_parameters())
-        own = [p for name, p in parameters.items() if name.endswith(".b")]
-        groups: list[dict] = [{"params": own, **biases, **decay}]
+        every = [p for name, p in parameters.items() if name.endswith(".b")]
+        groups: list[dict] = [{"params": every, **biases, **decay}]
         for name, p in parameters.items():
             if name.endswith(".w"):
                 rates = tuple((epoch, rate) for q, epoch, rate in recipe.rates if q == name)
                 limit = recipe.max_filter_rms
-                groups.append({"params": [p], "rates": rates, "max_filter_rms": limit})
+                group = {"params": [p], "rates": rates, "max_filter_rms": limit}
+                if name in (decays := dict(recipe.decays)):
+                    group["weight_decay"] = decays[name]
+                groups.append(group)
         return groups
 
     def make_optimizer(self) -> optim.SGD:
@@ -244,12 +247,12 @@ def build(row: Row, seed: int, dtype: str) -> nn.Module:
 
 
 def shrunken(preset: Preset, width: int = 16) -> Preset:
-    """The preset's layers in small: 67 x 67 pictures, `width` times fewer maps and 64 hidden units; He
+    """The preset's layers in small: pictures of at most 67 x 67, `width` times fewer maps and 64 hidden units; He
     weights and alpha = 1, so that every term of every gradient is large enough to see."""
     layers: dict[str, records.Layer] = {}
     for name, layer in preset.layers.items():
         if isinstance(layer, Conv):
-            layer = replace(layer, filters=layer.filters // width, std=None, bias=0.1)
+            layer = replace(layer, filters=max(layer.filters // width, 2), std=None, bias=0.1)
         elif isinstance(layer, Dense):
             hidden = layer.units is not None
             layer = replace(layer, units=64, bias=0.1) if hidden else layer
@@ -257,7 +260,7 @@ def shrunken(preset: Preset, width: int = 16) -> Preset:
         elif isinstance(layer, (LRN, LRNWithinMap)):
             layer = replace(layer, alpha=1.0)
         layers[name] = layer
-    return preset.changed(**layers).with_preprocessing(size=67)
+    return preset.changed(**layers).with_preprocessing(size=min(67, preset.preprocessing.size))
 
 
 def check_network(preset: Preset, classes: int = 3, seed: int = 0) -> float:

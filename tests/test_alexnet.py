@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import alexnet
-from alexnet import PAPER, PRESETS, AlexNet
+from alexnet import MODELS, PAPER, PRESETS, AlexNet
 from minigrad import nn
 from minigrad.models.records import Conv, Dense, Pool, diff, from_json, small_subset, to_json
 from minigrad.network import check_network, ledger
@@ -190,10 +190,10 @@ def test_seed_decides_the_weights(monkeypatch):
     assert not np.array_equal(a["fc6.w"], c["fc6.w"])
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MODELS)
 def test_gradient_of_the_whole_network(preset, monkeypatch):
     monkeypatch.undo()
-    assert check_network(PRESETS[preset]) < 1e-5
+    assert check_network(MODELS[preset]) < 1e-5
 
 
 def test_standardized_initial_weights(monkeypatch):
@@ -259,10 +259,10 @@ def test_presets_change_by_name():
         PAPER.changed(conv9=None)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", MODELS)
 def test_presets_through_json(preset):
-    written = json.loads(json.dumps(to_json(PRESETS[preset])))
-    assert from_json(written) == PRESETS[preset]
-    assert from_json(
-        json.loads(json.dumps(to_json(small_subset(PRESETS[preset]))))
-    ) == small_subset(PRESETS[preset])
+    written = json.loads(json.dumps(to_json(MODELS[preset])))
+    assert from_json(written) == MODELS[preset]
+    assert from_json(json.loads(json.dumps(to_json(small_subset(MODELS[preset]))))) == small_subset(
+        PRESETS[preset]
+    )

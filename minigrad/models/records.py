@@ -137,6 +137,7 @@ class Recipe:
     bias_lr: float | None = None  # absolute rate of all biases, which schedules leave alone
     bias_lr_scale: float = 1.0
     bias_decay: bool = True
+    decays: tuple[tuple[str, float], ...] = ()  # (parameter, a weight decay of its own)
     rates: tuple[tuple[str, float, float], ...] = ()  # (parameter, epoch, its rate from then on)
     max_filter_rms: float | None = None  # of convolutions' filters
     colour_until: float = INFINITY  # epoch from which there is no colour noise
@@ -208,7 +209,8 @@ def from_json(written: Mapping[str, Any]) -> Preset:
         values = {key: value for key, value in row.items() if key not in ("name", "kind")}
         layers[row["name"]] = KINDS[row["kind"]](**values)
     recipe = dict(written["recipe"])
-    recipe["rates"] = tuple(map(tuple, recipe["rates"]))
+    for pairs in ("rates", "decays"):
+        recipe[pairs] = tuple(map(tuple, recipe[pairs]))
     recipe["lr_drops"] = None if recipe["lr_drops"] is None else tuple(recipe["lr_drops"])
     return Preset(
         written["source"],
@@ -261,6 +263,7 @@ def small_subset(preset: Preset) -> Preset:
         bias_lr=None,
         bias_lr_scale=1.0,
         rates=(),
+        decays=(),
         max_filter_rms=None,
         colour_until=INFINITY,
         standardize=True,
