@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from setting import describe, whole, writable
 
-from minigrad import backend, kernels
+from minigrad import backend, kernels, machine
 from minigrad.files import replacing
 from minigrad.models.records import Dropout
 from minigrad.network import ledger
@@ -60,10 +60,9 @@ class Ours:
 
     def __init__(self, network: str, n: int, device: str) -> None:
         import alexnet
-        from minigrad import Tensor, functions, kernels, no_grad
+        from minigrad import Tensor, functions, no_grad
 
-        backend.keep_memory()
-        kernels.lend_threads_to_blas()
+        machine.set_up()
         self.F, self.no_grad, self.device = functions, no_grad, device
         chosen = preset(network)
         self.model = alexnet.AlexNet(chosen)

@@ -13,13 +13,13 @@ import time
 
 import numpy as np
 
-from minigrad import Tensor, data, kernels, no_grad, optim, random
+from minigrad import Tensor, data, no_grad, optim, random
 from minigrad import functions as F
 from minigrad.data.fonts import draw_digits
 from minigrad.models.lenet import LENET5
 from minigrad.network import Network, summary
 
-kernels.lend_threads_to_blas()
+machine.set_up()
 EPOCHS = 12
 
 

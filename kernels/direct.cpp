@@ -105,12 +105,12 @@ static Tiles best_tiles() {
 }
 
 // block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row and 32 channels.
-// Output (oh, ow), or max(0, output) with relu, is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
+// Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
 // Bytes: reads 4 a number of x, once a band that sees it, writes 4 a number of y; the filters come from cache.
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W,
                                           int C, int KH, int KW, int SH, int SW, int PH, int PW,
                                           int OH, int OW, int O, int groups, int YH, int YW, int TH,
-                                          int TW, int h0, int w0, int band, int relu) {
+                                          int TW, int h0, int w0, int band) {
   Convolution s = {H, W, C, KH, KW, SH, SW, PH, PW, OH, OW, O, groups};
   Tiles tiles = best_tiles();
   int bands = (OH + band - 1) / band, n = blockIdx.x / (groups * bands),
@@ -129,11 +129,6 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
     tiles.run(end - ow, s.width(p), out, i64(TW) * O, filter, 0,
               padded + r * SH * s.padded_row() + ow * SW * s.CG(), SW * s.CG(), filter + PANEL,
               window);
-    // The tile is still in the first-level cache. (With the comparison inside it, it needs a register more than there are.)
-    for (int r = 0; r < end - ow && relu; ++r) {
-      for (int v = 0; v < s.width(p); ++v)
-        out[i64(r) * TW * O + v] = out[i64(r) * TW * O + v] < 0 ? 0 : out[i64(r) * TW * O + v];
-    }
   }
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 import time
@@ -91,10 +90,12 @@ def build() -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m minigrad", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=["build"])
-    if parser.parse_args(arguments).command == "build":
+    given = sys.argv[1:] if arguments is None else arguments
+    if given == ["build"]:
         return build()
+    if given:
+        print(f"error: {' '.join(given)}: nothing, or build, is wanted. {__doc__}", file=sys.stderr)
+        return 2
     print(report())
     return 0
 

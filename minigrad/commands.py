@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import functions as F
-from minigrad import kernels, look
+from minigrad import kernels, look, machine
 from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
@@ -124,6 +124,7 @@ def run_command(command: Callable[[], object]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     try:
+        machine.set_up()
         command()
     except (ValueError, RunError, kernels.KernelError, OSError) as error:
         if "MINIGRAD_TRACEBACK" in os.environ:
@@ -182,7 +183,6 @@ def evaluate_runs(
     device: str,
 ) -> None:
     """Accuracy of a run, or of several averaged, on the validation pictures of a folder."""
-    kernels.lend_threads_to_blas()
     results: list[Evaluation] = []
     images, first = None, None
     for run in runs:

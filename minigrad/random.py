@@ -13,6 +13,7 @@ kernels/dropout.cu compute the same function, bit for bit.
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,8 +82,8 @@ class Stream:
 
     def next_draw(self) -> int:
         """The number of the next draw; afterwards the stream stands one further."""
-        if _rewinding is not None:
-            _rewinding.setdefault(self, self.counter)
+        if (counters := getattr(_rewinding, "counters", None)) is not None:
+            counters.setdefault(self, self.counter)
         self.counter += 1
         return self.counter - 1
 
@@ -115,7 +116,7 @@ class Stream:
         return np.argsort(self.uniform(n), kind="stable")
 
 
-_rewinding: dict[Stream, int] | None = None
+_rewinding = threading.local()  # .counters: {stream: where it stood}, inside `rewound`
 
 
 @contextmanager
@@ -124,14 +125,13 @@ def rewound() -> Iterator[None]:
 
     How a gradient check freezes dropout: every evaluation sees the same masks.
     """
-    global _rewinding
-    outer, _rewinding = _rewinding, {}
+    outer, _rewinding.counters = getattr(_rewinding, "counters", None), {}
     try:
         yield
     finally:
-        for stream, counter in _rewinding.items():
+        for stream, counter in _rewinding.counters.items():
             stream.counter = counter
-        _rewinding = outer
+        _rewinding.counters = outer
 
 
 _default = Stream(0, "default")

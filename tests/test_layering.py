@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "minigrad.backend": 0, "minigrad.files": 0, "minigrad.kernel_build": 0, "minigrad.models": 0,
     "minigrad.kernels": 1, "minigrad.engine": 1, "minigrad.random": 1,
-    "minigrad.functions": 2,
+    "minigrad.functions": 2, "minigrad.machine": 2,
     "minigrad.gradcheck": 3, "minigrad.nn": 3, "minigrad.optim": 3, "minigrad.data": 3,
     "minigrad.network": 4, "minigrad.look": 4,
     "minigrad.training": 5,

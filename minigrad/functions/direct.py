@@ -61,10 +61,10 @@ def rows_that_fit(win: Windows, channels: int, panel: int, numbers: int) -> int:
 
 def convolve(
     x: Array, w: Array, b: Array, y: Array, win: Windows, groups: int,
-    relu: bool = False, flip: bool = False, to: tuple[int, int, int, int] = (1, 1, 0, 0),
+    flip: bool = False, to: tuple[int, int, int, int] = (1, 1, 0, 0),
 ) -> None:  # fmt: skip
     """Convolve x with the filters w (KH, KW, C / groups, O), and write output (oh, ow) to pixel (SH oh + h0, SW ow + w0) of y,
-    `to` being (SH, SW, h0, w0). relu: write max(0, output). flip: x is a gy, and w is turned into the filters of the input gradient."""
+    `to` being (SH, SW, h0, w0). flip: x is a gy, and w is turned into the filters of the input gradient."""
     KH, KW, CG, O = w.shape
     channels, outputs = (O // groups, CG) if flip else (CG, O // groups)
     panels = divide_up(outputs, PANEL)
@@ -87,15 +87,15 @@ def convolve(
     band = min(band, max(1, win.OH * win.N * groups // BLOCKS))
     blocks, shared = win.N * groups * divide_up(win.OH, band), padded_size(win, band, channels)
     sizes = *win.kernel_arguments, outputs * groups, groups, *y.shape[1:3], *to, band
-    kernels.launch("direct_forward", blocks, x, filters, y, *sizes, int(relu), shared=shared)
+    kernels.launch("direct_forward", blocks, x, filters, y, *sizes, shared=shared)
 
 
-def forward(x: Array, w: Array, b: Array | None, win: Windows, groups: int, relu: bool) -> Array:
-    """y (N, OH, OW, O), or max(0, y)."""
+def forward(x: Array, w: Array, b: Array | None, win: Windows, groups: int) -> Array:
+    """y (N, OH, OW, O)."""
     O = w.shape[3]
     y = np.empty_like(x, shape=(win.N, win.OH, win.OW, O))
     b = np.zeros_like(w, shape=(O,)) if b is None else kernels.contiguous(b)
-    convolve(x, kernels.contiguous(w), b, y, win, groups, relu)
+    convolve(x, kernels.contiguous(w), b, y, win, groups)
     return y
 
 

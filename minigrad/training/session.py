@@ -77,7 +77,6 @@ def train(
     with a sentence, Stopped if a signal came.
     """
     began = time.perf_counter()
-    backend.keep_memory()
     before: Settings | None = None
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):

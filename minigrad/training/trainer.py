@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, kernels, nn, optim, random
+from minigrad import backend, nn, optim, random
 from minigrad import functions as F
 from minigrad.data import Loader
 from minigrad.training import checkpoint, health
@@ -167,7 +167,6 @@ class Trainer:
         """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM
         save and raise Stopped."""
         self.run.claim()
-        kernels.lend_threads_to_blas()
         try:
             with self.stopping_on_signals():
                 if not (self.run.path / CHECKPOINT).exists():
