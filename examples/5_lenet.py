@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from minigrad import Tensor, data, no_grad, optim, random
+from minigrad import Tensor, data, machine, no_grad, optim, random
 from minigrad import functions as F
 from minigrad.data.fonts import draw_digits
 from minigrad.models.lenet import LENET5

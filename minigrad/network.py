@@ -89,18 +89,34 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
 
 
 def summary(preset: Preset, name: str, classes: int | None = None) -> str:
-    """The ledger of a preset as text."""
+    """The ledger of a preset as text; below it what its columns say."""
     rows = ledger(preset, classes)
+    heads = f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}"
     lines = [
         f"{name}: {preset.source}",
-        f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}",
+        f"{heads}{'out kB':>10}{'kept kB':>10}{'field':>7}{'step':>6}  side",
     ]
     for r in rows:
         shape = "x".join(map(str, r.shape))
         counts = f"{r.parameters:>14,}{r.multiply_adds / 1e6:>14.2f} M" if r.parameters else ""
-        lines.append(f"{r.stage:9}{shape:>14}{counts}")
-    parameters, adds = sum(r.parameters for r in rows), sum(r.multiply_adds for r in rows)
-    lines.append(f"{'total':9}{'':14}{parameters:>14,}{adds / 1e6:>14.2f} M")
+        memory = f"{r.bytes_out / 1e3:>10,.1f}{r.bytes_kept / 1e3:>10,.1f}"
+        side = f"  {r.shape[0]} = {r.arithmetic}" if r.arithmetic else ""
+        lines.append(
+            f"{r.stage:9}{shape:>14}{counts:30}{memory}{r.field:>7}{r.jump or '':>6}{side}"
+        )
+    totals = [
+        sum(getattr(r, what) for r in rows)
+        for what in ("parameters", "multiply_adds", "bytes_out", "bytes_kept")
+    ]
+    lines.append(
+        f"{'total':9}{'':14}{totals[0]:>14,}{totals[1] / 1e6:>14.2f} M{totals[2] / 1e3:>10,.1f}"
+        f"{totals[3] / 1e3:>10,.1f}"
+    )
+    lines.append(
+        "for one picture, in float32: out, each layer's output; kept, what backward needs of it (an "
+        "array once);\nfield, the side of the square of input pixels that an output sees; step, the "
+        "pixels between two outputs"
+    )
     return "\n".join(lines)
 
 
