@@ -1,22 +1,23 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton: "ImageNet classification with deep convolutional neural networks", NIPS 2012),
-its relatives, and their training.
+"""AlexNet (Krizhevsky, Sutskever, Hinton: "ImageNet classification with deep convolutional neural
+networks", NIPS 2012), its relatives, and their training.
 
-The network of the paper, as the preset `paper` builds it (rows x columns x maps; parameters with biases):
+The network of the paper, as the preset `paper` builds it (rows x columns x maps; parameters with
+biases):
 
-    stage    what it does                                                  output          parameters   multiply-adds
-    input    227 x 227 x 3 crop, training mean subtracted                  227x227x3
-    conv1    96 filters 11x11x3, stride 4                                  55x55x96            34,944       105.42 M
-    relu1 norm1 pool1    max(0, x); LRN n=5; max-pool 3x3 stride 2         27x27x96
-    conv2    256 filters 5x5x48, padding 2, two groups                     27x27x256          307,456       223.95 M
-    relu2 norm2 pool2    as after conv1                                    13x13x256
-    conv3    384 filters 3x3x256, padding 1                                13x13x384          885,120       149.52 M
-    conv4    384 filters 3x3x192, padding 1, two groups                    13x13x384          663,936       112.14 M
-    conv5    256 filters 3x3x192, padding 1, two groups                    13x13x256          442,624        74.76 M
-    pool5    max-pool 3x3 stride 2                                         6x6x256
-    fc6      dense 9216 -> 4096; relu6; drop6 (p = 0.5)                    4096            37,752,832        37.75 M
-    fc7      dense 4096 -> 4096; relu7; drop7 (p = 0.5)                    4096            16,781,312        16.78 M
-    fc8      dense 4096 -> 1000                                            1000             4,097,000         4.10 M
-                                                                                           60,965,224       724.41 M
+    stage    what it does                                       output      parameters  mult.-adds
+    input    227 x 227 x 3 crop, training mean subtracted       227x227x3
+    conv1    96 filters 11x11x3, stride 4                       55x55x96        34,944    105.42 M
+    relu1 norm1 pool1    max(0, x); LRN n=5; max-pool 3x3/2     27x27x96
+    conv2    256 filters 5x5x48, padding 2, two groups          27x27x256      307,456    223.95 M
+    relu2 norm2 pool2    as after conv1                         13x13x256
+    conv3    384 filters 3x3x256, padding 1                     13x13x384      885,120    149.52 M
+    conv4    384 filters 3x3x192, padding 1, two groups         13x13x384      663,936    112.14 M
+    conv5    256 filters 3x3x192, padding 1, two groups         13x13x256      442,624     74.76 M
+    pool5    max-pool 3x3, stride 2                             6x6x256
+    fc6      dense 9216 -> 4096; relu6; drop6 (p = 0.5)         4096        37,752,832     37.75 M
+    fc7      dense 4096 -> 4096; relu7; drop7 (p = 0.5)         4096        16,781,312     16.78 M
+    fc8      dense 4096 -> 1000                                 1000         4,097,000      4.10 M
+                                                                            60,965,224    724.41 M
 
     python alexnet.py summary paper
     python alexnet.py train --data imagenet --epochs 90
@@ -107,7 +108,8 @@ MODELS = PRESETS | {"lenet5": LENET5, "cifar10": CIFAR10}  # what the command li
 
 
 class AlexNet(Network):
-    """A network of PRESETS, by name: `AlexNet()` is the paper's. Arguments as for network.Network."""
+    """A network of PRESETS, by name: `AlexNet()` is the paper's. Arguments as for
+    network.Network."""
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
-"""Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in place.
+"""Build and installation: `pip install .`, or `pip install -e .` to read and change the sources in
+place.
 
-The kernels for the CPU are compiled on the way, where there is a C++ compiler; MINIGRAD_KERNELS=none leaves them out.
+The kernels for the CPU are compiled on the way, where there is a C++ compiler;
+MINIGRAD_KERNELS=none leaves them out.
 """
 
 import importlib.util
@@ -26,7 +28,8 @@ KERNELS = [
 
 
 class BuildKernels(build_ext):
-    """The libraries that minigrad/kernels.py loads. Without a compiler there are none, and the array forms serve."""
+    """The libraries that minigrad/kernels.py loads. Without a compiler there are none, and the
+    array forms serve."""
 
     def run(self):
         if os.environ.get("MINIGRAD_KERNELS") == "none":
@@ -36,7 +39,8 @@ class BuildKernels(build_ext):
         try:
             if kernel_build.compiler() is None:
                 print(
-                    "warning: no C++ compiler: the kernels for the CPU are left out, and all is slower",
+                    "warning: no C++ compiler: the kernels for the CPU are left out, and all is"
+                    " slower",
                     file=sys.stderr,
                 )
             else:
@@ -69,7 +73,10 @@ setup(
     ],
     name="minigrad",
     version=re.search(r'__version__ = "(.+)"', Path("minigrad/__init__.py").read_text())[1],
-    description="A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train the real AlexNet",
+    description=(
+        "A deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train"
+        " the real AlexNet"
+    ),
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",

@@ -1,13 +1,15 @@
-"""A training step and inference of AlexNet: minigrad beside PyTorch (eager, channels_last, torch.compile) and the BLAS's ceiling.
+"""A training step and inference of AlexNet: minigrad beside PyTorch (eager, channels_last,
+torch.compile) and the BLAS's ceiling.
 
     python benchmarks/bench_alexnet.py                          # the paper's network, batch 128
     python benchmarks/bench_alexnet.py --network nolrn --batch 32 --json result.json
-    python benchmarks/bench_alexnet.py --device gpu             # PyTorch in float32, with TF32, and with bfloat16 by autocast
-    python benchmarks/bench_alexnet.py --follow 100             # only: do 100 steps lead along the same losses?
+    python benchmarks/bench_alexnet.py --device gpu     # PyTorch: float32, TF32, bfloat16
+    python benchmarks/bench_alexnet.py --follow 100     # only: the losses of 100 steps
 
-Each contender lives in a process of its own and works while the others wait, in alternating blocks. Before anything is timed, minigrad and
-PyTorch must agree on the loss of the same weights and pictures. A step is forward, loss, backward and SGD with momentum and decay; on a GPU
-the data are there already, and the clock stops when the device has finished.
+Each contender lives in a process of its own and works while the others wait, in alternating blocks.
+Before anything is timed, minigrad and PyTorch must agree on the loss of the same weights and
+pictures. A step is forward, loss, backward and SGD with momentum and decay; on a GPU the data are
+there already, and the clock stops when the device has finished.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ PEERS = {"cpu": ("eager", "channels_last", "compile"), "gpu": ("eager", "tf32", 
 
 
 def preset(network: str):
-    """The paper's preset, the same without LRN, or torchvision's; dropout by scaling in training, as PyTorch has it."""
+    """The paper's preset, the same without LRN, or torchvision's; dropout by scaling in training,
+    as PyTorch has it."""
     import alexnet
 
     chosen = alexnet.PRESETS["torchvision" if network == "torchvision" else "paper"]
@@ -199,7 +202,8 @@ class Torch:
 
 
 class Sgemm:
-    """The ceiling: float32 products of two 2048 x 2048 matrices by the BLAS of NumPy, or two of 8192 x 8192 by that of CuPy."""
+    """The ceiling: float32 products of two 2048 x 2048 matrices by the BLAS of NumPy, or two of
+    8192 x 8192 by that of CuPy."""
 
     def __init__(self, device: str) -> None:
         self.size, self.products = (2048, 8) if device == "cpu" else (8192, 1)
@@ -223,7 +227,8 @@ class Sgemm:
 
 
 def work(name: str, network: str, n: int, device: str) -> None:
-    """A contender's process: reads "check", "step K", "infer K", "follow K" or "quit"; answers a line of JSON."""
+    """A contender's process: reads "check", "step K", "infer K", "follow K" or "quit"; answers a
+    line of JSON."""
     contender: Any
     if name == "sgemm":
         contender = Sgemm(device)
@@ -241,7 +246,8 @@ def work(name: str, network: str, n: int, device: str) -> None:
             continue
         if (
             command == "follow"
-        ):  # without dropout, whose random numbers differ, and slowly: a loss that leaps would magnify rounding
+            # without dropout, whose random numbers differ, and slowly: leaps magnify rounding
+        ):
             contender.model.eval()
             contender.set_rate(0.001)
             print(json.dumps([contender.step().item() for _ in range(int(count[0]))]), flush=True)
@@ -404,7 +410,8 @@ def main() -> int:
     for name, loss in losses.items():
         if not abs(loss - losses["minigrad"]) <= TOLERANCE.get(name, 1e-3) * abs(loss):
             raise SystemExit(
-                f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same network, nothing is timed"
+                f"{name} computes a loss of {loss}, minigrad {losses['minigrad']}: not the same"
+                " network, nothing is timed"
             )
     for block in range(args.blocks + 1):
         for name, c in list(contenders.items()):
@@ -428,7 +435,8 @@ def main() -> int:
 
 
 def leave_out(name: str, error: ProcessEnded, peers: Sequence[str]) -> None:
-    """A peer that cannot run is left out of the table; without minigrad and the ceiling there is none."""
+    """A peer that cannot run is left out of the table; without minigrad and the ceiling there is
+    none."""
     if name not in peers:
         raise SystemExit(str(error)) from None
     print(f"{error}: left out", flush=True)
@@ -443,10 +451,12 @@ def follow(args: argparse.Namespace) -> int:
         contender.process.kill()
     difference = np.abs(paths[0] - paths[1]) / np.abs(paths[1])
     print(
-        f"{args.network}, batch {args.batch}, {args.device}: {args.follow} steps, loss {paths[0][0]:.5f} to {paths[0][-1]:.5f}"
+        f"{args.network}, batch {args.batch}, {args.device}: {args.follow} steps, loss"
+        f" {paths[0][0]:.5f} to {paths[0][-1]:.5f}"
     )
     print(
-        f"largest relative difference from PyTorch's losses {difference.max():.1e}, after {difference.argmax()} steps"
+        f"largest relative difference from PyTorch's losses {difference.max():.1e}, after"
+        f" {difference.argmax()} steps"
     )
     return 0 if difference.max() < 1e-2 else 1  # NaN is not
 
@@ -479,26 +489,29 @@ def report(args: argparse.Namespace, result: dict[str, Any], losses: dict[str, f
     floor = result["floor"]
     print("\n".join(result["machine"]))
     print(
-        f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad in float32"
+        f"{args.network}, batch {args.batch}, {args.device}, {args.threads} CPU threads, minigrad"
+        " in float32"
     )
     print(
-        f"sgemm ceiling {result['gflops']:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference {result['floor of inference']:.4f} s; "
-        f"losses {losses}"
+        f"sgemm ceiling {result['gflops']:.0f} GFLOP/s; floor of a step {floor:.4f} s, of inference"
+        f" {result['floor of inference']:.4f} s; losses {losses}"
     )
     ours = {kind: float(np.median(result["rows"]["minigrad"][kind])) for kind in ("step", "infer")}
     print(
-        f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}{'infer s':>9}{'ours/it':>9}{'peak GB':>9}"
+        f"{'':14}{'step s':>8}{'spread':>17}{'images/s':>10}{'ours/it':>9}{'/floor':>8}"
+        f"{'infer s':>9}{'ours/it':>9}{'peak GB':>9}"
     )
     for name, row in result["rows"].items():
         step, infer = (float(np.median(row[kind])) for kind in ("step", "infer"))
         spread = f"{min(row['step']):.3f} - {max(row['step']):.3f}"
         print(
-            f"{name:14}{step:8.4f}{spread:>17}{args.batch / step:10.1f}{ours['step'] / step:9.2f}{step / floor:8.2f}{infer:9.4f}"
-            f"{ours['infer'] / infer:9.2f}{row['peak']:9.2f}"
+            f"{name:14}{step:8.4f}{spread:>17}{args.batch / step:10.1f}{ours['step'] / step:9.2f}"
+            f"{step / floor:8.2f}{infer:9.4f}{ours['infer'] / infer:9.2f}{row['peak']:9.2f}"
         )
         if row["busy"]:
             print(
-                f"{'':14}{np.median(row['busy']):8.3f} s with one core busy: {np.median(row['busy']) / step:.2f} times as long"
+                f"{'':14}{np.median(row['busy']):8.3f} s with one core busy:"
+                f" {np.median(row['busy']) / step:.2f} times as long"
             )
 
 

@@ -1,11 +1,13 @@
-"""Every kernel at AlexNet's sizes: checked against its array form, then ms, GB/s and the share of the copy bandwidth.
+"""Every kernel at AlexNet's sizes: checked against its array form, then ms, GB/s and the share of
+the copy bandwidth.
 
     python benchmarks/bench_kernels.py                  # batch 128, alone
-    python benchmarks/bench_kernels.py --busy           # the same while another process keeps one core busy
+    python benchmarks/bench_kernels.py --busy       # the same, one core kept busy meanwhile
     python benchmarks/bench_kernels.py --device gpu
 
-GB/s counts each element that must be read or written once, as the header of each kernel says; the copy ceiling is `y[...] = x` on 256 MB by
-a kernel of the same kind. A convolution on a CPU (direct.cpp) is counted in GFLOP/s; its ceiling is a 2048^3 sgemm of the BLAS.
+GB/s counts each element that must be read or written once, as the header of each kernel says; the
+copy ceiling is `y[...] = x` on 256 MB by a kernel of the same kind. A convolution on a CPU
+(direct.cpp) is counted in GFLOP/s; its ceiling is a 2048^3 sgemm of the BLAS.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ CONVOLUTIONS = (  # name, image, filters, size, stride, padding, groups
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: `call` runs the kernel and returns its output; `work` in bytes that must move, or operations."""
+    """A line of the table: `call` runs the kernel and returns its output; `work` in bytes that must
+    move, or operations."""
 
     name: str
     x: backend.Array
@@ -267,7 +270,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.device != "cpu" and backend.gpu_count() == 0:
         parser.error(
-            f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says more)"
+            f"--device {args.device}: there is no GPU that CuPy can use (python -m minigrad says"
+            " more)"
         )
     if not kernels.ready(backend.to_device(np.zeros(1, np.float32), args.device)):
         parser.error(f"there are no kernels to time on {args.device}: {kernels.state()}")
@@ -298,7 +302,8 @@ def main() -> int:
         print(f"sgemm ceiling {ceilings['GFLOP/s']:.0f} GFLOP/s")
         table = convolutions(args.batch) + table
     print(
-        f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest difference from the array form"
+        f"{'kernel':32}{'x':>18}{'ms':>9}{'min - max':>18}{'rate':>15}{'of ceiling':>12}  largest"
+        " difference from the array form"
     )
     result = {"machine": setting.split("\n"), "ceilings": ceilings, "rows": []}
     chosen = os.environ.pop("MINIGRAD_KERNELS", "auto")
@@ -318,7 +323,8 @@ def main() -> int:
         spread = f"{min(times) * 1e3:.2f} - {max(times) * 1e3:.2f}"
         shape = "x".join(map(str, row.x.shape))
         print(
-            f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f} {row.unit:7}{share:12.0%}  {error:.1e}",
+            f"{row.name:32}{shape:>18}{median * 1e3:9.2f}{spread:>18}{rate:7.1f}"
+            f" {row.unit:7}{share:12.0%}  {error:.1e}",
             flush=True,
         )
         result["rows"].append(

@@ -1,10 +1,12 @@
-"""Pictures a second from files to prepared batches: minigrad's Loader beside PyTorch's DataLoader with Pillow, and from minigrad's cache.
+"""Pictures a second from files to prepared batches: minigrad's Loader beside PyTorch's DataLoader
+with Pillow, and from minigrad's cache.
 
     python benchmarks/bench_loader.py --data imagenet/train --pictures 1024
 
-Both use as many worker processes as there are processors, the same files, the same decoding and scaling, and the same crops and mirrors:
-before anything is timed, one epoch of each must agree to the bit. Alternating epochs; a first one of each warms up. The pictures given
-are repeated until there are enough.
+Both use as many worker processes as there are processors, the same files, the same decoding and
+scaling, and the same crops and mirrors: before anything is timed, one epoch of each must agree to
+the bit. Alternating epochs; a first one of each warms up. The pictures given are repeated until
+there are enough.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ CROP = 227
 
 
 class PillowSet:
-    """A map-style dataset as a PyTorch user would write it: Pillow, crop, mirror, subtract; item = (picture, draws)."""
+    """A map-style dataset as a PyTorch user would write it: Pillow, crop, mirror, subtract; item =
+    (picture, draws)."""
 
     def __init__(self, files: list[str], mean: np.ndarray) -> None:
         self.files, self.mean = files, mean
@@ -130,14 +133,16 @@ def main() -> int:
                 if number:
                     times[name].append(time.perf_counter() - began)
         print(
-            f"{count} pictures ({len(set(files))} files), batch {args.batch}, {args.workers} workers, crops equal to the bit"
+            f"{count} pictures ({len(set(files))} files), batch {args.batch}, {args.workers}"
+            " workers, crops equal to the bit"
         )
         reference = np.median(times["PyTorch, files"])
         for name, seconds in times.items():
             rate = count / np.array(seconds)
             share = reference / np.median(seconds)
             print(
-                f"{name:16}{np.median(rate):9.0f} images/s ({rate.min():.0f} - {rate.max():.0f}){share:8.2f} of PyTorch"
+                f"{name:16}{np.median(rate):9.0f} images/s ({rate.min():.0f} -"
+                f" {rate.max():.0f}){share:8.2f} of PyTorch"
             )
     return 0
 

@@ -1,4 +1,7 @@
-"""One table of what benchmarks/bench_alexnet.py wrote with --json into a folder:   python benchmarks/ladder.py DIR"""
+"""One table of what benchmarks/bench_alexnet.py wrote with --json into a folder:
+
+python benchmarks/ladder.py DIR
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ def main(folder: str) -> int:
         sys.exit(f"{folder} holds no result of bench_alexnet.py --json")
     print("\n".join(results[0]["machine"]))
     print(
-        f"{'network':12}{'batch':>6}  {'':14}{'step ms':>9}{'ours/it':>9}{'/floor':>8}{'infer ms':>10}{'ours/it':>9}{'peak GB':>9}"
+        f"{'network':12}{'batch':>6} "
+        f" {'':14}{'step ms':>9}{'ours/it':>9}{'/floor':>8}"
+        f"{'infer ms':>10}{'ours/it':>9}{'peak GB':>9}"
     )
     for result in results:
         rows = {
@@ -32,7 +37,8 @@ def main(folder: str) -> int:
         ours = rows["minigrad"]
         for name, (step, infer, peak) in rows.items():
             print(
-                f"{result['settings']['network']:12}{result['settings']['batch']:>6}  {name:14}{1e3 * step:9.2f}{ours[0] / step:9.2f}"
+                f"{result['settings']['network']:12}{result['settings']['batch']:>6} "
+                f" {name:14}{1e3 * step:9.2f}{ours[0] / step:9.2f}"
                 f"{step / result['floor']:8.2f}{1e3 * infer:10.2f}{ours[1] / infer:9.2f}{peak:9.2f}"
             )
     return 0

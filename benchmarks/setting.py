@@ -29,7 +29,8 @@ def whole(text: str) -> int:
 
 
 def writable(text: str) -> Path:
-    """An argument that is a file to write at the end: tried now, so that hours of measuring are not lost then."""
+    """An argument that is a file to write at the end: tried now, so that hours of measuring are not
+    lost then."""
     try:
         with open(text, "a"):
             return Path(text)
@@ -57,4 +58,7 @@ def describe() -> str:
         for name, value in sorted(os.environ.items())
         if name.startswith(VARIABLES)
     )
-    return f"{report()}\n{'measured':12} {time.strftime('%Y-%m-%d %H:%M')}, commit {commit}\n{'variables':12} {chosen or 'none set'}"
+    return (
+        f"{report()}\n{'measured':12} {time.strftime('%Y-%m-%d %H:%M')}, commit"
+        f" {commit}\n{'variables':12} {chosen or 'none set'}"
+    )

@@ -2,7 +2,10 @@
 
     python examples/check_your_own_layer.py
 
-The same two lines work in anyone's test suite:   from minigrad.gradcheck import check_grads;   check_grads(softplus, x)
+The same two lines work in anyone's test suite:
+
+    from minigrad.gradcheck import check_grads
+    check_grads(softplus, x)
 """
 
 import numpy as np

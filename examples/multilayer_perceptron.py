@@ -1,4 +1,5 @@
-"""A two-layer perceptron learns which of two interleaved spirals a point belongs to: the engine in thirty lines.
+"""A two-layer perceptron learns which of two interleaved spirals a point belongs to: the engine in
+thirty lines.
 
 python examples/multilayer_perceptron.py
 """

@@ -1,14 +1,17 @@
 """Train AlexNet on pictures, and watch it learn.
 
     python examples/train_imagenet_subset.py
-        draws a labelled synthetic set (ten classes of shapes and textures), trains the paper's network at its full 227 x 227 on it, and
-        leaves a run folder: settings, metrics, checkpoint, learning curves, the first layer's filters, and pictures with predictions.
+        draws a labelled synthetic set (ten classes of shapes and textures), trains the paper's
+        network at its full 227 x 227 on it, and leaves a run folder: settings, metrics, checkpoint,
+        learning curves, the first layer's filters, and pictures with predictions.
 
     python examples/train_imagenet_subset.py --data imagenet --classes 10 --images-per-class 500
-        trains on your own pictures in ImageNet's layout: imagenet/train/CLASS/*.JPEG and imagenet/val/CLASS/*.JPEG. With only
-        imagenet/CLASS/*.JPEG, a tenth of each class is held out for validation.
+        trains on your own pictures in ImageNet's layout: imagenet/train/CLASS/*.JPEG and
+        imagenet/val/CLASS/*.JPEG. With only imagenet/CLASS/*.JPEG, a tenth of each class is held
+        out for validation.
 
-Every run says how long it will take before it starts. Stop it with Ctrl-C and go on with --resume RUN.
+Every run says how long it will take before it starts. Stop it with Ctrl-C and go on with --resume
+RUN.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ def small_pictures(images: data.ImageSet) -> np.ndarray:
 
 
 def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, float]:
-    """Accuracy of two classifiers that see no shapes: what a network must beat by far to have learnt anything.
+    """Accuracy of two classifiers that see no shapes: what a network must beat by far to have
+    learnt anything.
 
     The nearest class by mean colour; and a linear softmax classifier on 32 x 32 pixels.
     """

@@ -1,9 +1,10 @@
-// The bias of a convolution or a dense layer, alone or with the ReLU that follows, and its gradient; y is (rows, O).
+// The bias of a convolution or a dense layer, alone or with the ReLU that follows, and its
+// gradient; y is (rows, O).
 //
 //     y = y + b,   or  y = max(0, y + b), NaN stays NaN          gb = sum of the rows of gy
 //
 //     block = `span` rows;    row 0   o o o o
-//                             row 1   o o o o     each thread takes columns of its own, from top to bottom
+//                       row 1   o o o o     each thread takes columns of its own, top to bottom
 //                             ...
 //
 // Bytes an element: add_bias reads 4 and writes 4, with or without ReLU; sum_rows reads 4.

@@ -1,15 +1,20 @@
 // im2col and its transpose; channels last, one group of channels [c0, c0 + CG) at a time.
 //
-//     cols[(n, oh, ow), (kh, kw, c)] = x[n, oh SH - PH + kh, ow SW - PW + kw, c0 + c]        0 outside the image
-//     gx[n, h, w, c0 + c] = sum of cols over the windows and taps that were copied from (n, h, w, c0 + c)
+//     cols[(n, oh, ow), (kh, kw, c)] = x[n, oh SH - PH + kh, ow SW - PW + kw, c0 + c]
+//                                      0 outside the image
+//     gx[n, h, w, c0 + c] = sum of cols over the windows and taps copied from (n, h, w, c0 + c)
 //
-//     im2col  block = one output row (n, oh);  a thread = one element (kh, kw, c) of a window, for each window of the row in turn
-//     x     ..[c c c c c c c c c]..  ->  cols  [kh=0: c c c c c c c c c][kh=1: ...]        neighbours in cols are neighbours in x
-//     col2im  block = one input row (n, h);    a thread = one element (w, c) of it, gathered from the windows that cover it, in a fixed
+//     im2col  block = one output row (n, oh);  a thread = one element (kh, kw, c) of a window, for
+//             each window of the row in turn
+//     x     ..[c c c c c c c c c]..  ->  cols  [kh=0: c c c c c c c c c][kh=1: ...]
+//             neighbours in cols are neighbours in x
+//     col2im  block = one input row (n, h);  a thread = one element (w, c) of it, gathered from the
+//             windows that cover it, in a fixed
 //             order; no atomics
 //
-// Bytes moved an element of cols: im2col reads 4 and writes 4, col2im reads 4 (and writes 4 for each element of gx).
-// A CPU does without columns (direct.cpp), so the loops are in the order that suits a GPU, whose threads are many.
+// Bytes moved an element of cols: im2col reads 4 and writes 4, col2im reads 4 (and writes 4 for
+// each element of gx). A CPU does without columns (direct.cpp), so the loops are in the order that
+// suits a GPU, whose threads are many.
 #include "prelude.cuh"
 
 extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W,

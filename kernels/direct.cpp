@@ -1,15 +1,20 @@
-// Convolution on a CPU without columns; channels last. For a GPU convolution.cu has the twin: im2col and a matrix product.
+// Convolution on a CPU without columns; channels last. For a GPU convolution.cu has the twin:
+// im2col and a matrix product.
 //
-//     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of  x[n, oh SH - PH + kh, ow SW - PW + kw, c] w[kh, kw, c, o]
+//     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of
+//                       x[n, oh SH - PH + kh, ow SW - PW + kw, c] w[kh, kw, c, o]
 //
-// Why the rule of the other files does not do here: a processor multiplies and adds at its full rate only while the sums stay in vector
-// registers, a tile of them at a time (tile.h). A tile finds each row of a window, KW pixels of CG channels, in memory as one run, so no
-// window need be copied to a row of columns first.
+// Why the rule of the other files does not do here: a processor multiplies and adds at its full
+// rate only while the sums stay in vector registers, a tile of them at a time (tile.h). A tile
+// finds each row of a window, KW pixels of CG channels, in memory as one run, so no window need be
+// copied to a row of columns first.
 //
-//     filters    in panels of 32 output channels, [group][panel][1 + K][32]: row 0 is the bias, then the K = KH KW CG numbers of a
-//                window in order. Columns past the last output channel are 0. The filters' gradient has the same form.
-//     padded     the input rows that a band of output rows sees, one group's channels, with zeros outside the image: the block's copy
-//                in shared memory, which on a CPU is the second-level cache.
+//     filters    in panels of 32 output channels, [group][panel][1 + K][32]: row 0 is the bias,
+//                then the K = KH KW CG numbers of a window in order. Columns past the last output
+//                channel are 0. The filters' gradient has the same form.
+//     padded     the input rows that a band of output rows sees, one group's channels, with zeros
+//                outside the image: the block's copy in shared memory, which on a CPU is the
+//                second-level cache.
 #include "prelude.cuh"
 
 #include <cstring>
@@ -31,11 +36,13 @@ struct Convolution {
     return (((rows - 1) * SH + KH) * padded_row() + 15) / 16 * 16;
   }  // whole cache lines
 
-  // What `rows` output rows from oh on see of image n, group g. A negative padding leaves out pixels at the border.
+  // What `rows` output rows from oh on see of image n, group g. A negative padding leaves out
+  // pixels at the border.
   void copy_padded(const real *x, real *padded, i64 n, int g, int oh, int rows) const {
     int columns = (OW - 1) * SW + KW, lo = least(columns, most(0, PW)),
         hi = most(lo, least(columns, W + PW));  // inside: [lo, hi)
-    // All channels: the pixels of a row lie side by side and are one run. Some channels: one run a pixel.
+    // All channels: the pixels of a row lie side by side and are one run. Some channels: one run a
+    // pixel.
     int runs = groups == 1 ? least(1, hi - lo) : hi - lo,
         length = groups == 1 ? (hi - lo) * C : CG();
     for (int i = threadIdx.x; i < (rows - 1) * SH + KH; i += blockDim.x) {
@@ -54,8 +61,9 @@ struct Convolution {
   }
 };
 
-// Where a tile finds what it multiplies: three loops of n[] turns; at each turn a moves by step[], and b, at the innermost, by a row.
-// Over a window: {1, KH, KW CG} turns with steps {0, a row of the image, 1}.
+// Where a tile finds what it multiplies: three loops of n[] turns; at each turn a moves by step[],
+// and b, at the innermost, by a row. Over a window: {1, KH, KW CG} turns with steps {0, a row of
+// the image, 1}.
 struct Walk {
   int n[3];
   i64 step[3];
@@ -104,9 +112,11 @@ static Tiles best_tiles() {
   return baseline::tiles;
 }
 
-// block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row and 32 channels.
-// Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH x YW. Shared memory: padded_size(band).
-// Bytes: reads 4 a number of x, once a band that sees it, writes 4 a number of y; the filters come from cache.
+// block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row
+// and 32 channels. Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH
+// x YW. Shared memory: padded_size(band).
+// Bytes: reads 4 a number of x, once a band that sees it, writes 4 a number of y; the filters come
+// from cache.
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W,
                                           int C, int KH, int KW, int SH, int SW, int PH, int PW,
                                           int OH, int OW, int O, int groups, int YH, int YW, int TH,
@@ -132,9 +142,11 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
   }
 }
 
-// block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 (ROWS) numbers of a window row and 32 channels, summed
-// over the pixels of `chunk` images and `band` output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
-// Bytes: reads 4 a number of x, once a share of panels, and 4 a number of gy, writes 4 a number of the part.
+// block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 (ROWS)
+// numbers of a window row and 32 channels, summed over the pixels of `chunk` images and `band`
+// output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
+// Bytes: reads 4 a number of x, once a share of panels, and 4 a number of gy, writes 4 a number of
+// the part.
 extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy, real *parts, int H,
                                                   int W, int C, int KH, int KW, int SH, int SW,
                                                   int PH, int PW, int OH, int OW, int O, int groups,
@@ -205,7 +217,8 @@ extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *
     panel[v] = v < width ? b[g * columns + p * PANEL + v] : 0;
 }
 
-// The sum of `count` parts, in order, from panels to gw (taps, CG, groups OG) and gb; block = (group, panel, tap). Bytes a number of gw: reads 4 a part, writes 4.
+// The sum of `count` parts, in order, from panels to gw (taps, CG, groups OG) and gb; block =
+// (group, panel, tap). Bytes a number of gw: reads 4 a part, writes 4.
 extern "C" __global__ void unpack_filters(const real *__restrict__ parts, real *__restrict__ gw,
                                           real *__restrict__ gb, int count, int taps, int CG,
                                           int OG, int groups) {

@@ -1,8 +1,10 @@
 // All kernels for the CPU: compiled once with REAL=float and once with REAL=double.
 //
-// A launch runs the blocks of a kernel on a pool of threads. Blocks are handed out in small portions to whichever thread is free, so
-// a thread that the system has put aside delays no more than its portion; idle threads sleep. Each block writes only what
-// it owns, so the result has the same bits whatever the number of threads. The BLAS runs its jobs on the same pool (run_blas_jobs).
+// A launch runs the blocks of a kernel on a pool of threads. Blocks are handed out in small
+// portions to whichever thread is free, so a thread that the system has put aside delays no more
+// than its portion; idle threads sleep. Each block writes only what it owns, so the result has the
+// same bits whatever the number of threads. The BLAS runs its jobs on the same pool
+// (run_blas_jobs).
 #define HOST
 #include "prelude.cuh"
 
@@ -50,8 +52,8 @@ struct Launch {
   int seats = 0;  // helpers that may still join
 
 #ifdef HOST_BLOCK
-  // Threads of a block start one after the other, in an order that turns from block to block: whoever does not wait at a barrier
-  // reads what is not there yet. Shared memory starts as NaN.
+  // Threads of a block start one after the other, in an order that turns from block to block:
+  // whoever does not wait at a barrier reads what is not there yet. Shared memory starts as NaN.
   void work() {
     std::vector<char> shared(shared_bytes + 64);
     std::vector<std::thread> team;
@@ -111,7 +113,8 @@ struct Pool {
     }
   }
 
-  // Helpers there are, after asking the system for more where there are not `wanted`. Called, like run, by whoever holds `caller`.
+  // Helpers there are, after asking the system for more where there are not `wanted`. Called, like
+  // run, by whoever holds `caller`.
   int hire(int wanted) {
     try {
       for (; helpers < wanted; ++helpers) std::thread([this] { help(); }).detach();
@@ -166,8 +169,9 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 
 }  // namespace
 
-// OpenBLAS, once told to (minigrad/kernels.py), calls this in place of its own threads, which would poll for a while after each product
-// and keep the kernels' threads from the processors. Its jobs wait for each other, so each gets a thread of its own.
+// OpenBLAS, once told to (minigrad/kernels.py), calls this in place of its own threads, which would
+// poll for a while after each product and keep the kernels' threads from the processors. Its jobs
+// wait for each other, so each gets a thread of its own.
 struct BlasJobs {
   void (*job)(int number, void *data, int extra);
   char *data;

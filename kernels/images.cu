@@ -1,4 +1,5 @@
-// Pictures to network input: out = (mirror(crop(picture)) - mean + shift) * scale; minigrad/data/preparation.py says where the terms come from.
+// Pictures to network input: out = (mirror(crop(picture)) - mean + shift) * scale;
+// minigrad/data/preparation.py says where the terms come from.
 //
 //     block = one row (n, h) of the output; threads stride over its pixels
 //

@@ -1,22 +1,29 @@
-// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3); functions/lrn.py derives the gradient.
+// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3);
+// functions/lrn.py derives the gradient.
 //
-//     s[c] = k + alpha * sum of x[j]^2, j = c - before .. c + after, within the row      y[c] = x[c] s[c]^-beta
-//     gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of t[j], j = c - after .. c + before,   t[j] = gy[j] x[j] s[j]^(-beta-1)
+//     s[c] = k + alpha * sum of x[j]^2, j = c - before .. c + after, within the row
+//     y[c] = x[c] s[c]^-beta
+//     gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of t[j], j = c - after .. c + before
+//     t[j] = gy[j] x[j] s[j]^(-beta-1)
 //
 //     block = the C channels of one group of one pixel; threads stride over the channels
-//     the row's squares in shared memory, zeros at both ends, so that every window is a whole one:   [0 0 | q0 q1 q2 ... | 0 0]
+//     the row's squares in shared memory, zeros at both ends, so that every window is a whole one:
+//     [0 0 | q0 q1 q2 ... | 0 0]
 //
-// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from shared memory).
+// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from
+// shared memory).
 #include "prelude.cuh"
 
-// Zeros in the `front` places before and the `back` places after the C places of a row in shared memory. Returns where the C begin.
+// Zeros in the `front` places before and the `back` places after the C places of a row in shared
+// memory. Returns where the C begin.
 __device__ inline real *clear_ends(real *row, int C, int front, int back) {
   for (int i = threadIdx.x; i < front; i += blockDim.x) row[i] = 0;
   for (int i = threadIdx.x; i < back; i += blockDim.x) row[front + C + i] = 0;
   return row + front;
 }
 
-// Sum of the n numbers from a on. Fresh for every window: a running sum drifts. `paper`: n is 5, written out, so that loops over it vectorise.
+// Sum of the n numbers from a on. Fresh for every window: a running sum drifts. `paper`: n is 5,
+// written out, so that loops over it vectorise.
 template <bool paper> __device__ inline real window(const real *a, int n) {
   if (paper) return a[0] + a[1] + a[2] + a[3] + a[4];
   real total = 0;
@@ -24,7 +31,8 @@ template <bool paper> __device__ inline real window(const real *a, int n) {
   return total;
 }
 
-// s^-beta. `paper`: beta is 0.75, which needs two square roots and a division; an infinite s gives 0.
+// s^-beta. `paper`: beta is 0.75, which needs two square roots and a division; an infinite s gives
+// 0.
 template <bool paper> __device__ inline real power(real s, real beta) {
   if (!paper) return pow(s, -beta);
   real root = sqrt(s);

@@ -1,13 +1,17 @@
 // Max- and average-pooling, channels last.
 //
-//     max    y = largest of the window's taps; the first wins a tie, NaN wins over all; `winner` is its tap number, one byte
+//     max    y = largest of the window's taps; the first wins a tie, NaN wins over all; `winner` is
+//            its tap number, one byte
 //     avg    y = sum of the taps inside the image / their number
 //
-//     forward   block = one output row (n, oh);  a thread = CHANNELS channels of one pixel of y, from the taps inside the image
-//     backward  block = one input row (n, h);    a thread = CHANNELS channels of one pixel of gx, from the windows that cover it, the last
+//     forward   block = one output row (n, oh);  a thread = CHANNELS channels of one pixel of y,
+//               from the taps inside the image
+//     backward  block = one input row (n, h);  a thread = CHANNELS channels of one pixel of gx,
+//               from the windows that cover it, the last
 //               window first, for which the pixel is the first tap; no atomics
 //
-// Bytes: forward reads 4 an input element and writes 5 (avg: 4) an output element; backward the reverse.
+// Bytes: forward reads 4 an input element and writes 5 (avg: 4) an output element; backward the
+// reverse.
 #include "prelude.cuh"
 
 extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y,
@@ -62,7 +66,8 @@ extern "C" __global__ void max_pool_backward(const real *__restrict__ gy,
         for (int i = 0; i < channels; ++i) {
           real g = gy
               [at +
-               i];  // read in any case: a choice between values vectorises, a conditional read does not
+               // read in any case: a choice between values vectorises, a conditional read does not
+               i];
           total[i] += winner[at + i] == here ? g : 0;
         }
       }

@@ -1,11 +1,13 @@
 // Shared by every kernel file: `real`, and the few helpers that differ between a GPU and a CPU.
 //
-// The rule of these files: one block does one row of work, and its threads stride over what is contiguous,
+// The rule of these files: one block does one row of work, and its threads stride over what is
+// contiguous,
 //     for (int c = threadIdx.x; c < C; c += blockDim.x) ...
-// correct for any block size. On a GPU adjacent threads touch adjacent channels. On a CPU a block has one thread, and the
-// loop is a plain contiguous one, which the compiler vectorises.
+// correct for any block size. On a GPU adjacent threads touch adjacent channels. On a CPU a block
+// has one thread, and the loop is a plain contiguous one, which the compiler vectorises.
 //
-// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU, host.cpp includes it.
+// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU,
+// host.cpp includes it.
 #pragma once
 
 #ifndef REAL
@@ -20,11 +22,12 @@ typedef long long i64;
 #ifdef HOST
 #include "host.h"
 #else
-// Before a loop: four turns at a time, so that a thread waits for four loads from memory together and not for one after the other.
-// (On a CPU nothing: the loop is the vectoriser's.)
+// Before a loop: four turns at a time, so that a thread waits for four loads from memory together
+// and not for one after the other. (On a CPU nothing: the loop is the vectoriser's.)
 #define UNROLL _Pragma("unroll 4")
-// Neighbouring channels that a thread takes together. One here: what it sums up stays in a register. (On a CPU as many as the vectoriser
-// likes, in an array that stays in the first-level cache.)
+// Neighbouring channels that a thread takes together. One here: what it sums up stays in a
+// register. (On a CPU as many as the vectoriser likes, in an array that stays in the first-level
+// cache.)
 #define CHANNELS 1
 // Dynamic shared memory, sized at the launch.
 #define SHARED(type, name)                                                                         \
@@ -33,7 +36,8 @@ typedef long long i64;
 #endif
 
 #ifndef BLOCK_REDUCE
-// Combine one value a thread with `op` over the block; every thread gets the result. `slots`: shared memory, blockDim.x values.
+// Combine one value a thread with `op` over the block; every thread gets the result. `slots`:
+// shared memory, blockDim.x values.
 #define BLOCK_REDUCE(name, op)                                                                     \
   __device__ inline real name(real value, real *slots) {                                           \
     __syncthreads();                                                                               \

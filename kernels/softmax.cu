@@ -1,8 +1,10 @@
-// Softmax and cross-entropy: loss[n] = log sum of exp(x[n, j]) - x[n, t[n]],   gx[n, i] = gy[n] (p[n, i] - [i = t[n]]).
+// Softmax and cross-entropy:
+//     loss[n] = log sum of exp(x[n, j]) - x[n, t[n]],   gx[n, i] = gy[n] (p[n, i] - [i = t[n]])
 //
-//     block = one row of C logits; threads stride over them and combine by a block reduction (in shared memory)
+//     block = one row of C logits; threads stride over them and combine by a block reduction
 //
-// Bytes an element: forward reads 4 (three times, from cache), writes 4; backward reads 4, writes 4.
+// Bytes an element: forward reads 4 (three times, from cache), writes 4; backward reads 4, writes
+// 4.
 #include "prelude.cuh"
 
 extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict__ x,

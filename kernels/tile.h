@@ -1,13 +1,17 @@
-// What the convolutions on a CPU spend their time in. direct.cpp includes this file once for each instruction set, in a namespace of its own, with
-//     TARGET   the instruction set, for the compiler      BYTES   of a vector register      ROWS   of a tile, for it to fit the registers
+// What the convolutions on a CPU spend their time in. direct.cpp includes this file once for each
+// instruction set, in a namespace of its own, with
+//     TARGET   the instruction set, for the compiler      BYTES   of a vector register
+//     ROWS     of a tile, for it to fit the registers
 
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 constexpr int LANES = BYTES / sizeof(real);
 
-// out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]        for R rows r and V (1 or 2) vectors of columns v
+// out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]
+//             for R rows r and V (1 or 2) vectors of columns v
 //
-//     b    |  v v v v  |  v v v v  |     The R x V sums stay in registers. A turn loads V vectors of b and, for each row, one number
-//   a  r   |  sum sum  |  sum sum  |     of a, which multiplies them: R V multiply-adds for R + V loads.
+//     b    |  v v v v  |  v v v v  |   The R x V sums stay in registers. A turn loads V vectors of
+//   a  r   |  sum sum  |  sum sum  |   b and, for each row, one number of a, which multiplies them:
+//                                      R V multiply-adds for R + V loads.
 //      r   |  sum sum  |  sum sum  |
 template <int R, int V>
 TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row,

@@ -1,4 +1,5 @@
-"""minigrad: a deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train AlexNet."""
+"""minigrad: a deep-learning engine on NumPy and CuPy, small enough to read and fast enough to train
+AlexNet."""
 
 from minigrad import functions, nn, optim, random
 from minigrad.engine import Function, Tensor, no_grad

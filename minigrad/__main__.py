@@ -1,4 +1,5 @@
-"""`python -m minigrad`: what is installed, and what it will run on. `python -m minigrad build`: compile the kernels for the CPU."""
+"""`python -m minigrad`: what is installed, and what it will run on. `python -m minigrad build`:
+compile the kernels for the CPU."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def rows() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def report() -> str:
-    """A line for each thing that decides how fast and on what minigrad runs; also where one of them is broken, which it then says."""
+    """A line for each thing that decides how fast and on what minigrad runs; also where one of them
+    is broken, which it then says."""
     lines = []
     for name, ask in rows():
         try:
@@ -84,7 +86,8 @@ def build() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(
-        f"compiled {kernels.folder()} in {time.perf_counter() - began:.0f} s: {', '.join(path.name for path in libraries)}"
+        f"compiled {kernels.folder()} in {time.perf_counter() - began:.0f} s:"
+        f" {', '.join(path.name for path in libraries)}"
     )
     return 0
 

@@ -1,8 +1,9 @@
 """Devices. The only file that imports CuPy: everywhere else arrays dispatch themselves.
 
-A device is a name: "cpu", "gpu" (the current GPU) or "gpu:1". NumPy arrays live on "cpu", CuPy arrays on a GPU.
-Functions need no more than this, because NumPy's functions and methods work on CuPy arrays too
-(`np.exp(x)`, `x.sum()`, `np.empty_like(x, shape=...)` all answer in the array type they were given).
+A device is a name: "cpu", "gpu" (the current GPU) or "gpu:1". NumPy arrays live on "cpu", CuPy
+arrays on a GPU. Functions need no more than this, because NumPy's functions and methods work on
+CuPy arrays too (`np.exp(x)`, `x.sum()`, `np.empty_like(x, shape=...)` all answer in the array type
+they were given).
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ Array = Any  # a numpy.ndarray, or a cupy.ndarray with the same methods
 
 
 def cupy() -> Any:
-    """The cupy module, imported on first use. Raises DeviceError with the reason where there is none."""
+    """The cupy module, imported on first use. Raises DeviceError with the reason where there is
+    none."""
     try:
         import cupy as module
     except ImportError as error:
         raise DeviceError(
-            "a GPU was asked for, but CuPy is not installed; install it with "
-            "pip install 'minigrad[cuda12]' or 'minigrad[cuda13]' (the CUDA version of your driver), or use device 'cpu'"
+            "a GPU was asked for, but CuPy is not installed; install it with pip install"
+            " 'minigrad[cuda12]' or 'minigrad[cuda13]' (the CUDA version of your driver), or use"
+            " device 'cpu'"
         ) from error
     return module
 
@@ -42,7 +45,8 @@ def gpu_count() -> int:
 
 
 def parse_device(device: str) -> tuple[str, int | None]:
-    """Split a device name: "cpu" -> ("cpu", None), "gpu" -> ("gpu", None), "gpu:1" -> ("gpu", 1)."""
+    """Split a device name: "cpu" -> ("cpu", None), "gpu" -> ("gpu", None), "gpu:1" -> ("gpu",
+    1)."""
     kind, colon, index = str(device).partition(":")
     if kind == "cpu" and not colon:
         return "cpu", None
@@ -101,7 +105,8 @@ def require(device: str) -> None:
 
 
 def use(device: str) -> None:
-    """From now on new CuPy arrays and kernels land on `device`. Raises DeviceError if it is not there."""
+    """From now on new CuPy arrays and kernels land on `device`. Raises DeviceError if it is not
+    there."""
     require(device)
     index = parse_device(device)[1]
     if index is not None:
@@ -128,10 +133,12 @@ def gpu_name(index: int) -> str:
 
 
 def keep_memory() -> bool:
-    """Ask the C library to keep freed memory for this process instead of handing it back to the system. True if it agreed.
+    """Ask the C library to keep freed memory for this process instead of handing it back to the
+    system. True if it agreed.
 
-    A training step frees and asks again for hundreds of megabytes; each time the system would clear every fresh page first, which
-    costs as much as a layer (docs/performance.md). For a program that trains and does little else; Linux with glibc only.
+    A training step frees and asks again for hundreds of megabytes; each time the system would clear
+    every fresh page first, which costs as much as a layer (docs/performance.md). For a program that
+    trains and does little else; Linux with glibc only.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

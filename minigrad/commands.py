@@ -69,8 +69,8 @@ def training_options(
 def main(
     presets: Mapping[str, Preset], argv: Sequence[str] | None = None, program: str = "alexnet.py"
 ) -> int:
-    """Run the command that the arguments give. Returns the exit code: 0 done, 2 a mistake in what was
-    given, 130 stopped."""
+    """Run the command that the arguments give. Returns the exit code: 0 done, 2 a mistake in what
+    was given, 130 stopped."""
     about = "AlexNet and its relatives: count, train, evaluate, predict, check."
     parser = argparse.ArgumentParser(prog=program, description=about)
     names = "summary|train|evaluate|predict|gradcheck"
@@ -119,7 +119,8 @@ def main(
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C 130."""
+    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C
+    130."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything

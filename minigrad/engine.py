@@ -1,15 +1,19 @@
-"""The engine: a Tensor remembers the Function that made it, and backward() walks that memory in reverse.
+"""The engine: a Tensor remembers the Function that made it, and backward() walks that memory in
+reverse.
 
 A forward pass builds a graph as it runs. With `y = f(x)`:
 
-    y.creator is the call of f;   f.parents are the nodes that x came from;   f.saved is what its backward needs.
+    y.creator is the call of f;   f.parents are the nodes that x came from;
+    f.saved is what its backward needs.
 
-A node is a Function call, or a leaf Tensor (one made by the user, with requires_grad=True). Functions hold nodes, not
-the arrays between them: an activation that no backward needs is freed as soon as the forward pass has gone by. Nothing
-points from a parent to its children, so there are no reference cycles and memory is freed by reference counting.
+A node is a Function call, or a leaf Tensor (one made by the user, with requires_grad=True).
+Functions hold nodes, not the arrays between them: an activation that no backward needs is freed as
+soon as the forward pass has gone by. Nothing points from a parent to its children, so there are no
+reference cycles and memory is freed by reference counting.
 
-backward() visits the nodes so that each comes after everything that used its output, hands each the gradient of its
-output, and adds up what arrives at each of its inputs. First order only: gradients are plain arrays.
+backward() visits the nodes so that each comes after everything that used its output, hands each the
+gradient of its output, and adds up what arrives at each of its inputs. First order only: gradients
+are plain arrays.
 """
 
 from __future__ import annotations
@@ -43,17 +47,21 @@ class Tensor:
     """An array with a memory of how it was made.
 
     Args:
-        data: a NumPy or CuPy array, a number or a nested list of numbers. An array is kept, not copied.
-        requires_grad: whether backward() should leave dL/dself in `.grad`. Floating-point data only.
+        data: a NumPy or CuPy array, a number or a nested list of numbers. An array is kept, not
+            copied.
+        requires_grad: whether backward() should leave dL/dself in `.grad`. Floating-point data
+            only.
         name: shown by repr and in error messages.
 
-    Attributes: data and grad are plain arrays; grad is None until a backward pass reaches this tensor.
+    Attributes: data and grad are plain arrays; grad is None until a backward pass reaches this
+    tensor.
     """
 
     __slots__ = ("__weakref__", "creator", "data", "grad", "name", "requires_grad")
     __array_ufunc__ = None  # array + tensor: NumPy steps aside and Tensor.__radd__ answers
 
-    # The operators are Functions, a floor above: functions/basic.py and functions/shape.py fill this table.
+    # The operators are Functions, a floor above: functions/basic.py and functions/shape.py fill
+    # this table.
     operators: dict[str, Callable[..., Tensor]] = {}  # noqa: RUF012
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
@@ -105,14 +113,17 @@ class Tensor:
         return backend.to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """np.asarray(tensor): the data, where neither a gradient nor a copy from a GPU would go unnoticed."""
+        """np.asarray(tensor): the data, where neither a gradient nor a copy from a GPU would go
+        unnoticed."""
         if self.requires_grad:
             raise RuntimeError(
-                "NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy() if that is what you want"
+                "NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy()"
+                " if that is what you want"
             )
         if self.device != "cpu":
             raise TypeError(
-                f"NumPy cannot take a tensor that is on {self.device}: use tensor.numpy(), which copies it to the CPU"
+                f"NumPy cannot take a tensor that is on {self.device}: use tensor.numpy(), which"
+                " copies it to the CPU"
             )
         return np.array(self.data, dtype, copy=copy)
 
@@ -121,20 +132,23 @@ class Tensor:
         return Tensor(self.data, name=self.name)
 
     def backward(self, gy: Array | None = None) -> None:
-        """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to that leaf's .grad.
+        """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to
+        that leaf's .grad.
 
-        gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It may be left out for a tensor of
-        one element, and is then 1.
+        gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It
+        may be left out for a tensor of one element, and is then 1.
         """
         root = self.creator or (self if self.requires_grad else None)
         if root is None:
             raise RuntimeError(
-                "backward: nothing here requires a gradient (made under no_grad, or from inputs that need none)"
+                "backward: nothing here requires a gradient (made under no_grad, or from inputs"
+                " that need none)"
             )
         if gy is None and self.size != 1:
             raise ValueError(
-                f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss with respect to it; "
-                "only a single number can go without (did you mean y.sum().backward()?)"
+                f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss"
+                " with respect to it; only a single number can go without (did you mean"
+                " y.sum().backward()?)"
             )
         with backend.on_device(self.device):
             gy = np.ones_like(self.data) if gy is None else gy
@@ -153,15 +167,18 @@ class Tensor:
             for parent, gx in zip(node.parents, node.gradients(gy)):
                 with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
                     if isinstance(parent, Tensor):
-                        parent.accumulate(gx, fresh=gx is not gy and gx.base is None)  # type: ignore[union-attr]
+                        fresh = gx is not gy and gx.base is None  # type: ignore[union-attr]
+                        parent.accumulate(gx, fresh)
                     elif parent is not None:
                         grads[parent] = grads[parent] + gx if parent in grads else gx
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
-        """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is kept."""
+        """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is
+        kept."""
         if gradient.shape != self.shape:
             raise RuntimeError(
-                f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape {self.shape}"
+                f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape"
+                f" {self.shape}"
             )
         if self.grad is not None:
             gradient, fresh = self.grad + gradient, True
@@ -190,11 +207,13 @@ class Tensor:
 
 
 class Function:
-    """One differentiable operation, instantiated once per call: `y = Relu()(x)`. A second call of one object is refused.
+    """One differentiable operation, instantiated once per call: `y = Relu()(x)`. A second call of
+    one object is refused.
 
-    A subclass writes `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of them, one per input`
-    (None where an input has none). In between, `self.save(...)` keeps arrays for backward in `self.saved`, and
-    `self.needs[i]` tells whether input i wants its gradient at all. Neither may write into an input or into gy.
+    A subclass writes `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of them,
+    one per input` (None where an input has none). In between, `self.save(...)` keeps arrays for
+    backward in `self.saved`, and `self.needs[i]` tells whether input i wants its gradient at all.
+    Neither may write into an input or into gy.
     """
 
     saved: Any = ()
@@ -219,8 +238,9 @@ class Function:
         if self.called:
             name = type(self).__name__
             raise RuntimeError(
-                f"this {name} was called before: a Function is one call, and remembers the arrays of that one. Make a new one each time, "
-                f"{name}(...)(x), also in a Module: keep its settings in the Module, and make it in forward"
+                f"this {name} was called before: a Function is one call, and remembers the arrays"
+                f" of that one. Make a new one each time, {name}(...)(x), also in a Module: keep"
+                " its settings in the Module, and make it in forward"
             )
         self.called = True
         slots = iter(tensors)
@@ -246,13 +266,15 @@ class Function:
         )
         if len(set(devices)) > 1:
             raise ValueError(
-                f"{name}: the inputs are on different devices ({', '.join(devices)}); move them with .to(device)"
+                f"{name}: the inputs are on different devices ({', '.join(devices)}); move them"
+                " with .to(device)"
             )
         if any(d not in FLOATS for d in dtypes):
             raise TypeError(f"{name}: inputs must be float32 or float64, not {', '.join(dtypes)}")
         if len(set(dtypes)) > 1:
             raise TypeError(
-                f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of them first"
+                f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of"
+                " them first"
             )
 
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
@@ -260,7 +282,8 @@ class Function:
         if self.saved is None:
             name = type(self).__name__
             raise RuntimeError(
-                f"backward ran through this {name} before and freed what it had saved: run the forward pass again"
+                f"backward ran through this {name} before and freed what it had saved: run the"
+                " forward pass again"
             )
         try:
             with backend.on_device(self.device):
@@ -272,18 +295,21 @@ class Function:
         grads = grads if isinstance(grads, tuple) else (grads,)
         if len(grads) != len(self.parents):
             raise RuntimeError(
-                f"{type(self).__name__}.backward returned {len(grads)} gradients for {len(self.parents)} inputs"
+                f"{type(self).__name__}.backward returned {len(grads)} gradients for"
+                f" {len(self.parents)} inputs"
             )
         for position, (parent, gx) in enumerate(zip(self.parents, grads)):
             if parent is not None and gx is None:
                 raise RuntimeError(
-                    f"{type(self).__name__}.backward returned no gradient for input {position}, which needs one"
+                    f"{type(self).__name__}.backward returned no gradient for input {position},"
+                    " which needs one"
                 )
         return grads
 
 
 def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
-    """The value as a Tensor. A plain number takes the dtype and device of `like`, so it never promotes an array."""
+    """The value as a Tensor. A plain number takes the dtype and device of `like`, so it never
+    promotes an array."""
     if like is not None and isinstance(value, (int, float)):
         with backend.on_device(like.device):
             return Tensor(np.asarray(value, like.dtype, like=like.data))
@@ -291,7 +317,8 @@ def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
 
 
 def topological_order(root: Function) -> list[Function]:
-    """Every Function reachable from root, each before those it got its inputs from. Iterative: depth is unlimited."""
+    """Every Function reachable from root, each before those it got its inputs from. Iterative:
+    depth is unlimited."""
     seen, order = {root}, []  # type: set, list[Function]
     stack: list[tuple[Function, Iterator]] = [(root, iter(root.parents))]
     while stack:

@@ -1,4 +1,5 @@
-"""Files that appear whole or not at all: written in a folder of their own beside the target, synced to disk, and renamed."""
+"""Files that appear whole or not at all: written in a folder of their own beside the target, synced
+to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX = ".minigrad-"  # of the folders that unfinished files are written in; whatever is called otherwise is not swept away
+# of the folders that unfinished files are written in; whatever is called otherwise is not swept
+# away
+PREFIX = ".minigrad-"
 ABANDONED = (
     24 * 3600.0
 )  # seconds after which an unfinished file has been given up by whoever wrote it
@@ -18,9 +21,11 @@ ABANDONED = (
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file or folder to; when the block ends without an error, it takes the place of `path` in one step.
+    """A name to write a file or folder to; when the block ends without an error, it takes the place
+    of `path` in one step.
 
-    Whatever the block, or a library that it calls, leaves beside that name goes with it; after a kill `sweep` removes it.
+    Whatever the block, or a library that it calls, leaves beside that name goes with it; after a
+    kill `sweep` removes it.
     """
     own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
     try:
@@ -38,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, age: float = 0.0) -> None:
-    """Remove what `replacing` left unfinished in a folder when its process was killed, unless it is younger than `age` seconds."""
+    """Remove what `replacing` left unfinished in a folder when its process was killed, unless it is
+    younger than `age` seconds."""
     for own in folder.glob(f"{PREFIX}*"):
         try:
             youngest = max(p.lstat().st_mtime for p in (own, *own.rglob("*")))

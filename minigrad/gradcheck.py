@@ -1,18 +1,20 @@
 """Is a backward pass right? Compare it with differences of the forward pass, in float64.
 
     from minigrad.gradcheck import check_grads
-    check_grads(my_function, x, w)          # silent, or raises GradientMismatch, which names the worst element
+    check_grads(my_function, x, w)     # silent, or raises GradientMismatch with the worst element
 
-With a random gy, phi(x) = sum(gy * f(x)) is a number, and backward claims its gradient g. Along a random direction d the slope
-of phi must be g . d; a central difference with five points measures it,
+With a random gy, phi(x) = sum(gy * f(x)) is a number, and backward claims its gradient g. Along a
+random direction d the slope of phi must be g . d; a central difference with five points measures
+it,
 
     D(h) = [8 (phi(h) - phi(-h)) - (phi(2h) - phi(-2h))] / 12h        error: O(h^4) + rounding / h
 
-at h and h/2. Where both agree, the slope is known and is compared. Where they do not, or where the slopes left and right of x
-differ, a kink (of a ReLU, or of a max-pool whose winner changes) lies within reach, and h shrinks. At a kink exactly at x, such
-as a ReLU's input of 0 or a tie in a window, left and right differ however small h is: there is no gradient to compare with, and
-that is reported as a KinkError, not retried with other numbers. Every stream of random numbers is rewound between evaluations, so
-dropout keeps its mask.
+at h and h/2. Where both agree, the slope is known and is compared. Where they do not, or where the
+slopes left and right of x differ, a kink (of a ReLU, or of a max-pool whose winner changes) lies
+within reach, and h shrinks. At a kink exactly at x, such as a ReLU's input of 0 or a tie in a
+window, left and right differ however small h is: there is no gradient to compare with, and that is
+reported as a KinkError, not retried with other numbers. Every stream of random numbers is rewound
+between evaluations, so dropout keeps its mask.
 
 `python -m minigrad.gradcheck` checks every function of minigrad and prints a table.
 """
@@ -52,14 +54,16 @@ class Probe:
         return self.phi([x + t * d for x, d in zip(self.point, self.direction)])
 
     def slope(self, rtol: float, atol: float, size: float) -> tuple[float, float]:
-        """(slope, its own uncertainty). Raises KinkError if there is a kink at the point, however small the step."""
+        """(slope, its own uncertainty). Raises KinkError if there is a kink at the point, however
+        small the step."""
         best = (np.nan, np.inf)
         middle = self(0.0)
         for h in STEPS:
             f = {m: self(m * h) for m in (-2, -1, -0.5, 0.5, 1, 2)}
             wide = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
             narrow = (8 * (f[0.5] - f[-0.5]) - (f[1] - f[-1])) / (6 * h)
-            # Slope right of the point minus slope left of it: shrinks with the step, unless a kink lies within it.
+            # Slope right of the point minus slope left of it: shrinks with the step, unless a kink
+            # lies within it.
             jumps = [(f[m] - 2 * middle + f[-m]) / (m * h) for m in (2, 1, 0.5)]
             limit = atol + rtol * max(abs(narrow), size)
             noise = 1e-14 * (abs(middle) + size) / h
@@ -72,7 +76,8 @@ class Probe:
                 return best
         if kinked:
             raise KinkError(
-                f"slope {narrow - jumps[2] / 2:.6g} from the left, {narrow + jumps[2] / 2:.6g} from the right"
+                f"slope {narrow - jumps[2] / 2:.6g} from the left, {narrow + jumps[2] / 2:.6g} from"
+                " the right"
             )
         return best
 
@@ -89,8 +94,9 @@ def check_grads(
 
     Args:
         f: takes Tensors, returns a Tensor of any shape. Called some 50 times for each input.
-        inputs: float64 arrays (or Tensors, whose data is used) at which f is differentiable; arrays of other types, such as
-            labels, are passed to f as they are. Keep clear of kinks: no zeros into a ReLU, no ties into a max-pool.
+        inputs: float64 arrays (or Tensors, whose data is used) at which f is differentiable; arrays
+            of other types, such as labels, are passed to f as they are. Keep clear of kinks: no
+            zeros into a ReLU, no ties into a max-pool.
         rtol, atol: a slope may differ by atol + rtol * |gradient|, |.| the Euclidean norm.
         seed: of gy and the directions.
         probes: random directions for each input.
@@ -106,7 +112,8 @@ def check_grads(
     checked = [i for i, a in enumerate(arrays) if a.dtype == np.float64]
     if any(a.dtype.kind == "f" and a.dtype != np.float64 for a in arrays) or not checked:
         raise TypeError(
-            f"check_grads needs float64 inputs; got {', '.join(str(a.dtype) for a in arrays) or 'none'}"
+            "check_grads needs float64 inputs; got"
+            f" {', '.join(str(a.dtype) for a in arrays) or 'none'}"
         )
     rng = random.Stream(seed, "gradcheck")
     before = [backend.to_numpy(a).copy() for a in arrays]
@@ -121,7 +128,8 @@ def check_grads(
             return as_tensor(f(*args)), args
 
     point = [before[i] for i in checked]
-    # The caller's own arrays, so that odd layouts (transposed, sliced) are what runs forward and backward.
+    # The caller's own arrays, so that odd layouts (transposed, sliced) are what runs forward and
+    # backward.
     y, args = call([arrays[i] for i in checked], requires_grad=True)
     if y.dtype != np.float64:
         raise GradientMismatch(f"f turned float64 inputs into {y.dtype}")
@@ -153,7 +161,8 @@ def check_grads(
             )
     if phi(point) != phi(point):
         raise GradientMismatch(
-            "f gives different results for the same input: draw its randomness from a minigrad.random.Stream"
+            "f gives different results for the same input: draw its randomness from a"
+            " minigrad.random.Stream"
         )
 
     worst = 0.0
@@ -172,20 +181,22 @@ def check_grads(
                     or "no single element; several together"
                 )
                 raise KinkError(
-                    f"input {i} lies on a kink ({kink}), where no gradient exists to compare with: {where}. Move such elements "
-                    "away (a ReLU's input from 0, a max-pool's values apart from each other)"
+                    f"input {i} lies on a kink ({kink}), where no gradient exists to compare with:"
+                    f" {where}. Move such elements away (a ReLU's input from 0, a max-pool's values"
+                    " apart from each other)"
                 ) from None
             error = abs(slope - claimed)
             if not error <= atol + rtol * max(abs(slope), size) + spread:
                 raise GradientMismatch(
-                    f"input {i}, shape {arrays[i].shape}: along a random direction backward says {claimed:.10g}, differences say "
-                    f"{slope:.10g} (uncertain by {spread:.1g}).\n"
+                    f"input {i}, shape {arrays[i].shape}: along a random direction backward says"
+                    f" {claimed:.10g}, differences say {slope:.10g} (uncertain by {spread:.1g}).\n"
                     + name_worst(phi, point, grads[j], j, i, rtol, atol, size)
                 )
             if spread > 1e3 * (atol + rtol * max(abs(slope), size)):
                 raise KinkError(
-                    f"input {i}: differences do not settle (slope {slope:.6g}, uncertain by {spread:.1g}): a kink or a jump lies too "
-                    "close to this point; choose inputs further from it"
+                    f"input {i}: differences do not settle (slope {slope:.6g}, uncertain by"
+                    f" {spread:.1g}): a kink or a jump lies too close to this point; choose inputs"
+                    " further from it"
                 )
             worst = max(worst, error / (max(abs(slope), size) or 1.0))
     return worst
@@ -198,7 +209,8 @@ def one_hot(shape: tuple[int, ...], index: tuple[int, ...]) -> np.ndarray:
 
 
 def elements(gradient: np.ndarray) -> list[tuple[int, ...]]:
-    """Indices to look at one by one: all of a small array; of a large one those with the largest gradient, and others evenly."""
+    """Indices to look at one by one: all of a small array; of a large one those with the largest
+    gradient, and others evenly."""
     flat = np.arange(gradient.size)
     if gradient.size > ELEMENTS_NAMED:
         largest = np.argsort(-abs(gradient), axis=None, kind="stable")[: ELEMENTS_NAMED // 2]
@@ -270,7 +282,8 @@ def all_distinct(rng: random.Stream, shape: Sequence[int], gap: float = 0.05) ->
 
 
 def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
-    """(name, function, inputs) for every function of minigrad.functions: odd sizes, strides, padding, groups, odd layouts."""
+    """(name, function, inputs) for every function of minigrad.functions: odd sizes, strides,
+    padding, groups, odd layouts."""
     from minigrad import functions as F
 
     rng = random.Stream(0, "gradcheck cases")
@@ -391,7 +404,8 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
 
 
 def main() -> int:
-    """Check every case and print a line for each; the exit code is the number of failures, at most 1."""
+    """Check every case and print a line for each; the exit code is the number of failures, at most
+    1."""
     failures = 0
     all_cases = cases()
     print(f"{'function':48} {'relative error':>14}")
@@ -402,7 +416,8 @@ def main() -> int:
             failures += 1
             print(f"{name:48} FAILED: {error}")
     print(
-        f"{len(all_cases) - failures} of {len(all_cases)} right (float64, random gy, five-point differences)"
+        f"{len(all_cases) - failures} of {len(all_cases)} right (float64, random gy, five-point"
+        " differences)"
     )
     return min(failures, 1)
 

@@ -1,8 +1,9 @@
-"""Compiles the kernels for the CPU: kernels/host.cpp, which includes the others, once for float and once for double.
+"""Compiles the kernels for the CPU: kernels/host.cpp, which includes the others, once for float and
+once for double.
 
-`python -m minigrad build` does it in place; setup.py does it at an installation, with this file alone: it imports nothing of minigrad.
-Beside each library stands a small file with two checksums, of the sources and of the library: one that is older than its sources, or
-damaged, is not loaded.
+`python -m minigrad build` does it in place; setup.py does it at an installation, with this file
+alone: it imports nothing of minigrad. Beside each library stands a small file with two checksums,
+of the sources and of the library: one that is older than its sources, or damaged, is not loaded.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def fault(library: Path, sources: Path) -> str | None:
 
 
 def compiler() -> list[str] | None:
-    """The C++ compiler's command: $CXX, else Python's own, else the first that is installed; None if there is none."""
+    """The C++ compiler's command: $CXX, else Python's own, else the first that is installed; None
+    if there is none."""
     candidates = (
         [os.environ["CXX"]]
         if os.environ.get("CXX")
@@ -96,7 +98,8 @@ def compiler() -> list[str] | None:
 
 
 def build(sources: Path, target: Path) -> list[Path]:
-    """Compile the kernels in `sources` into the folder `target`, and return the libraries; both replace what was there, or neither.
+    """Compile the kernels in `sources` into the folder `target`, and return the libraries; both
+    replace what was there, or neither.
 
     $CXXFLAGS and $LDFLAGS are added to the flags. Raises BuildError.
     """
@@ -110,11 +113,14 @@ def build(sources: Path, target: Path) -> list[Path]:
         unfinished = [library_path(Path(own), real) for real in REALS]
         processes = [
             subprocess.Popen(
-                [*command, f"-DREAL={real}", str(sources / "host.cpp"), "-o", str(path), *link], stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, text=True, errors="replace",
+                [*command, f"-DREAL={real}", str(sources / "host.cpp"), "-o", str(path), *link],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
             )
             for real, path in zip(REALS, unfinished)
-        ]  # fmt: skip
+        ]
         outputs = [process.communicate()[0] for process in processes]
         for process, output in zip(processes, outputs):
             if process.returncode:

@@ -1,17 +1,19 @@
-"""Finds, compiles and launches the kernels in kernels/*.cu: through CuPy on a GPU, through the compiled library on a CPU.
+"""Finds, compiles and launches the kernels in kernels/*.cu: through CuPy on a GPU, through the
+compiled library on a CPU.
 
     if kernels.ready(x):
         kernels.launch("relu_forward", blocks, x, y, size, span)
     else:
         np.maximum(x, 0, out=y)
 
-The C signature in the source is the only declaration of a kernel: it is parsed here, and every launch is checked against it (count,
-dtype, range, contiguity, device), because neither CuPy nor a C library would: a wrong call is a TypeError. That the arrays are as large as
-the sizes beside them say is the business of the functions that launch.
+The C signature in the source is the only declaration of a kernel: it is parsed here, and every
+launch is checked against it (count, dtype, range, contiguity, device), because neither CuPy nor a C
+library would: a wrong call is a TypeError. That the arrays are as large as the sizes beside them
+say is the business of the functions that launch.
 
-`MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error where they were not built); "gpu" for
-the GPU's only; unset, kernels are used where they are found. CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every
-processor this process may use.
+`MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error
+where they were not built); "gpu" for the GPU's only; unset, kernels are used where they are found.
+CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every processor this process may use.
 """
 
 from __future__ import annotations
@@ -64,13 +66,15 @@ class Parameter:
 
 @functools.cache
 def folder() -> Path:
-    """Where the kernel sources lie: kernels/ of a checkout, minigrad/_kernels of an installation."""
+    """Where the kernel sources lie: kernels/ of a checkout, minigrad/_kernels of an
+    installation."""
     here = Path(__file__).resolve().parent
     for place in (here / "_kernels", here.parent / "kernels"):
         if (place / "prelude.cuh").is_file():
             return place
     raise FileNotFoundError(
-        f"the kernel sources are missing: neither {here / '_kernels'} nor {here.parent / 'kernels'} holds prelude.cuh"
+        f"the kernel sources are missing: neither {here / '_kernels'} nor {here.parent / 'kernels'}"
+        " holds prelude.cuh"
     )
 
 
@@ -113,7 +117,8 @@ class KernelError(RuntimeError):
 
 @functools.cache
 def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
-    """(the kernels compiled for the CPU with `real` float or double, or None; why there are none, after "they")."""
+    """(the kernels compiled for the CPU with `real` float or double, or None; why there are none,
+    after "they")."""
     path = kernel_build.library_path(Path(__file__).resolve().parent, real)
     fault = kernel_build.fault(path, folder())
     if fault is None:
@@ -126,11 +131,13 @@ def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def host_library(real: str) -> ctypes.CDLL | None:
-    """The kernels compiled for the CPU with `real` float or double; None if they were not built or, which is said, are not to be used."""
+    """The kernels compiled for the CPU with `real` float or double; None if they were not built or,
+    which is said, are not to be used."""
     library, fault = loaded(real)
     if library is None and fault != "are not built":
         say_once(
-            f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m minigrad build` compiles them"
+            f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m"
+            " minigrad build` compiles them"
         )
     return library
 
@@ -142,11 +149,13 @@ def say_once(sentence: str) -> None:
 
 @functools.cache
 def lend_threads_to_blas() -> None:
-    """Have NumPy's OpenBLAS run its jobs on the kernels' threads, from now on: two sets of threads would wait in each other's way.
+    """Have NumPy's OpenBLAS run its jobs on the kernels' threads, from now on: two sets of threads
+    would wait in each other's way.
 
-    For a program that trains: the Trainer and the benchmarks call it. OpenBLAS has a call for this; where it lacks it, or NumPy has another
-    BLAS, nothing changes but speed. Not for a program that calls LU factorisations (numpy.linalg.solve, inv, det) from several threads
-    at once: OpenBLAS's own may then wait for each other for ever.
+    For a program that trains: the Trainer and the benchmarks call it. OpenBLAS has a call for this;
+    where it lacks it, or NumPy has another BLAS, nothing changes but speed. Not for a program that
+    calls LU factorisations (numpy.linalg.solve, inv, det) from several threads at once: OpenBLAS's
+    own may then wait for each other for ever.
     """
     library = host_library("float") if mode() in ("auto", "cpu") else None
     if library is None:
@@ -154,8 +163,12 @@ def lend_threads_to_blas() -> None:
     for blas in threadpoolctl.threadpool_info():
         if blas["internal_api"] == "openblas" and blas.get("threading_layer") == "pthreads":
             blas_library = ctypes.CDLL(blas["filepath"])
-            for name in ("scipy_openblas_set_threads_callback_function64_", "scipy_openblas_set_threads_callback_function",
-                         "openblas_set_threads_callback_function64_", "openblas_set_threads_callback_function"):  # fmt: skip
+            for name in (
+                "scipy_openblas_set_threads_callback_function64_",
+                "scipy_openblas_set_threads_callback_function",
+                "openblas_set_threads_callback_function64_",
+                "openblas_set_threads_callback_function",
+            ):
                 if hasattr(blas_library, name):
                     getattr(blas_library, name)(ctypes.cast(library.run_blas_jobs, ctypes.c_void_p))
                     break
@@ -177,7 +190,8 @@ def ready(array: Array) -> bool:
     if host_library(real_of(array)) is None:
         if chosen == "cpu":
             raise KernelError(
-                f"MINIGRAD_KERNELS=cpu, but they {loaded(real_of(array))[1]}: `python -m minigrad build` compiles them"
+                f"MINIGRAD_KERNELS=cpu, but they {loaded(real_of(array))[1]}: `python -m minigrad"
+                " build` compiles them"
             )
         return False
     return True
@@ -198,7 +212,8 @@ def real_of(array: Array) -> str:
 def plan(
     name: str, real: str
 ) -> tuple[tuple[Parameter, np.dtype, Any, tuple[int, int] | None], ...]:
-    """For each parameter: itself, the dtype of its array or number, the C type it is passed as, the limits of a whole number."""
+    """For each parameter: itself, the dtype of its array or number, the C type it is passed as, the
+    limits of a whole number."""
     if name not in signatures():
         raise KeyError(f"there is no kernel {name!r} in {folder()}")
     rows = []
@@ -223,7 +238,8 @@ def host_function(name: str, real: str) -> Any:
 
 
 def gpu_source(file: str) -> str:
-    """What NVRTC is given: the prelude in front of the file, because CuPy's cache of compiled code does not see included files."""
+    """What NVRTC is given: the prelude in front of the file, because CuPy's cache of compiled code
+    does not see included files."""
     text = (folder() / "prelude.cuh").read_text() + (folder() / file).read_text()
     return text.replace('#include "prelude.cuh"', "").replace("#pragma once", "")
 
@@ -247,7 +263,8 @@ def check(name: str, args: tuple, real: str) -> str:
     rows = plan(name, real)
     if len(args) != len(rows):
         raise TypeError(
-            f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not {len(args)}"
+            f"kernel {name} takes {len(rows)} arguments ({', '.join(r[0].name for r in rows)}), not"
+            f" {len(args)}"
         )
     device = next((backend.device_of(a) for a in args if backend.is_array(a)), "cpu")
     if device != "cpu" and signatures()[name][0] == CPU_ONLY:
@@ -257,7 +274,8 @@ def check(name: str, args: tuple, real: str) -> str:
         if limits:
             if not isinstance(value, (int, np.integer)) or not limits[0] <= value <= limits[1]:
                 raise TypeError(
-                    f"{where}: a {p.type}, from {limits[0]} to {limits[1]}, is wanted, not {value!r}"
+                    f"{where}: a {p.type}, from {limits[0]} to {limits[1]}, is wanted, not"
+                    f" {value!r}"
                 )
         elif not p.pointer:
             if not isinstance(value, (int, float, np.integer, np.floating)):
@@ -290,18 +308,28 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     shared_bytes = shared * (4 if real == "float" else 8)
     if not (0 <= blocks < 1 << 31 and 0 <= shared_bytes < 1 << 31):
         raise TypeError(
-            f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and {shared_bytes}"
+            f"kernel {name}: from 0 to 2^31 - 1 blocks and bytes of shared memory, not {blocks} and"
+            f" {shared_bytes}"
         )
     if blocks == 0:
         return
     rows = plan(name, real)
     if device == "cpu":
-        values = [kind(a.ctypes.data if p.pointer else int(a) if kind not in (ctypes.c_float, ctypes.c_double) else a)
-                  for (p, _, kind, _), a in zip(rows, args)]  # fmt: skip
+        values = [
+            kind(
+                a.ctypes.data
+                if p.pointer
+                else int(a)
+                if kind not in (ctypes.c_float, ctypes.c_double)
+                else a
+            )
+            for (p, _, kind, _), a in zip(rows, args)
+        ]
         pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
         host_function(name, real)(blocks, shared_bytes, pointers, threads())
         return
-    # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the declared size instead.
+    # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the
+    # declared size instead.
     values = [a if p.pointer else dtype.type(a) for (p, dtype, _, _), a in zip(rows, args)]
     function = gpu_function(name, real, device)
     if shared_bytes > 48 << 10:  # more than a kernel has without asking

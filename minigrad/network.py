@@ -1,5 +1,6 @@
-"""From a preset to a network: its ledger of sizes and counts, the layers with their weights, and what
-is asked of a whole network: activations, fitted initial weights, an optimiser, a gradient check."""
+"""From a preset to a network: its ledger of sizes and counts, the layers with their weights, and
+what is asked of a whole network: activations, fitted initial weights, an optimiser, a gradient
+check."""
 
 from __future__ import annotations
 
@@ -113,9 +114,9 @@ def summary(preset: Preset, name: str, classes: int | None = None) -> str:
         f"{totals[3] / 1e3:>10,.1f}"
     )
     lines.append(
-        "for one picture, in float32: out, each layer's output; kept, what backward needs of it (an "
-        "array once);\nfield, the side of the square of input pixels that an output sees; step, the "
-        "pixels between two outputs"
+        "for one picture, in float32: out, each layer's output; kept, what backward needs of it (an"
+        " array once);\nfield, the side of the square of input pixels that an output sees; step,"
+        " the pixels between two outputs"
     )
     return "\n".join(lines)
 
@@ -263,8 +264,9 @@ def build(row: Row, seed: int, dtype: str) -> nn.Module:
 
 
 def shrunken(preset: Preset, width: int = 16) -> Preset:
-    """The preset's layers in small: pictures of at most 67 x 67, `width` times fewer maps and 64 hidden units; He
-    weights and alpha = 1, so that every term of every gradient is large enough to see."""
+    """The preset's layers in small: pictures of at most 67 x 67, `width` times fewer maps and 64
+    hidden units; He weights and alpha = 1, so that every term of every gradient is large enough to
+    see."""
     layers: dict[str, records.Layer] = {}
     for name, layer in preset.layers.items():
         if isinstance(layer, Conv):

@@ -1,8 +1,9 @@
 """Layers with weights, and containers of them.
 
-A Module finds its parameters and sub-modules by looking at its own attributes, and into lists, tuples and dicts that it has there;
-there is no registration. Names join with dots: the weight of `self.conv1` is "conv1.w", of `self.blocks[0]` "blocks.0.w", of
-`self.heads["left"]` "heads.left.w"; a dict called `layers` needs no name of its own, `self.layers["conv1"]` has "conv1.w" too.
+A Module finds its parameters and sub-modules by looking at its own attributes, and into lists,
+tuples and dicts that it has there; there is no registration. Names join with dots: the weight of
+`self.conv1` is "conv1.w", of `self.blocks[0]` "blocks.0.w", of `self.heads["left"]` "heads.left.w";
+a dict called `layers` needs no name of its own, `self.layers["conv1"]` has "conv1.w" too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Init = Callable[[random.Stream, tuple[int, ...]], np.ndarray]
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(inputs to one output, outputs from one input) of a weight (in, out) or (KH, KW, C / groups, O)."""
+    """(inputs to one output, outputs from one input) of a weight (in, out) or (KH, KW, C / groups,
+    O)."""
     receptive = int(np.prod(shape[:-2]))
     return receptive * shape[-2], receptive * shape[-1]
 
@@ -36,7 +38,8 @@ def gaussian(std: float) -> Init:
 
 
 def he(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
-    """Gaussian of variance 2 / fan_in, which keeps the scale of activations through ReLUs (He et al., arXiv 1502.01852)."""
+    """Gaussian of variance 2 / fan_in, which keeps the scale of activations through ReLUs (He et
+    al., arXiv 1502.01852)."""
     return np.sqrt(2 / fans(shape)[0]) * rng.normal(shape)
 
 
@@ -58,7 +61,8 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A function with parameters. A subclass makes its parameters and sub-modules in __init__ and writes `forward`."""
+    """A function with parameters. A subclass makes its parameters and sub-modules in __init__ and
+    writes `forward`."""
 
     training = True
 
@@ -83,7 +87,8 @@ class Module:
         yield "", self, self(x)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all below it, each once: one that several attributes share has the first one's name."""
+        """(dotted name, module) of this module and all below it, each once: one that several
+        attributes share has the first one's name."""
         seen: set[int] = set()
 
         def walk(prefix: str, module: Module) -> Iterator[tuple[str, Module]]:
@@ -105,7 +110,8 @@ class Module:
                     name = joined(prefix, name)
                     if name in names:
                         raise ValueError(
-                            f"{type(self).__name__}: two parameters would be called {name!r}: rename an attribute or a key"
+                            f"{type(self).__name__}: two parameters would be called {name!r}:"
+                            " rename an attribute or a key"
                         )
                     seen.add(id(member))
                     names.add(name)
@@ -131,7 +137,8 @@ class Module:
         return self.train(False)
 
     def to(self, device: str) -> Module:
-        """Move all parameters to a device, in place. Returns self. Make the optimiser afterwards."""
+        """Move all parameters to a device, in place. Returns self. Make the optimiser
+        afterwards."""
         for p in self.parameters():
             p.data, p.grad = backend.to_device(p.data, device), None
         return self
@@ -141,7 +148,8 @@ class Module:
         return {name: np.array(backend.to_numpy(p.data)) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Copy parameters in; names, shapes and dtypes must all agree, or nothing changes and the error says what differs."""
+        """Copy parameters in; names, shapes and dtypes must all agree, or nothing changes and the
+        error says what differs."""
         own = dict(self.named_parameters())
         wrong = [f"{name} is missing" for name in own if name not in state]
         wrong += [f"{name} is not in this model" for name in state if name not in own]
@@ -157,7 +165,8 @@ class Module:
 
 
 def held(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
-    """(dotted name, module or parameter) of an attribute: itself, or what lists, tuples and dicts in it hold, however deep."""
+    """(dotted name, module or parameter) of an attribute: itself, or what lists, tuples and dicts
+    in it hold, however deep."""
     if isinstance(value, (Module, Parameter)):
         yield name, value
     elif isinstance(value, (list, tuple, dict)):
@@ -183,7 +192,8 @@ def initial_bias(layer: str, value: float | None, size: int, dtype: Any) -> Para
     """`b` of a layer."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, type(None))):
         raise TypeError(
-            f"{layer}: bias is the number that b starts from (0.0 is usual), or None for no bias, not {value!r}"
+            f"{layer}: bias is the number that b starts from (0.0 is usual), or None for no bias,"
+            f" not {value!r}"
         )
     return None if value is None else Parameter(np.full(size, value, dtype), "b")
 
@@ -191,18 +201,31 @@ def initial_bias(layer: str, value: float | None, size: int, dtype: Any) -> Para
 class Conv2d(Module):
     """functions.conv2d with its weight `w` (KH, KW, C / groups, O) and bias `b` (O,).
 
-    Args: in_channels, out_channels, kernel_size (number or pair), stride, padding, groups, ceil_mode: as in functions.conv2d;
-        init: initialiser of w; bias: initial value of b, or None for no bias; rng: stream for w; dtype.
+    Args: in_channels, out_channels, kernel_size (number or pair), stride, padding, groups,
+    ceil_mode: as in functions.conv2d;
+        init: initialiser of w; bias: initial value of b, or None for no bias; rng: stream for w;
+            dtype.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, groups: int = 1, ceil_mode: bool = False,
-        init: Init = he, bias: float | None = 0.0, rng: random.Stream | None = None, dtype="float32",
-    ) -> None:  # fmt: skip
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size,
+        stride=1,
+        padding=0,
+        groups: int = 1,
+        ceil_mode: bool = False,
+        init: Init = he,
+        bias: float | None = 0.0,
+        rng: random.Stream | None = None,
+        dtype="float32",
+    ) -> None:
         KH, KW = pair(kernel_size, "kernel_size", "Conv2d", least=1)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+                f"Conv2d: groups={groups} must divide in_channels={in_channels} and"
+                f" out_channels={out_channels}"
             )
         shape = (KH, KW, in_channels // groups, out_channels)
         self.w = initial_weight("Conv2d", init, rng, shape, dtype)
@@ -301,9 +324,11 @@ _instances = itertools.count()
 
 
 class Dropout(Module):
-    """functions.dropout; each instance draws from a stream of its own, so two layers never share a mask.
+    """functions.dropout; each instance draws from a stream of its own, so two layers never share a
+    mask.
 
-    Args: p, inverted: as in functions.dropout; rng: its stream (if None, one of its own with the seed of the default stream).
+    Args: p, inverted: as in functions.dropout; rng: its stream (if None, one of its own with the
+    seed of the default stream).
     """
 
     def __init__(

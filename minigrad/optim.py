@@ -8,8 +8,8 @@ PyTorch's rule, which Caffe shares up to where the rate enters the velocity:
 
     v <- m v + (g + d w)              w <- w - lr v              form="torch"
 
-At a constant rate both walk the same path. When the rate drops, the paper's velocity still carries steps of the old size,
-PyTorch's is rescaled at once.
+At a constant rate both walk the same path. When the rate drops, the paper's velocity still carries
+steps of the old size, PyTorch's is rescaled at once.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ def check_form(caller: str, form: str) -> None:
 def sgd_update(
     w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str
 ) -> None:
-    """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays have the same size.
+    """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays
+    have the same size.
 
     Raises ValueError where they have not, or where `form` is neither "paper" nor "torch".
     """
     check_form("sgd_update", form)
     if not (w.size == v.size == g.size and w.flags.c_contiguous and v.flags.c_contiguous):
         raise ValueError(
-            f"sgd_update: w, v and g must have one size, w and v be contiguous; they have {w.shape}, {v.shape}, {g.shape}"
+            "sgd_update: w, v and g must have one size, w and v be contiguous; they have"
+            f" {w.shape}, {v.shape}, {g.shape}"
         )
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
     if kernels.ready(w):
@@ -72,8 +74,10 @@ class SGD:
              "lr_scale": 2.0,       a factor on lr
              "weight_decay": 0.0,   instead of weight_decay
              "scheduled": False,    schedules leave this group's rate alone (the 2012 code's biases)
-             "rates": ((67, 1e-5),), (epoch, absolute rate): overrides everything above from that epoch on
-             "max_filter_rms": 0.1} after each step rescale every output filter whose root mean square is larger (ZFNet)
+             "rates": ((67, 1e-5),), (epoch, absolute rate): overrides everything above from that
+                                     epoch on
+             "max_filter_rms": 0.1} after each step rescale every output filter whose root mean
+                                    square is larger (ZFNet)
         lr: the learning rate.
         momentum, weight_decay: m and d above.
         form: "paper" or "torch".
@@ -92,13 +96,19 @@ class SGD:
         check_form("SGD", form)
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
             raise ValueError(
-                f"SGD: lr={lr}, momentum={momentum}, weight_decay={weight_decay}: need lr >= 0, 0 <= momentum < 1, decay >= 0"
+                f"SGD: lr={lr}, momentum={momentum}, weight_decay={weight_decay}: need lr >= 0, 0"
+                " <= momentum < 1, decay >= 0"
             )
         self.lr, self.momentum, self.weight_decay, self.form = lr, momentum, weight_decay, form
         self.epoch, self.factor = 0.0, 1.0
         defaults = {
-            "lr": None, "lr_scale": 1.0, "weight_decay": weight_decay, "scheduled": True, "rates": (), "max_filter_rms": None
-        }  # fmt: skip
+            "lr": None,
+            "lr_scale": 1.0,
+            "weight_decay": weight_decay,
+            "scheduled": True,
+            "rates": (),
+            "max_filter_rms": None,
+        }
         params = list(params)
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
         self.groups: list[dict[str, Any]] = []
@@ -106,7 +116,8 @@ class SGD:
             unknown = set(group) - set(defaults) - {"params"}
             if unknown or "params" not in group:
                 raise ValueError(
-                    f"SGD: a group has 'params' and {', '.join(map(repr, defaults))}; unknown or missing: {unknown or 'params'}"
+                    f"SGD: a group has 'params' and {', '.join(map(repr, defaults))}; unknown or"
+                    f" missing: {unknown or 'params'}"
                 )
             self.groups.append(defaults | group | {"params": list(group["params"])})
         everything = [p for group in self.groups for p in group["params"]]
@@ -137,7 +148,8 @@ class SGD:
                     continue
                 if p.grad.shape != p.shape or p.grad.dtype != p.dtype:
                     raise ValueError(
-                        f"SGD: the gradient of {p.name} is {p.grad.dtype} {p.grad.shape}, the parameter {p.dtype} {p.shape}"
+                        f"SGD: the gradient of {p.name} is {p.grad.dtype} {p.grad.shape}, the"
+                        f" parameter {p.dtype} {p.shape}"
                     )
                 p.data = kernels.contiguous(p.data)  # updated in place, through a flat view
                 with backend.on_device(p.device):
@@ -164,10 +176,11 @@ class SGD:
 
 
 def limit_filter_rms(w: Array, limit: float) -> None:
-    """Rescale, in place, each output filter of w (KH, KW, C, O) whose root mean square passes `limit` to that limit.
+    """Rescale, in place, each output filter of w (KH, KW, C, O) whose root mean square passes
+    `limit` to that limit.
 
-    Zeiler and Fergus (arXiv 1311.2901), section 3: "renormalize each filter in the convolutional layers whose RMS value exceeds
-    a fixed radius of 1e-1 to this fixed radius".
+    Zeiler and Fergus (arXiv 1311.2901), section 3: "renormalize each filter in the convolutional
+    layers whose RMS value exceeds a fixed radius of 1e-1 to this fixed radius".
     """
     rms = np.sqrt((w * w).mean(axis=(0, 1, 2)))
     w *= np.minimum(1, limit / np.maximum(rms, limit))
@@ -176,14 +189,16 @@ def limit_filter_rms(w: Array, limit: float) -> None:
 class StepSchedule:
     """Multiply the rate by `factor` at each of the given epochs (whole or not).
 
-    Args: optimizer; epochs: ascending, e.g. (25, 51, 79) for the 2012 run; factor: 0.1 in the paper.
+    Args: optimizer; epochs: ascending, e.g. (25, 51, 79) for the 2012 run; factor: 0.1 in the
+    paper.
     """
 
     def __init__(self, optimizer: SGD, epochs: Sequence[float], factor: float = 0.1) -> None:
         self.optimizer, self.epochs, self.factor = optimizer, sorted(epochs), factor
 
     def step(self, epoch: float, error: float | None = None) -> None:
-        """Set the rate for the given point in training; the validation error does not matter here."""
+        """Set the rate for the given point in training; the validation error does not matter
+        here."""
         self.optimizer.epoch = epoch
         self.optimizer.factor = self.factor ** int(
             np.searchsorted(self.epochs, epoch + 1e-9, side="right")
@@ -191,12 +206,14 @@ class StepSchedule:
 
 
 class PlateauSchedule:
-    """Multiply the rate by `factor` when the validation error has stopped improving: the paper's rule, made exact.
+    """Multiply the rate by `factor` when the validation error has stopped improving: the paper's
+    rule, made exact.
 
-    "Divide the learning rate by 10 when the validation error rate stopped improving with the current learning rate" (section 5),
-    three times in the paper's run.
+    "Divide the learning rate by 10 when the validation error rate stopped improving with the
+    current learning rate" (section 5), three times in the paper's run.
 
-    Args: optimizer; patience: epochs without a new best before the rate drops; factor; drops: how often at most.
+    Args: optimizer; patience: epochs without a new best before the rate drops; factor; drops: how
+    often at most.
     """
 
     def __init__(
@@ -206,7 +223,8 @@ class PlateauSchedule:
         self.best, self.waited, self.dropped = np.inf, 0, 0
 
     def step(self, epoch: float, error: float | None = None) -> None:
-        """Take note of the validation error after an epoch; None (before the first) changes nothing."""
+        """Take note of the validation error after an epoch; None (before the first) changes
+        nothing."""
         self.optimizer.epoch = epoch
         if error is None:
             return

@@ -1,14 +1,14 @@
-"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as
-1, 2, 3", SC 2011).
+"""Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011).
 
 A random number here is a pure function of (seed, stream, counter, element):
 
     key     = (seed, stream)                          which sequence
-    counter = (element // 4, 0, draw low, draw high)  where in it; word element % 4 of the four that come out
+    counter = (element // 4, 0, draw low, draw high)  where in it; word element % 4 of the four
 
-Nothing is stored but how many draws a stream has made. So the numbers do not depend on the number of workers or threads,
-a dropout mask can be made again in the backward pass, and resuming a run is setting a few integers. The kernels in
-kernels/dropout.cu compute the same function, bit for bit.
+Nothing is stored but how many draws a stream has made. So the numbers do not depend on the number
+of workers or threads, a dropout mask can be made again in the backward pass, and resuming a run is
+setting a few integers. The kernels in kernels/dropout.cu compute the same function, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PIECE = 1 << 18  # numbers made at a time: temporaries stay small
 
 
 def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Array, ...]:
-    """Four words of 32 random bits for a counter of four words and a key of two; words may be arrays (held in uint64)."""
+    """Four words of 32 random bits for a counter of four words and a key of two; words may be
+    arrays (held in uint64)."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
@@ -48,7 +49,8 @@ def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Arra
 def bits(
     seed: int, stream: int, draw: int, size: int, like: Array | None = None, start: int = 0
 ) -> Array:
-    """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. start is a multiple of 4.
+    """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. start is a
+    multiple of 4.
 
     Made on the device of `like`.
     """
@@ -59,7 +61,8 @@ def bits(
 
 
 class Stream:
-    """One sequence of random draws; a layer that needs randomness owns one, and so does each purpose (crops, ...).
+    """One sequence of random draws; a layer that needs randomness owns one, and so does each
+    purpose (crops, ...).
 
     Args:
         seed: 0 <= seed < 2**32; a run has one seed.
@@ -99,7 +102,8 @@ class Stream:
         return out.reshape(shape)
 
     def normal(self, shape: tuple[int, ...] | int = ()) -> np.ndarray:
-        """float64, mean 0, standard deviation 1: sqrt(-2 ln u) cos(2 pi v), u in (0, 1] (Box and Muller)."""
+        """float64, mean 0, standard deviation 1: sqrt(-2 ln u) cos(2 pi v), u in (0, 1] (Box and
+        Muller)."""
         u, v = self.uniform((2, int(np.prod(shape))))
         np.subtract(1, u, out=u)
         for i in range(0, u.size, PIECE):
@@ -108,7 +112,8 @@ class Stream:
         return u.reshape(shape)
 
     def integers(self, high: int, shape: tuple[int, ...] | int = ()) -> np.ndarray:
-        """int64 in 0 .. high - 1 (high up to 2**32; the bias of the multiplication is below high / 2**53)."""
+        """int64 in 0 .. high - 1 (high up to 2**32; the bias of the multiplication is below high /
+        2**53)."""
         return (self.uniform(shape) * high).astype(np.int64)
 
     def permutation(self, n: int) -> np.ndarray:
@@ -121,7 +126,8 @@ _rewinding = threading.local()  # .counters: {stream: where it stood}, inside `r
 
 @contextmanager
 def rewound() -> Iterator[None]:
-    """Inside, streams run as usual; at the end each stands where it stood before: the next pass draws the same numbers.
+    """Inside, streams run as usual; at the end each stands where it stood before: the next pass
+    draws the same numbers.
 
     How a gradient check freezes dropout: every evaluation sees the same masks.
     """
@@ -146,7 +152,8 @@ def stream(rng: Stream | None, who: str) -> Stream:
     """What a function or layer draws from: the stream that it was given, or the default one."""
     if not isinstance(rng, (Stream, type(None))):
         raise TypeError(
-            f"{who}: rng must be a minigrad.random.Stream, such as random.Stream(0, 'weights'), or None; not {type(rng).__name__}"
+            f"{who}: rng must be a minigrad.random.Stream, such as random.Stream(0, 'weights'), or"
+            f" None; not {type(rng).__name__}"
         )
     return _default if rng is None else rng
 

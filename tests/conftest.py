@@ -1,4 +1,5 @@
-"""What all tests share: a fixed hypothesis profile, a seeded generator, the switch between kernels and arrays."""
+"""What all tests share: a fixed hypothesis profile, a seeded generator, the switch between kernels
+and arrays."""
 
 import ctypes
 import functools

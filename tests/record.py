@@ -1,8 +1,10 @@
-"""What the presets, the preparation of pictures, the optimiser and the command lines do, as numbers.
+"""What the presets, the preparation of pictures, the optimiser and the command lines do, as
+numbers.
 
-    python tests/record.py        writes tests/record.json anew; a change of it is a change of what users get
+    python tests/record.py     writes tests/record.json anew: a change of what users get
 
-tests/test_record.py computes the same and compares. Floating-point numbers are compared with a tolerance: BLAS libraries differ.
+tests/test_record.py computes the same and compares. Floating-point numbers are compared with a
+tolerance: BLAS libraries differ.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from minigrad.models.records import LRN, Preset, small_subset
 from minigrad.network import Network, shrunken
 
 FILE = Path(__file__).with_suffix(".json")
-DRAWN = 4096  # numbers of each initial weight that are drawn; the rest repeats them, for 60 million take their time
+# numbers of each initial weight that are drawn; the rest repeats them, for 60 million take their
+# time
+DRAWN = 4096
 
 
 @contextlib.contextmanager
@@ -56,7 +60,8 @@ def few_draws():
 
 
 def numbers(values) -> list[float]:
-    """A few numbers that stand for an array: mean, standard deviation, and five elements spread over it."""
+    """A few numbers that stand for an array: mean, standard deviation, and five elements spread
+    over it."""
     a = np.asarray(values, np.float64)
     few = a.reshape(-1)[np.linspace(0, a.size - 1, min(5, a.size)).astype(int)]
     return [float(f"{v:.7g}") for v in (a.mean(), a.std(), *few)]
@@ -161,7 +166,8 @@ def optimizer_rows(model: Network, preset: Preset) -> dict[str, Any]:
 
 
 def draw(place: Path) -> None:
-    """A set of three classes, train/ and val/, as PNG files: the same bytes everywhere, once decoded."""
+    """A set of three classes, train/ and val/, as PNG files: the same bytes everywhere, once
+    decoded."""
     for part, count in (("train", 5), ("val", 2)):
         for c, kind in enumerate(("bars", "rings", "waves")):
             folder = place / part / kind
@@ -237,7 +243,8 @@ def seen(run: Path) -> dict[str, Any]:
     }
 
 
-# For each option of each command: arguments that show what it does, or why it has no row of its own.
+# For each option of each command: arguments that show what it does, or why it has no row of its
+# own.
 BASE = [
     "--data",
     ".",

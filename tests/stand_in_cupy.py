@@ -1,9 +1,12 @@
-"""As much of CuPy as minigrad uses, without a GPU: arrays that refuse what CuPy's refuse, and kernels that run on the CPU.
+"""As much of CuPy as minigrad uses, without a GPU: arrays that refuse what CuPy's refuse, and
+kernels that run on the CPU.
 
-`pytest --stand-in-gpu -m gpu` runs the tests of the GPU path on it. What it finds: an array that would have to be converted to NumPy's
-on its own, a function that CuPy lacks or takes other arguments for, a launch whose arguments have other sizes than the signature says,
-an output that a kernel leaves unwritten, memory that stays. What it cannot: speed, races between threads, the compiler. Where CuPy is
-installed (it needs no GPU for this) every function that is used must be there, under its name and with its arguments.
+`pytest --stand-in-gpu -m gpu` runs the tests of the GPU path on it. What it finds: an array that
+would have to be converted to NumPy's on its own, a function that CuPy lacks or takes other
+arguments for, a launch whose arguments have other sizes than the signature says, an output that a
+kernel leaves unwritten, memory that stays. What it cannot: speed, races between threads, the
+compiler. Where CuPy is installed (it needs no GPU for this) every function that is used must be
+there, under its name and with its arguments.
 """
 
 import ctypes
@@ -24,10 +27,40 @@ except ImportError:
     REAL = None
 
 METHODS = {
-    "all", "any", "argmax", "argmin", "argsort", "astype", "clip", "copy", "cumsum", "dot", "fill", "flatten", "item", "max", "mean", "min",
-    "nonzero", "prod", "ravel", "repeat", "reshape", "round", "sort", "squeeze", "std", "sum", "swapaxes", "take", "tobytes", "tolist",
-    "transpose", "var", "view",
-}  # fmt: skip
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argsort",
+    "astype",
+    "clip",
+    "copy",
+    "cumsum",
+    "dot",
+    "fill",
+    "flatten",
+    "item",
+    "max",
+    "mean",
+    "min",
+    "nonzero",
+    "prod",
+    "ravel",
+    "repeat",
+    "reshape",
+    "round",
+    "sort",
+    "squeeze",
+    "std",
+    "sum",
+    "swapaxes",
+    "take",
+    "tobytes",
+    "tolist",
+    "transpose",
+    "var",
+    "view",
+}
 ATTRIBUTES = {"T", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides"}
 VIEWS_AND_READS = {
     "item",
@@ -95,7 +128,8 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError(
-            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct a NumPy array explicitly."
+            "Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct"
+            " a NumPy array explicitly."
         )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -161,12 +195,13 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
 
 
 def unwrapped(value: Any) -> Any:
-    """Arguments for NumPy. An array of NumPy's own among them is what CuPy calls an unsupported type; what computes runs on the current
-    device, and may not reach arrays on another."""
+    """Arguments for NumPy. An array of NumPy's own among them is what CuPy calls an unsupported
+    type; what computes runs on the current device, and may not reach arrays on another."""
     if isinstance(value, Array):
         if value.device.id != _current:
             raise ValueError(
-                f"The device where the array resides ({value.device.id}) is different from the current device ({_current})."
+                f"The device where the array resides ({value.device.id}) is different from the"
+                f" current device ({_current})."
             )
         return value._host
     if isinstance(value, np.ndarray):
@@ -181,7 +216,8 @@ def unwrapped(value: Any) -> Any:
 
 
 def wrapped(result: Any, *sources: Any, scalars: bool = True) -> Any:
-    """NumPy's result as CuPy would give it: a reduction is an array of no axes, a view keeps its array alive."""
+    """NumPy's result as CuPy would give it: a reduction is an array of no axes, a view keeps its
+    array alive."""
     if isinstance(result, (tuple, list)) and any(isinstance(r, np.ndarray) for r in result):
         return type(result)(wrapped(r, *sources) for r in result)
     if isinstance(result, np.generic) and scalars:
@@ -211,7 +247,8 @@ class RawModule:
 
 
 class Kernel:
-    """Runs a kernel's CPU build, after the checks that a GPU would make, or would fail to make with a crash."""
+    """Runs a kernel's CPU build, after the checks that a GPU would make, or would fail to make with
+    a crash."""
 
     def __init__(self, name: str, real: str) -> None:
         self.name, self.real, self.max_dynamic_shared_size_bytes = name, real, SHARED_WITHOUT_ASKING

@@ -48,11 +48,18 @@ def test_counts(preset):
 def test_the_papers_table_row_by_row():
     rows = {r.stage: r for r in ledger(PAPER)}
     expected = {
-        "conv1": ((55, 55, 96), 34_944, 105.42), "pool1": ((27, 27, 96), 0, 0), "conv2": ((27, 27, 256), 307_456, 223.95),
-        "pool2": ((13, 13, 256), 0, 0), "conv3": ((13, 13, 384), 885_120, 149.52), "conv4": ((13, 13, 384), 663_936, 112.14),
-        "conv5": ((13, 13, 256), 442_624, 74.76), "pool5": ((6, 6, 256), 0, 0), "fc6": ((4096,), 37_752_832, 37.75),
-        "fc7": ((4096,), 16_781_312, 16.78), "fc8": ((1000,), 4_097_000, 4.10),
-    }  # fmt: skip
+        "conv1": ((55, 55, 96), 34_944, 105.42),
+        "pool1": ((27, 27, 96), 0, 0),
+        "conv2": ((27, 27, 256), 307_456, 223.95),
+        "pool2": ((13, 13, 256), 0, 0),
+        "conv3": ((13, 13, 384), 885_120, 149.52),
+        "conv4": ((13, 13, 384), 663_936, 112.14),
+        "conv5": ((13, 13, 256), 442_624, 74.76),
+        "pool5": ((6, 6, 256), 0, 0),
+        "fc6": ((4096,), 37_752_832, 37.75),
+        "fc7": ((4096,), 16_781_312, 16.78),
+        "fc8": ((1000,), 4_097_000, 4.10),
+    }
     for stage, (shape, parameters, millions) in expected.items():
         assert rows[stage].shape == shape
         assert rows[stage].parameters == parameters
@@ -71,10 +78,14 @@ DENSE = "fc6 relu6 drop6 fc7 relu7 drop7 fc8"
 MIDDLE = "conv3 relu3 conv4 relu4 conv5 relu5 pool5"
 STAGES = {
     "paper": f"conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 {MIDDLE} {DENSE}",
-    "krizhevsky2012": "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5 pool5 relu5 "
-    + DENSE,
+    "krizhevsky2012": (
+        "conv1 norm1 pool1 relu1 conv2 relu2 norm2 within2 pool2 conv3 relu3 conv4 relu4 conv5"
+        " pool5 relu5 " + DENSE
+    ),
     "caffenet": f"conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 {MIDDLE} {DENSE}",
-    "torchvision": f"conv1 relu1 pool1 conv2 relu2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8",
+    "torchvision": (
+        f"conv1 relu1 pool1 conv2 relu2 pool2 {MIDDLE} drop6 fc6 relu6 drop7 fc7 relu7 fc8"
+    ),
 }
 STAGES["textbook"] = STAGES["caffe"] = STAGES["paper"]
 STAGES["zfnet"] = STAGES["caffenet"]
@@ -105,9 +116,18 @@ def test_krizhevsky2012_normalises_within_columns_and_divides_alpha():
 def test_initial_weights_and_biases():
     """quick_weights fills Gaussian weights with their standard deviation."""
     paper = AlexNet("paper")
-    assert {n: float(p.data.reshape(-1)[0]) for n, p in paper.named_parameters() if n.endswith(".b")} == {
-        "conv1.b": 0, "conv2.b": 1, "conv3.b": 0, "conv4.b": 1, "conv5.b": 1, "fc6.b": 1, "fc7.b": 1, "fc8.b": 0,
-    }  # fmt: skip
+    assert {
+        n: float(p.data.reshape(-1)[0]) for n, p in paper.named_parameters() if n.endswith(".b")
+    } == {
+        "conv1.b": 0,
+        "conv2.b": 1,
+        "conv3.b": 0,
+        "conv4.b": 1,
+        "conv5.b": 1,
+        "fc6.b": 1,
+        "fc7.b": 1,
+        "fc8.b": 0,
+    }
     stds = [
         round(float(p.data.reshape(-1)[0]), 6)
         for n, p in AlexNet("krizhevsky2012").named_parameters()
@@ -134,9 +154,10 @@ def rates(preset, factor=1.0, epoch=0.0):
 def test_rates():
     assert rates("paper", 0.1)["conv1.w"] == pytest.approx((0.001, 0.0005))
     assert rates("paper", 0.1)["conv1.b"] == pytest.approx((0.001, 0.0005))
-    assert rates("krizhevsky2012", 0.001)["fc6.b"] == (0.02, 0.0), (
-        "the 2012 biases keep 0.02 and do not decay"
-    )
+    assert rates("krizhevsky2012", 0.001)["fc6.b"] == (
+        0.02,
+        0.0,
+    ), "the 2012 biases keep 0.02 and do not decay"
     assert rates("krizhevsky2012", 0.01, 67)["conv1.w"][0] == 1e-5
     assert rates("krizhevsky2012", 0.01, 72)["conv1.w"][0] == 0.0
     assert rates("caffe")["fc6.b"] == (0.02, 0.0)
@@ -172,7 +193,10 @@ def test_small_subset_recipe_keeps_the_network():
         ("unknown preset 'alex'", lambda m: AlexNet("alex")),
         ("classes must be", lambda m: AlexNet("paper", 0)),
         (
-            r"must be \(N, 67, 67, 3\), channels last, but has shape \(1, 3, 67, 67\); it looks channels first",
+            (
+                r"must be \(N, 67, 67, 3\), channels last, but has shape \(1, 3, 67, 67\); it looks"
+                r" channels first"
+            ),
             lambda m: m(np.zeros((1, 3, 67, 67), "f")),
         ),
         ("unknown stage 'conv9'", lambda m: m.run(np.zeros((1, 67, 67, 3), "f"), upto="conv9")),
@@ -231,9 +255,15 @@ def test_the_ledger_against_the_network_itself():
 def test_the_ledgers_windows():
     rows = {r.stage: r for r in ledger(PAPER)}
     assert rows["conv1"].arithmetic == "1 + floor((227 + 2*0 - 11) / 4)"
-    assert [(rows[s].field, rows[s].jump) for s in ("conv1", "pool1", "conv2", "conv5", "pool5")] == [
-        (11, 4), (19, 8), (51, 8), (163, 16), (195, 32),
-    ]  # fmt: skip
+    assert [
+        (rows[s].field, rows[s].jump) for s in ("conv1", "pool1", "conv2", "conv5", "pool5")
+    ] == [
+        (11, 4),
+        (19, 8),
+        (51, 8),
+        (163, 16),
+        (195, 32),
+    ]
     assert rows["fc6"].field == 195 + 5 * 32
     assert rows["conv1"].bytes_out == 4 * 55 * 55 * 96
 

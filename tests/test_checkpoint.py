@@ -1,4 +1,5 @@
-"""Checkpoints: what goes in comes out; damage is refused by name; the one before survives a failed write."""
+"""Checkpoints: what goes in comes out; damage is refused by name; the one before survives a failed
+write."""
 
 import os
 
@@ -103,7 +104,8 @@ def test_a_second_name_outlives_the_first(path):
 
 
 def test_the_reader_bears_any_bytes(path):
-    """Whatever bytes are changed: the arrays that were written, or a CheckpointError; never another error, never other values."""
+    """Whatever bytes are changed: the arrays that were written, or a CheckpointError; never another
+    error, never other values."""
     whole, refusals = path.read_bytes(), []
 
     @settings(max_examples=300)

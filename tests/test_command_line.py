@@ -1,4 +1,5 @@
-"""The commands as a user runs them, in processes of their own, on a network made small through the presets' own table."""
+"""The commands as a user runs them, in processes of their own, on a network made small through the
+presets' own table."""
 
 import fcntl
 import json
@@ -18,7 +19,8 @@ from tests.rows import read as read_rows
 from tests.test_workers import assert_they_end
 
 ROOT = Path(__file__).resolve().parents[1]
-# The command line of alexnet.py, with a preset `tiny` beside the others: the paper's layers in small, for 67 x 67 crops.
+# The command line of alexnet.py, with a preset `tiny` beside the others: the paper's layers in
+# small, for 67 x 67 crops.
 TINY = """
 import runpy, sys, alexnet
 from minigrad.models.records import LRN
@@ -174,9 +176,26 @@ def test_same_seed_same_bytes_at_any_worker_count(place):
 
 
 def test_own_folder_without_val_and_with_subsets(place):
-    out = run("examples/train_imagenet_subset.py".replace("examples", str(ROOT / "examples")), "--data", "set/train", "--preset", "tiny",
-              "--classes", "dots,stars,waves", "--images-per-class", 3, "--holdout", 0.34, "--epochs", 1, "--recipe", "preset",
-              "--output", "own", cwd=place)  # fmt: skip
+    out = run(
+        "examples/train_imagenet_subset.py".replace("examples", str(ROOT / "examples")),
+        "--data",
+        "set/train",
+        "--preset",
+        "tiny",
+        "--classes",
+        "dots,stars,waves",
+        "--images-per-class",
+        3,
+        "--holdout",
+        0.34,
+        "--epochs",
+        1,
+        "--recipe",
+        "preset",
+        "--output",
+        "own",
+        cwd=place,
+    )
     assert (
         "6 pictures for training, 3 for validation (from set/train), 3 classes: dots, stars, waves"
         in out
@@ -277,9 +296,9 @@ def test_a_second_signal_ends_at_once(place, number):
             assert any(line.startswith("epoch   2/") for line in lines)
             children = [
                 int(pid)
-                for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children")
-                .read_text()
-                .split()
+                for pid in (
+                    Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                )
             ]
             assert children
             for pid in children:
@@ -418,8 +437,8 @@ def test_finetune_takes_what_fits(trained):
         cwd=place,
     )
     assert (
-        "from run: 14 parameters taken; left: fc8.w (here 64x3, there 64x10), fc8.b (here 3, there 10)"
-        in out
+        "from run: 14 parameters taken; left: fc8.w (here 64x3, there 64x10), fc8.b (here 3,"
+        " there 10)" in out
     )
 
 
@@ -608,7 +627,8 @@ def test_runs_started_in_the_same_second_have_folders_of_their_own(place):
 
 
 def test_nothing_is_written_over(place):
-    """--output names a new or an empty folder; a run's folder without its checkpoint is none either, and says how to go on."""
+    """--output names a new or an empty folder; a run's folder without its checkpoint is none
+    either, and says how to go on."""
     theirs = ["metrics.csv", "steps.csv", "settings.json", "curves.png", "draft.tmp", ".hidden"]
     run("train", "--data", "set", "--preset", "tiny", "--epochs", 1, "--output", "lost", cwd=place)
     (place / "lost" / "checkpoint.safetensors").unlink()
@@ -618,11 +638,17 @@ def test_nothing_is_written_over(place):
     for folder, reason in (
         (
             "theirs",
-            "it holds .hidden, curves.png, draft.tmp, metrics.csv, settings.json and 1 more; choose another --output",
+            (
+                "it holds .hidden, curves.png, draft.tmp, metrics.csv, settings.json and 1 more;"
+                " choose another --output"
+            ),
         ),
         (
             "lost",
-            "it holds best.safetensors, epoch-0001.safetensors of a run; copy one to lost/checkpoint.safetensors and --resume",
+            (
+                "it holds best.safetensors, epoch-0001.safetensors of a run; copy one to"
+                " lost/checkpoint.safetensors and --resume"
+            ),
         ),
     ):
         before = {p.name: p.read_bytes() for p in (place / folder).iterdir()}
@@ -647,7 +673,10 @@ def test_a_run_killed_before_its_first_checkpoint_is_started_again(place):
 
 def test_matplotlib_is_not_loaded_before_something_is_drawn(place):
     """It takes half a second, at every start."""
-    code = "import sys, alexnet, minigrad.look; assert alexnet.main(['summary', 'paper']) == 0; print('matplotlib' in sys.modules)"
+    code = (
+        "import sys, alexnet, minigrad.look; assert alexnet.main(['summary', 'paper']) == 0;"
+        " print('matplotlib' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout.endswith("\nFalse\n"), out.stderr
 
@@ -664,8 +693,24 @@ def test_a_run_folder_belongs_to_one_process(place):
 def test_evaluation_knows_what_was_held_out(place, tmp_path):
     synthetic.draw_set(tmp_path / "set", train=6, val=1)
     for seed in (1, 2):
-        run("train", "--data", "set/train", "--preset", "tiny", "--epochs", 1, "--seed", seed, "--holdout", 0.34, "--output", f"s{seed}",
-            "--cache", "here", cwd=tmp_path)  # fmt: skip
+        run(
+            "train",
+            "--data",
+            "set/train",
+            "--preset",
+            "tiny",
+            "--epochs",
+            1,
+            "--seed",
+            seed,
+            "--holdout",
+            0.34,
+            "--output",
+            f"s{seed}",
+            "--cache",
+            "here",
+            cwd=tmp_path,
+        )
     assert "s2 held out other pictures than s1" in run("evaluate", "s1", "s2", cwd=tmp_path, code=2)
     (tmp_path / "elsewhere").mkdir()
     assert "20 pictures of" in run("evaluate", "../s1", cwd=tmp_path / "elsewhere")

@@ -1,4 +1,5 @@
-"""Pictures of every kind, folders good and bad, the cache, and batches that do not depend on the number of workers."""
+"""Pictures of every kind, folders good and bad, the cache, and batches that do not depend on the
+number of workers."""
 
 import json
 import os
@@ -126,7 +127,9 @@ from minigrad.training import checkpoint
 from minigrad.data.images import ImageError
 
 def watch(event, arguments):
-    if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile", "pty.spawn"):
+    if event in ("subprocess.Popen", "pty.spawn") or event.startswith(
+        ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.startfile")
+    ):
         print("STARTED", event, arguments, flush=True)
         os._exit(3)
 
@@ -611,7 +614,8 @@ def test_no_mirrored_pictures_where_none_are_wanted(tmp_path):
 
 @pytest.mark.parametrize("draw", [mnist_like, cifar_like])
 def test_small_pictures_train_evaluate_and_predict(tmp_path, draw, monkeypatch, capsys):
-    """By the command line, at their own size: LeNet-5, and a model of three convolutions in colour."""
+    """By the command line, at their own size: LeNet-5, and a model of three convolutions in
+    colour."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     draw(tmp_path / "set", 60)

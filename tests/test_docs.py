@@ -1,4 +1,5 @@
-"""The pages: every Python block prints what the page says it prints, every link leads somewhere, every page is reached from README."""
+"""The pages: every Python block prints what the page says it prints, every link leads somewhere,
+every page is reached from README."""
 
 import contextlib
 import io

@@ -1,4 +1,5 @@
-"""The graph: fan-out, broadcasting, leaves, errors in sentences, and memory freed by reference counts alone."""
+"""The graph: fan-out, broadcasting, leaves, errors in sentences, and memory freed by reference
+counts alone."""
 
 import gc
 import weakref
@@ -183,7 +184,8 @@ class LeakyReLU(mg.Function):
 
 
 def called_twice():
-    """As a PyTorch user writes it. The second call's arrays took the place of the first one's: wrong gradients."""
+    """As a PyTorch user writes it. The second call's arrays took the place of the first one's:
+    wrong gradients."""
     act = LeakyReLU(0.1)
     return act(act(leaf(3)))
 

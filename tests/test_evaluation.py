@@ -43,7 +43,8 @@ def test_an_ensemble_averages_probabilities():
 
 
 def test_ten_views_of_a_picture(tmp_path):
-    """Red is a picture's column, green its row: the corners of each view say where it was taken, and whether it is mirrored."""
+    """Red is a picture's column, green its row: the corners of each view say where it was taken,
+    and whether it is mirrored."""
     prep = Preparation(224, np.zeros(3, np.float32), 1.0)
     picture = gradient_pictures(tmp_path).read(0)
     corners = {

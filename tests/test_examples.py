@@ -1,4 +1,5 @@
-"""The examples run from top to bottom. (The main job, train_imagenet_subset.py: test_command_line.py.)"""
+"""The examples run from top to bottom. (The main job, train_imagenet_subset.py:
+test_command_line.py.)"""
 
 import re
 import subprocess

@@ -1,4 +1,5 @@
-"""Gradients of every function against differences of its forward pass, over random shapes and layouts, in float64."""
+"""Gradients of every function against differences of its forward pass, over random shapes and
+layouts, in float64."""
 
 import numpy as np
 import pytest
@@ -28,7 +29,8 @@ def laid_out(a: np.ndarray, layout: str) -> np.ndarray:
 
 
 def turned(f):
-    """f with its axes reversed afterwards, so that its backward gets a gy that is not contiguous."""
+    """f with its axes reversed afterwards, so that its backward gets a gy that is not
+    contiguous."""
     return lambda *inputs: F.transpose(f(*inputs))
 
 
@@ -41,7 +43,8 @@ streams = st.integers(0, 1000).map(lambda seed: random.Stream(seed, "test_functi
 
 @st.composite
 def geometries(draw, padding: int | None = None):
-    """(N, H, W), kernel, stride, padding (below the kernel if None) and ceil_mode, such that a window fits."""
+    """(N, H, W), kernel, stride, padding (below the kernel if None) and ceil_mode, such that a
+    window fits."""
     kernel, stride = draw(st.tuples(small, small)), draw(st.tuples(small, small))
     pads = tuple(draw(st.integers(0, k - 1 if padding is None else padding)) for k in kernel)
     H, W = (max(1, k - 2 * p) + draw(st.integers(0, 6)) for k, p in zip(kernel, pads))
@@ -178,7 +181,8 @@ def test_sum_and_mean(f, data, shape, keepdims, layout, rng):
 
 @given(st.data(), shapes, layouts, streams)
 def test_shapes(data, shape, layout, rng):
-    """reshape, flatten and transpose; the product with weights makes the order of the elements matter."""
+    """reshape, flatten and transpose; the product with weights makes the order of the elements
+    matter."""
     x, size = laid_out(rng.normal(shape), layout), int(np.prod(shape))
     order = data.draw(st.permutations(range(len(shape))))
     first = data.draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))

@@ -1,4 +1,5 @@
-"""Values of every function against oracles of their own: loops from the definition, SciPy, NumPy, hand arithmetic."""
+"""Values of every function against oracles of their own: loops from the definition, SciPy, NumPy,
+hand arithmetic."""
 
 import importlib
 import itertools
@@ -526,7 +527,8 @@ def test_an_infinite_gradient_stays_with_the_winner():
 
 
 def test_nan_stays_in_its_windows(rng):
-    """A NaN pixel makes NaN of exactly the outputs that see it: none leaks through chunks, padding or unused taps."""
+    """A NaN pixel makes NaN of exactly the outputs that see it: none leaks through chunks, padding
+    or unused taps."""
     x, w = rng.standard_normal((3, 6, 6, 2)), rng.standard_normal((3, 3, 2, 4))
     x[1, 5, 2, 1] = np.nan
     expected = np.isnan(conv_by_loops(x, w, np.zeros(4), (2, 2), (1, 1), 1, False))

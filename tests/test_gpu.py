@@ -1,4 +1,5 @@
-"""Everything that runs on a GPU: `pytest -m gpu`. The bodies and cases are tests/test_kernels.py's; the CPU is the oracle.
+"""Everything that runs on a GPU: `pytest -m gpu`. The bodies and cases are tests/test_kernels.py's;
+the CPU is the oracle.
 
 Without a GPU tests/test_gpu_path.py runs this file on a stand-in for CuPy.
 """
@@ -61,7 +62,8 @@ def current_device():
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch):
-    """New memory holds NaN: an element that no kernel wrote cannot pass for the one that stood there in the run before."""
+    """New memory holds NaN: an element that no kernel wrote cannot pass for the one that stood
+    there in the run before."""
     cupy = backend.cupy()
 
     def poisoning(make):
@@ -91,7 +93,8 @@ def test_new_memory_is_poisoned():
     ("name", "f", "inputs"), gradcheck.cases(), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_every_function(name, f, inputs, layout, device):
-    """Those without kernels too: their array forms run on CuPy's arrays, on whatever GPU they lie."""
+    """Those without kernels too: their array forms run on CuPy's arrays, on whatever GPU they
+    lie."""
     if layout == "transposed":
         inputs = [a.T.copy().T for a in inputs]
     results = []
@@ -123,7 +126,8 @@ def test_numbers_beside_a_tensor(device):
 
 
 def test_a_bias_gradient_of_transposed_rows():
-    """70 rows: two blocks of sum_rows, whose sums must not take over the order of a gy that lies in columns."""
+    """70 rows: two blocks of sum_rows, whose sums must not take over the order of a gy that lies in
+    columns."""
     arrays = numbers(70, 1, 1, 3), numbers(1, 1, 3, 4, seed=1), numbers(4, seed=2)
     f = lambda x, w, b: F.transpose(F.reshape(F.conv2d(x, w, b), 70, 4), 1, 0)  # noqa: E731
     for a, b in zip(on("gpu", f, *arrays), on("cpu", f, *arrays), strict=True):
@@ -185,7 +189,8 @@ def test_dropout_masks_are_identical():
 
 
 def test_more_than_2_to_the_31_column_elements(monkeypatch):
-    """im2col addresses its columns in 64 bits; the last image's result shows whether it does. Takes 10 GB."""
+    """im2col addresses its columns in 64 bits; the last image's result shows whether it does. Takes
+    10 GB."""
     if backend.cupy().cuda.runtime.memGetInfo()[0] < 12 << 30:
         pytest.skip("less than 12 GB of the GPU's memory are free")
     monkeypatch.setattr(

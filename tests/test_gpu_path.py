@@ -1,4 +1,5 @@
-"""What happens on a GPU, without one: tests/test_gpu.py on a stand-in for CuPy, and the stand-in itself."""
+"""What happens on a GPU, without one: tests/test_gpu.py on a stand-in for CuPy, and the stand-in
+itself."""
 
 import os
 import re
@@ -63,10 +64,16 @@ def on_stand_in(monkeypatch):
 def test_the_stand_in_refuses_what_cupy_refuses(on_stand_in):
     x, host = on_stand_in(np.arange(6.0).reshape(2, 3)), np.ones(3)
     refused = [
-        lambda: np.ascontiguousarray(x.T), lambda: np.asarray(x), lambda: x + host, lambda: np.add(x, 1, out=host),
+        lambda: np.ascontiguousarray(x.T),
+        lambda: np.asarray(x),
+        lambda: x + host,
+        lambda: np.add(x, 1, out=host),
         lambda: np.where(host, x, x),
-        lambda: x.__setitem__((0, slice(1, 3)), host[:2]), lambda: x.tofile, lambda: np.add.at(x, 0, 1), lambda: x.sum(out=host),
-    ]  # fmt: skip
+        lambda: x.__setitem__((0, slice(1, 3)), host[:2]),
+        lambda: x.tofile,
+        lambda: np.add.at(x, 0, 1),
+        lambda: x.sum(out=host),
+    ]
     for action in refused:
         with pytest.raises((TypeError, AttributeError)):
             action()
@@ -95,7 +102,8 @@ def test_a_launch_on_the_stand_in_checks_its_numbers(on_stand_in):
 
 
 def test_a_function_that_would_convert_an_array_is_found(on_stand_in, monkeypatch):
-    """NumPy's ascontiguousarray does not leave the work to CuPy, and fails where a gradient was broadcast."""
+    """NumPy's ascontiguousarray does not leave the work to CuPy, and fails where a gradient was
+    broadcast."""
     x, t = Tensor(on_stand_in(np.ones((4, 3))), requires_grad=True), on_stand_in(np.arange(4) % 3)
     F.softmax_cross_entropy(x, t).backward()
     monkeypatch.setattr(kernels, "contiguous", np.ascontiguousarray)

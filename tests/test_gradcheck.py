@@ -1,4 +1,5 @@
-"""The checker is tested against planted wrong gradients, at least one for each layer: every one must be caught."""
+"""The checker is tested against planted wrong gradients, at least one for each layer: every one
+must be caught."""
 
 import numpy as np
 import pytest

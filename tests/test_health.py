@@ -1,4 +1,5 @@
-"""The run's own doctor: where numbers went wrong, sizes of weights and steps, dead units, a stuck or runaway loss, memory."""
+"""The run's own doctor: where numbers went wrong, sizes of weights and steps, dead units, a stuck
+or runaway loss, memory."""
 
 import math
 
@@ -25,7 +26,10 @@ def test_the_first_layer_that_is_not_finite(pictures, tmp_path):
         np.errstate(all="ignore"),
         pytest.raises(
             RunError,
-            match=r"the loss became nan at step 1: they appear first in the output of conv3; try a lower rate",
+            match=(
+                r"the loss became nan at step 1: they appear first in the output of conv3; try a"
+                r" lower rate"
+            ),
         ),
     ):
         t.learn(x, labels)

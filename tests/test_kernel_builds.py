@@ -1,7 +1,9 @@
-"""The kernel tests once more, in other builds of the same sources: blocks of several real threads, and under the sanitizers.
+"""The kernel tests once more, in other builds of the same sources: blocks of several real threads,
+and under the sanitizers.
 
-Each build runs tests/test_kernels.py in a process of its own. A block of four threads with a real barrier shows, without a GPU, whether
-the stride loops are right for any block size and no barrier is missing; a missing one is planted, and must be found.
+Each build runs tests/test_kernels.py in a process of its own. A block of four threads with a real
+barrier shows, without a GPU, whether the stride loops are right for any block size and no barrier
+is missing; a missing one is planted, and must be found.
 """
 
 import ctypes
@@ -99,7 +101,8 @@ def test_tiles_of_each_instruction_set(tiles, tmp_path):
     reason="x86-64 alone has clones; nm lists them",
 )
 def test_the_best_clone_is_chosen(tmp_path):
-    """By the processor's features: a clone for another model with the same features would not do."""
+    """By the processor's features: a clone for another model with the same features would not
+    do."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
     v3 = {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"} <= flags
     v4 = v3 and {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"} <= flags
@@ -124,7 +127,8 @@ def test_the_best_clone_is_chosen(tmp_path):
 
 @pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "direct.cpp"])
 def test_a_missing_barrier_is_found(file, tmp_path):
-    """The barriers of LRN, those of the block reduction that softmax uses, and those of the convolution."""
+    """The barriers of LRN, those of the block reduction that softmax uses, and those of the
+    convolution."""
     assert "__syncthreads();" in (kernels.folder() / file).read_text()
     result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], without_barriers(file)))
     assert result.returncode == 1, result.stdout[-4000:]
@@ -160,7 +164,8 @@ def sanitizers() -> dict[str, str]:
 
 
 def test_under_the_sanitizers(sanitizers, tmp_path):
-    """Address and undefined-behaviour sanitizers, no leaks looked for (the interpreter has its own)."""
+    """Address and undefined-behaviour sanitizers, no leaks looked for (the interpreter has its
+    own)."""
     folder = build(tmp_path, SANITIZERS)
     result = run_kernel_tests(folder, **sanitizers)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
@@ -190,7 +195,10 @@ def test_the_sanitizers_see_too_little_shared_memory(sanitizers, tmp_path):
     assert "AddressSanitizer" in result.stdout + result.stderr
 
 
-USE = "import numpy as np; from minigrad import functions as F; print(F.relu(np.array([-1.0, 2.0], np.float32)).numpy())"
+USE = (
+    "import numpy as np; from minigrad import functions as F; print(F.relu(np.array([-1.0, 2.0],"
+    " np.float32)).numpy())"
+)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +268,8 @@ def not_a_library(path: Path) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_library_that_does_not_fit_is_not_loaded(checkout, fault):
-    """One sentence says so, with the command that helps, and the array forms serve; where kernels were asked for, it is an error."""
+    """One sentence says so, with the command that helps, and the array forms serve; where kernels
+    were asked for, it is an error."""
     words, damage = FAULTS[fault]
     for real in kernel_build.REALS:
         damage(kernel_build.library_path(checkout / "minigrad", real))

@@ -1,4 +1,5 @@
-"""Every kernel against its array form, wrong launches, and what the loader finds. On the CPU; the same bodies run on a GPU."""
+"""Every kernel against its array form, wrong launches, and what the loader finds. On the CPU; the
+same bodies run on a GPU."""
 
 import os
 import re
@@ -31,7 +32,8 @@ def numbers(*shape, dtype="float64", seed=0):
 
 
 def both_ways(monkeypatch, f, *arrays, poison=True):
-    """(output, gradients) of f by the kernels, and by the array forms. Fresh memory is poisoned: a kernel must write all it returns."""
+    """(output, gradients) of f by the kernels, and by the array forms. Fresh memory is poisoned: a
+    kernel must write all it returns."""
     results = []
     for mode in ("cpu", "none"):
         monkeypatch.setenv("MINIGRAD_KERNELS", mode)
@@ -208,7 +210,8 @@ def test_columns_by_kernels(name, dtype, monkeypatch):
     "name", ["conv2d as conv1", "conv2d as conv2", "conv2d uneven", "conv2d of several panels"]
 )
 def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
-    """Single rows, several rows, several images at a time; one part of the gradient to one an image."""
+    """Single rows, several rows, several images at a time; one part of the gradient to one an
+    image."""
     monkeypatch.setattr(direct, "CACHE", cache)
     monkeypatch.setattr(direct, "PARTS", parts)
     f, (_, *image), *shapes = CASES[name]
@@ -392,7 +395,8 @@ EMPTY = {
 @pytest.mark.parametrize("mode", ["auto", "none", "columns"])
 @pytest.mark.parametrize("name", EMPTY)
 def test_empty_arrays(name, mode, monkeypatch):
-    """Whatever has no elements has a result of the right shape, forward and backward, in every form."""
+    """Whatever has no elements has a result of the right shape, forward and backward, in every
+    form."""
     if mode == "none":
         monkeypatch.setenv("MINIGRAD_KERNELS", "none")
     if mode == "columns":
@@ -445,7 +449,8 @@ from minigrad import random
 from minigrad.engine import Tensor
 h = hashlib.sha256()
 for name, (f, *shapes) in t.CASES.items():
-    x = [Tensor(t.numbers(*s, dtype="float32", seed=i), requires_grad=True) for i, s in enumerate(shapes)]
+    arrays = [t.numbers(*s, dtype="float32", seed=i) for i, s in enumerate(shapes)]
+    x = [Tensor(a, requires_grad=True) for a in arrays]
     y = f(*x)
     y.backward(t.numbers(*y.shape, dtype="float32", seed=9) if y.shape else None)
     h.update(y.numpy().tobytes())
@@ -578,13 +583,17 @@ def test_signatures_are_parsed_from_the_sources():
     file, parameters = kernels.signatures()["max_pool_forward"]
     assert file == "pool.cu"
     assert [(p.name, p.type, p.pointer, p.const) for p in parameters[:4]] == [
-        ("x", "real", True, True), ("y", "real", True, False), ("winner", "u8", True, False), ("H", "int", False, False),
-    ]  # fmt: skip
+        ("x", "real", True, True),
+        ("y", "real", True, False),
+        ("winner", "u8", True, False),
+        ("H", "int", False, False),
+    ]
 
 
 @built
 def test_every_kernel_has_a_host_launcher_and_a_test(monkeypatch):
-    """A symbol in kernels/ that the CPU library lacks, or that none of the cases above launches, fails here."""
+    """A symbol in kernels/ that the CPU library lacks, or that none of the cases above launches,
+    fails here."""
     listed = set(
         re.findall(
             r"^HOST_KERNEL\((\w+)\)", (kernels.folder() / "host.cpp").read_text(), re.MULTILINE

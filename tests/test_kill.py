@@ -1,4 +1,5 @@
-"""kill -9 at any moment: no more is lost than the work since the last checkpoint, and the run ends with the bytes of one left alone.
+"""kill -9 at any moment: no more is lost than the work since the last checkpoint, and the run ends
+with the bytes of one left alone.
 
 pytest tests/test_kill.py -m slow -s        twenty trials, a line for each
 """
@@ -65,7 +66,8 @@ def place(tmp_path_factory):
 
 
 def trial(place, k: int) -> str:
-    """Start, kill at a random moment, and again while it goes on, then let it end. A sentence on what was lost."""
+    """Start, kill at a random moment, and again while it goes on, then let it end. A sentence on
+    what was lost."""
     folder, rng, lost = place / f"run{k}", random.Random(k), []
     for life in range(2):
         args = (

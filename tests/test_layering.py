@@ -63,7 +63,8 @@ def test_imports_run_downward(path):
         )
         if room(target) in FLOORS and room(target) != room(here):
             assert FLOORS[room(target)] < FLOORS[room(here)], (
-                f"{here} (floor {FLOORS[room(here)]}) imports {target} (floor {FLOORS[room(target)]})"
+                f"{here} (floor {FLOORS[room(here)]}) imports {target} (floor"
+                f" {FLOORS[room(target)]})"
             )
 
 
@@ -72,7 +73,7 @@ def test_functions_do_not_know_of_gpus():
         assert "cupy" not in path.read_text().lower(), path
 
 
-BUDGETS = [("minigrad/engine.py", 310), ("minigrad/functions/*.py", 180), ("kernels/*.cu", 140)]
+BUDGETS = [("minigrad/engine.py", 340), ("minigrad/functions/*.py", 180), ("kernels/*.cu", 140)]
 OVER = {
     "minigrad/functions/basic.py": 200,
     "minigrad/functions/conv2d.py": 210,

@@ -1,4 +1,5 @@
-"""docs/the-many-alexnets.md against the engine: its tables of presets, its computations and the numbers in its sentences."""
+"""docs/the-many-alexnets.md against the engine: its tables of presets, its computations and the
+numbers in its sentences."""
 
 import ast
 import contextlib
@@ -261,8 +262,14 @@ def test_groups_columns_and_towers():
 
     wide = changed(PRESETS["torchvision"], filters=(64, 192, 384, 384, 256))
     (less, fewer, _), (more, longer, _) = count("torchvision"), count(wide)
-    first = f"With 256 it is {100 * (less / parameters - 1):.1f} % more parameters and {100 * (1 - fewer / adds):.1f} % fewer multiply-adds"
-    second = f"with the footnote's 384 {100 * (more / parameters - 1):.1f} % more and {100 * (longer / adds - 1):.1f} % more"
+    first = (
+        f"With 256 it is {100 * (less / parameters - 1):.1f} % more parameters and"
+        f" {100 * (1 - fewer / adds):.1f} % fewer multiply-adds"
+    )
+    second = (
+        f"with the footnote's 384 {100 * (more / parameters - 1):.1f} % more and"
+        f" {100 * (longer / adds - 1):.1f} % more"
+    )
     states(said("torchvision has"), f"{first}, {second}")
 
 

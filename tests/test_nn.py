@@ -10,9 +10,16 @@ from minigrad import nn, random
 def small():
     rng = random.Stream(0, "small")
     return nn.Sequential(
-        conv1=nn.Conv2d(3, 4, 3, padding=1, rng=rng), relu1=nn.ReLU(), norm1=nn.LRN(), pool1=nn.MaxPool2d(3, 2), drop1=nn.Dropout(0.5),
-        avg=nn.AvgPool2d(2), tanh=nn.Tanh(), flat=nn.Flatten(), fc2=nn.Linear(16, 5, rng=rng),
-    )  # fmt: skip
+        conv1=nn.Conv2d(3, 4, 3, padding=1, rng=rng),
+        relu1=nn.ReLU(),
+        norm1=nn.LRN(),
+        pool1=nn.MaxPool2d(3, 2),
+        drop1=nn.Dropout(0.5),
+        avg=nn.AvgPool2d(2),
+        tanh=nn.Tanh(),
+        flat=nn.Flatten(),
+        fc2=nn.Linear(16, 5, rng=rng),
+    )
 
 
 def test_names_and_state_round_trip():
@@ -32,9 +39,16 @@ def test_names_and_state_round_trip():
 def test_a_relu_is_done_by_the_layer_before_it_with_the_same_bits(dtype, forms):
     rng = random.Stream(0, "relu")
     model = nn.Sequential(
-        nn.Conv2d(3, 35, 3, groups=1, bias=0.1, rng=rng, dtype=dtype), nn.ReLU(), nn.Conv2d(35, 4, 2, bias=None, rng=rng, dtype=dtype),
-        nn.ReLU(), nn.Flatten(), nn.Linear(36, 7, rng=rng, dtype=dtype), nn.ReLU(), nn.ReLU(), nn.Linear(7, 3, rng=rng, dtype=dtype),
-    )  # fmt: skip
+        nn.Conv2d(3, 35, 3, groups=1, bias=0.1, rng=rng, dtype=dtype),
+        nn.ReLU(),
+        nn.Conv2d(35, 4, 2, bias=None, rng=rng, dtype=dtype),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(36, 7, rng=rng, dtype=dtype),
+        nn.ReLU(),
+        nn.ReLU(),
+        nn.Linear(7, 3, rng=rng, dtype=dtype),
+    )
     x = rng.normal((2, 6, 6, 3)).astype(dtype)
     x[0, 2, 2, 1] = np.nan
     fused = list(model.walk(x, fuse=True))
@@ -110,7 +124,10 @@ def test_load_says_everything_that_differs_and_changes_nothing():
     state["conv1.w"] = state["conv1.w"] + 1
     with pytest.raises(
         ValueError,
-        match=r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here float32 \(16, 5\)",
+        match=(
+            r"conv1.b is missing; fc9.w is not in this model; fc2.w is float32 \(16, 7\), here"
+            r" float32 \(16, 5\)"
+        ),
     ):
         model.load_state_dict(state)
     np.testing.assert_array_equal(model.state_dict()["conv1.w"], before["conv1.w"])
@@ -179,7 +196,8 @@ class Many(nn.Module):
 
 
 def test_layers_in_lists_and_dicts_are_found():
-    """And what several attributes share once, by its first name: an optimiser would move it twice."""
+    """And what several attributes share once, by its first name: an optimiser would move it
+    twice."""
     model = Many()
     parameters = dict(model.named_parameters())
     names = ["blocks.0", "blocks.1.0", "heads.left", "heads.right.a"]

@@ -1,4 +1,5 @@
-"""Every kernel file through NVRTC for four generations of GPU, with no GPU and no driver: no warnings, no register spills."""
+"""Every kernel file through NVRTC for four generations of GPU, with no GPU and no driver: no
+warnings, no register spills."""
 
 import re
 import warnings

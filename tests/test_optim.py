@@ -17,7 +17,8 @@ def kernels_or_not(request, monkeypatch):
 
 
 def test_the_papers_rule_by_hand():
-    """v <- 0.9 v - 0.0005 lr w - lr g, w <- w + v, three steps with the rate dropped before the third."""
+    """v <- 0.9 v - 0.0005 lr w - lr g, w <- w + v, three steps with the rate dropped before the
+    third."""
     w = parameter(2.0)
     opt = optim.SGD([w], lr=0.1)
     v, expected = 0.0, 2.0

@@ -1,4 +1,5 @@
-"""A wheel, a source archive and an installation in place: each carries what it needs, and is found wherever Python starts."""
+"""A wheel, a source archive and an installation in place: each carries what it needs, and is found
+wherever Python starts."""
 
 import importlib.util
 import os
@@ -14,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LOOK = """
 import os, site, sys
-sys.path = [path for path in sys.path if not os.path.exists(os.path.join(path, "alexnet.py"))]  # no installation in place is meant
+# An installation in place of another checkout is not meant.
+sys.path = [path for path in sys.path if not os.path.exists(os.path.join(path, "alexnet.py"))]
 site.addsitedir(sys.argv[1])
 import numpy as np, alexnet, minigrad
 from minigrad import functions as F, kernels
@@ -112,7 +114,8 @@ def test_contents(wheel, source_archive):
 
 
 def test_a_wheel_is_found_from_the_clones_parent(wheel, clone):
-    """Python searches the folder that it starts in, where the clone's folder has the package's name."""
+    """Python searches the folder that it starts in, where the clone's folder has the package's
+    name."""
     out = look(wheel, wheel, wheel / "minigrad" / "_kernels", clone.parent)
     assert out.startswith("1.0 [0. 2.] CPU compiled")
 
@@ -120,9 +123,12 @@ def test_a_wheel_is_found_from_the_clones_parent(wheel, clone):
 def test_a_source_archive_is_found_from_its_parent(source_archive, tmp_path):
     """Built from it; no kernel is compiled again, which the wheel's test did."""
     out = subprocess.run(
-        [sys.executable, "-c", BACKEND, "wheel", str(tmp_path)], cwd=source_archive, env=environment(MINIGRAD_KERNELS="none"),
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", BACKEND, "wheel", str(tmp_path)],
+        cwd=source_archive,
+        env=environment(MINIGRAD_KERNELS="none"),
+        capture_output=True,
+        text=True,
+    )
     assert out.returncode == 0, out.stdout + out.stderr
     site = tmp_path / "site"
     zipfile.ZipFile(tmp_path / out.stdout.splitlines()[-1]).extractall(site)
@@ -151,11 +157,24 @@ def test_a_kernel_that_does_not_compile_fails_the_installation(clone, tmp_path):
     try:
         out, without = (
             subprocess.run(
-                [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), "."], cwd=clone,
-                env=environment(**more), capture_output=True, text=True,
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "wheel",
+                    "--no-deps",
+                    "--no-build-isolation",
+                    "-w",
+                    str(tmp_path),
+                    ".",
+                ],
+                cwd=clone,
+                env=environment(**more),
+                capture_output=True,
+                text=True,
             )
             for more in ({}, {"MINIGRAD_KERNELS": "none"})
-        )  # fmt: skip
+        )
     finally:
         path.write_bytes(before)
     assert out.returncode != 0

@@ -1,4 +1,5 @@
-"""Presets, preparation, optimiser and command lines do what they did when tests/record.json was written (tests/record.py)."""
+"""Presets, preparation, optimiser and command lines do what they did when tests/record.json was
+written (tests/record.py)."""
 
 import json
 
@@ -8,7 +9,8 @@ import record
 from minigrad import kernels
 
 WRITTEN = json.loads(record.FILE.read_text())
-# Trainings: the sums of another BLAS, or of the array forms, differ in their last bits, and each step magnifies that.
+# Trainings: the sums of another BLAS, or of the array forms, differ in their last bits, and each
+# step magnifies that.
 TOLERANCE = {"train": 5e-3, "evaluate": 5e-3, "predict": 2e-2, "predictions.csv": 2e-2}
 
 
@@ -54,7 +56,8 @@ def test_every_option_has_a_row(command):
 
 @pytest.mark.skipif(kernels.mode() == "none", reason="the array forms are what runs already")
 def test_options_change_what_they_should(now):
-    """A row that equals the base's shows nothing: those of options that change no result, by their own words, are named here."""
+    """A row that equals the base's shows nothing: those of options that change no result, by their
+    own words, are named here."""
     base = now["train base"]
     same = {row.split()[1] for row in now if row.startswith("train ") and now[row] == base}
     assert same - {"base"} == {

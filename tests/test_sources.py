@@ -1,4 +1,5 @@
-"""Archives read in place, ImageNet as downloaded, IDX and CIFAR-10 files: right pictures, right labels; hostile ones refused."""
+"""Archives read in place, ImageNet as downloaded, IDX and CIFAR-10 files: right pictures, right
+labels; hostile ones refused."""
 
 import gzip
 import io
@@ -352,7 +353,8 @@ def test_a_damaged_member_is_skipped_like_a_damaged_file(tmp_path):
 
 
 def meta(path, wnids, parents=("n99999999",)):
-    """A devkit's meta.mat: numbered in another order than the sorted wnids, and some inner nodes at the end."""
+    """A devkit's meta.mat: numbered in another order than the sorted wnids, and some inner nodes at
+    the end."""
     kinds = [
         ("ILSVRC2012_ID", object),
         ("WNID", object),

@@ -1,10 +1,10 @@
 """PyTorch as an oracle: every layer forward and backward, SGD, and a small AlexNet in training.
 
-How close, measured with PyTorch 2.13 on a CPU (`python tests/test_torch.py` prints the table): in float64 the layers
-differ by at most 6e-14 (conv1, sums of 363 products), most by a rounding or not at all; SGD by a rounding. After 20
-steps of a small AlexNet, in which the loss falls from 4.34 to 0.80: in float32 losses differ by 5e-7 and weights by
-2e-7 (5e-7 of the largest in their array), no more than PyTorch's float32 differs from its own float64; in float64
-losses and weights by 2e-15.
+How close, measured with PyTorch 2.13 on a CPU (`python tests/test_torch.py` prints the table): in
+float64 the layers differ by at most 6e-14 (conv1, sums of 363 products), most by a rounding or not
+at all; SGD by a rounding. After 20 steps of a small AlexNet, in which the loss falls from 4.34 to
+0.80: in float32 losses differ by 5e-7 and weights by 2e-7 (5e-7 of the largest in their array), no
+more than PyTorch's float32 differs from its own float64; in float64 losses and weights by 2e-15.
 """
 
 from collections.abc import Callable
@@ -137,42 +137,116 @@ def cross_entropy_case(reduction: str) -> Case:
 
 
 CASES = [
-    Case("conv2d 3x3, padding 1", lambda x, w, b: F.conv2d(x, w, b, padding=1),
-         lambda x, w, b: torch_conv2d(x, w, b, padding=1), ((2, 7, 8, 5), (3, 3, 5, 6), (6,))),
-    Case("conv2d 11x11, stride 4 (conv1)", lambda x, w, b: F.conv2d(x, w, b, stride=4),
-         lambda x, w, b: torch_conv2d(x, w, b, stride=4), ((2, 27, 31, 3), (11, 11, 3, 8), (8,))),
-    Case("conv2d 5x5, padding 2, groups 2 (conv2)", lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2),
-         lambda x, w, b: torch_conv2d(x, w, b, padding=2, groups=2), ((2, 9, 8, 6), (5, 5, 3, 8), (8,))),
-    Case("conv2d (3, 2), stride (2, 3), padding (0, 1)", lambda x, w: F.conv2d(x, w, None, (2, 3), (0, 1)),
-         lambda x, w: torch_conv2d(x, w, stride=(2, 3), padding=(0, 1)), ((1, 8, 9, 3), (3, 2, 3, 4))),
-    Case("conv2d rounding up", lambda x, w, b: F.conv2d(x, w, b, stride=2, ceil_mode=True),
-         torch_conv2d_rounding_up, ((2, 6, 8, 3), (3, 3, 3, 4), (4,))),
+    Case(
+        "conv2d 3x3, padding 1",
+        lambda x, w, b: F.conv2d(x, w, b, padding=1),
+        lambda x, w, b: torch_conv2d(x, w, b, padding=1),
+        ((2, 7, 8, 5), (3, 3, 5, 6), (6,)),
+    ),
+    Case(
+        "conv2d 11x11, stride 4 (conv1)",
+        lambda x, w, b: F.conv2d(x, w, b, stride=4),
+        lambda x, w, b: torch_conv2d(x, w, b, stride=4),
+        ((2, 27, 31, 3), (11, 11, 3, 8), (8,)),
+    ),
+    Case(
+        "conv2d 5x5, padding 2, groups 2 (conv2)",
+        lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2),
+        lambda x, w, b: torch_conv2d(x, w, b, padding=2, groups=2),
+        ((2, 9, 8, 6), (5, 5, 3, 8), (8,)),
+    ),
+    Case(
+        "conv2d (3, 2), stride (2, 3), padding (0, 1)",
+        lambda x, w: F.conv2d(x, w, None, (2, 3), (0, 1)),
+        lambda x, w: torch_conv2d(x, w, stride=(2, 3), padding=(0, 1)),
+        ((1, 8, 9, 3), (3, 2, 3, 4)),
+    ),
+    Case(
+        "conv2d rounding up",
+        lambda x, w, b: F.conv2d(x, w, b, stride=2, ceil_mode=True),
+        torch_conv2d_rounding_up,
+        ((2, 6, 8, 3), (3, 3, 3, 4), (4,)),
+    ),
     Case("linear", F.linear, lambda x, w, b: T.linear(x, w.T, b), ((9, 20), (20, 11), (11,))),
     Case("relu", F.relu, T.relu, ((4, 5, 6),)),
     Case("tanh", F.tanh, torch.tanh, ((4, 5, 6),)),
     Case("sigmoid", F.sigmoid, torch.sigmoid, ((4, 5, 6),)),
     Case("lrn n=5, the paper's", F.lrn, torch_lrn, ((2, 4, 4, 12),), (5, 2.0, 1e-4, 0.75)),
     Case("lrn n=5, alpha=1", F.lrn, torch_lrn, ((2, 4, 4, 12),), (5, 2.0, 1.0, 0.75)),
-    Case("lrn n=4, divide_by_n, groups 2", F.lrn, torch_lrn, ((2, 4, 4, 12),), (4, 1.0, 2.0, 0.6, True, 2)),
-    Case("lrn_within_map n=5", F.lrn_within_map, torch_lrn_within_map, ((2, 7, 8, 4),), (5, 1.0, 3.0, 0.75)),
-    Case("lrn_within_map n=4", F.lrn_within_map, torch_lrn_within_map, ((2, 7, 8, 4),), (4, 0.5, 3.0, 0.6)),
-    Case("max_pool2d 3x3, stride 2", F.max_pool2d, torch_max_pool2d, ((2, 9, 8, 5),), (3, 2, 0, False)),
-    Case("max_pool2d 3x3, stride 2, padding 1, ceil", F.max_pool2d, torch_max_pool2d, ((2, 8, 8, 5),), (3, 2, 1, True)),
-    Case("max_pool2d of ties", F.max_pool2d, torch_max_pool2d, ((2, 9, 9, 5),), (3, 2, 1, False), np.round),
-    Case("avg_pool2d 3x3, stride 2", F.avg_pool2d, torch_avg_pool2d, ((2, 9, 8, 5),), (3, 2, 0, False)),
-    Case("avg_pool2d 3x3, stride 2, padding 1, ceil", F.avg_pool2d, torch_avg_pool2d, ((2, 8, 8, 5),), (3, 2, 1, True)),
+    Case(
+        "lrn n=4, divide_by_n, groups 2",
+        F.lrn,
+        torch_lrn,
+        ((2, 4, 4, 12),),
+        (4, 1.0, 2.0, 0.6, True, 2),
+    ),
+    Case(
+        "lrn_within_map n=5",
+        F.lrn_within_map,
+        torch_lrn_within_map,
+        ((2, 7, 8, 4),),
+        (5, 1.0, 3.0, 0.75),
+    ),
+    Case(
+        "lrn_within_map n=4",
+        F.lrn_within_map,
+        torch_lrn_within_map,
+        ((2, 7, 8, 4),),
+        (4, 0.5, 3.0, 0.6),
+    ),
+    Case(
+        "max_pool2d 3x3, stride 2",
+        F.max_pool2d,
+        torch_max_pool2d,
+        ((2, 9, 8, 5),),
+        (3, 2, 0, False),
+    ),
+    Case(
+        "max_pool2d 3x3, stride 2, padding 1, ceil",
+        F.max_pool2d,
+        torch_max_pool2d,
+        ((2, 8, 8, 5),),
+        (3, 2, 1, True),
+    ),
+    Case(
+        "max_pool2d of ties",
+        F.max_pool2d,
+        torch_max_pool2d,
+        ((2, 9, 9, 5),),
+        (3, 2, 1, False),
+        np.round,
+    ),
+    Case(
+        "avg_pool2d 3x3, stride 2",
+        F.avg_pool2d,
+        torch_avg_pool2d,
+        ((2, 9, 8, 5),),
+        (3, 2, 0, False),
+    ),
+    Case(
+        "avg_pool2d 3x3, stride 2, padding 1, ceil",
+        F.avg_pool2d,
+        torch_avg_pool2d,
+        ((2, 8, 8, 5),),
+        (3, 2, 1, True),
+    ),
     Case("softmax", F.softmax, lambda x: torch.softmax(x, -1), ((4, 7),)),
     Case("log_softmax", F.log_softmax, lambda x: torch.log_softmax(x, -1), ((4, 7),)),
     *[cross_entropy_case(reduction) for reduction in ("mean", "sum", "none")],
     *[dropout_case(inverted) for inverted in (False, True)],
-    Case("(a b + c) / exp(c) - log(c c), broadcast", lambda a, b, c: (a @ b + c) / F.exp(c) - F.log(c * c),
-         lambda a, b, c: (a @ b + c) / torch.exp(c) - torch.log(c * c), ((3, 4), (4, 5), (5,))),
-]  # fmt: skip
+    Case(
+        "(a b + c) / exp(c) - log(c c), broadcast",
+        lambda a, b, c: (a @ b + c) / F.exp(c) - F.log(c * c),
+        lambda a, b, c: (a @ b + c) / torch.exp(c) - torch.log(c * c),
+        ((3, 4), (4, 5), (5,)),
+    ),
+]
 
 
 @dataclass
 class Difference:
-    """Largest absolute differences from PyTorch, and the same over the largest number of each array."""
+    """Largest absolute differences from PyTorch, and the same over the largest number of each
+    array."""
 
     forward: float
     backward: float
@@ -180,7 +254,8 @@ class Difference:
 
 
 def differences(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[list[float], float]:
-    """(largest absolute difference of each pair, largest relative to its array's largest number)."""
+    """(largest absolute difference of each pair, largest relative to its array's largest
+    number)."""
     assert [a.shape for a in ours] == [b.shape for b in theirs]
     absolute = [float(np.abs(a - b).max()) for a, b in zip(ours, theirs)]
     return absolute, max(d / (np.abs(b).max() or 1.0) for d, b in zip(absolute, theirs))
@@ -221,7 +296,8 @@ def sgd_paths(
 ):
     """Relative difference from torch.optim.SGD after some steps along the same random gradients."""
     rng = np.random.default_rng(2)
-    # Longer than a block of the kernel and than a chunk of the array form, and not a multiple of either.
+    # Longer than a block of the kernel and than a chunk of the array form, and not a multiple of
+    # either.
     start = [
         rng.standard_normal(shape).astype(dtype) for shape in ((70_001,), (5, 3), (2, 2, 3, 4))
     ]
@@ -352,7 +428,8 @@ def train_torch(dtype: str = "float32") -> tuple[np.ndarray, dict[str, np.ndarra
 
 
 def apart(ours, theirs) -> tuple[float, float, float]:
-    """Largest difference of two runs: of a loss, of a weight, and of a weight relative to the largest of its array."""
+    """Largest difference of two runs: of a loss, of a weight, and of a weight relative to the
+    largest of its array."""
     absolute, relative = differences(list(ours[1].values()), [theirs[1][name] for name in ours[1]])
     return float(np.abs(ours[0] - theirs[0]).max()), max(absolute), relative
 
@@ -379,7 +456,8 @@ def main() -> None:
         print(f"{case.name:46}{difference.forward:10.1e}{difference.backward:10.1e}")
     for dtype in ("float64", "float32"):
         print(
-            f"SGD, 10 steps, {dtype}, relative: {sgd_paths(dtype, 'torch', lambda step: 0.1, 0.9, 0.0005):.1e}"
+            f"SGD, 10 steps, {dtype}, relative:"
+            f" {sgd_paths(dtype, 'torch', lambda step: 0.1, 0.9, 0.0005):.1e}"
         )
     exact = train_torch("float64")
     single = train_torch()

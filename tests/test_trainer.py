@@ -147,7 +147,9 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence(pictures, tmp_path):
     x[0, 0, 0, 0] = np.nan
     with pytest.raises(
         RunError,
-        match="the loss became nan at step 1.*pictures of this batch hold values that are not finite",
+        match=(
+            "the loss became nan at step 1.*pictures of this batch hold values that are not finite"
+        ),
     ):
         t.learn(x, labels)
     assert_identical(
@@ -193,7 +195,8 @@ def test_duration(seconds, words):
 
 @pytest.mark.parametrize("when", ["during validation", "while the first batch is read"])
 def test_stopped_between_two_epochs_the_schedule_moves_once(pictures, tmp_path, when):
-    """The resumed run must not count the same validation error twice, whether the schedule has heard it before the stop or not."""
+    """The resumed run must not count the same validation error twice, whether the schedule has
+    heard it before the stop or not."""
 
     def plateau(opt):
         return optim.PlateauSchedule(opt, patience=1)
@@ -268,7 +271,8 @@ def test_last_and_best_checkpoints_stay(pictures, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
 def test_a_full_disk_is_said_once_and_the_run_goes_on(pictures, tmp_path):
-    """The largest file that may be written is smaller than a checkpoint: the one before stays, and the last save fails by name."""
+    """The largest file that may be written is smaller than a checkpoint: the one before stays, and
+    the last save fails by name."""
     import resource
 
     t = trainer(pictures, tmp_path / "run", workers=0)

@@ -1,4 +1,5 @@
-"""Worker processes: the same pictures as in the caller, replaced when they die, gone when the parent is."""
+"""Worker processes: the same pictures as in the caller, replaced when they die, gone when the
+parent is."""
 
 import os
 import signal
@@ -19,7 +20,8 @@ from minigrad.data.workers import Workers
 
 @dataclass
 class Numbers:
-    """Picture i is full of i; some are broken, one kills whoever reads it, once or always, or raises what is no fault of a picture."""
+    """Picture i is full of i; some are broken, one kills whoever reads it, once or always, or
+    raises what is no fault of a picture."""
 
     broken: tuple[int, ...] = ()
     deadly: int = -1
@@ -79,7 +81,10 @@ def test_pictures_that_kill_every_worker_end_the_run_by_name():
     said = []
     with pytest.raises(
         DataError,
-        match="three workers in turn died or stood still .* the same 3 pictures, the last of them at number 13",
+        match=(
+            "three workers in turn died or stood still .* the same 3 pictures, the last of them at"
+            " number 13"
+        ),
     ):
         read_all(Numbers(deadly=13), 2, said=said)
     assert len(said) == 3
@@ -104,7 +109,8 @@ def test_a_worker_that_stands_still_is_replaced_and_nothing_is_lost(tmp_path):
         pid = pool.workers[0].process.pid
         assert [b.indices.tolist() for b in pool.batches(PIECES)] == [p.tolist() for p in PIECES]
     assert said == [
-        f"worker process {pid} stood still for 4 seconds (--worker-timeout) while reading number 13; another takes its place"
+        f"worker process {pid} stood still for 4 seconds (--worker-timeout) while reading number"
+        " 13; another takes its place"
     ]
     assert not alive(pid)
 
@@ -121,7 +127,8 @@ def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
 
 
 def test_a_worker_at_work_on_many_pictures_is_left_alone():
-    """Each picture takes less than the time that a worker may stand still; all of a batch take more."""
+    """Each picture takes less than the time that a worker may stand still; all of a batch take
+    more."""
     said = []
     with Workers(Slow(), 8, 1, said.append, timeout=3.0) as pool:
         assert sum(len(b.indices) for b in pool.batches([np.arange(8)])) == 8
@@ -172,9 +179,10 @@ def test_nobody_is_left_after_closing():
 @pytest.mark.parametrize("how", ["waiting", "stopped"])
 def test_workers_end_when_the_parent_is_killed(how):
     code = (
-        "import os, time\nfrom minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers, PIECES\n"
-        "pool = Workers(Numbers(), 3, 2)\nnext(pool.batches(PIECES))\n"
-        "print(*[w.process.pid for w in pool.workers], flush=True)\ntime.sleep(60)"
+        "import os, time\nfrom minigrad.data.workers import Workers\nfrom tests.test_workers import"
+        " Numbers, PIECES\npool = Workers(Numbers(), 3,"
+        " 2)\nnext(pool.batches(PIECES))\nprint(*[w.process.pid for w in pool.workers],"
+        " flush=True)\ntime.sleep(60)"
     )
     root = Path(__file__).resolve().parents[1]
     with subprocess.Popen(
@@ -229,8 +237,9 @@ def test_workers_bear_where_they_are_started(tmp_path, how):
     """Descriptors 0 to 2 go to a child's pipes, and a working folder may hold a random.py."""
     (tmp_path / "random.py").write_text("raise RuntimeError('not me')" if "module" in how else "")
     code = (
-        "from minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers, PIECES\n"
-        "with Workers(Numbers(), 3, 2) as pool: print(sum(len(b.indices) for b in pool.batches(PIECES)))"
+        "from minigrad.data.workers import Workers\nfrom tests.test_workers import Numbers,"
+        " PIECES\nwith Workers(Numbers(), 3, 2) as pool: print(sum(len(b.indices) for b in"
+        " pool.batches(PIECES)))"
     )
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-P", "-c", code]

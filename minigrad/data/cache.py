@@ -1,8 +1,10 @@
-"""Decoded pictures: kept on disk where they fit, so that every epoch but the first finds them ready.
+"""Decoded pictures: kept on disk where they fit, so that every epoch but the first finds them
+ready.
 
-The cache is one file of bytes, N pictures of one shape, mapped into memory, and a small JSON file beside it with the pictures that could
-not be read and a checksum of a sample of the others. Its name is a hash of what the files are called, their sizes and times, so changed
-pictures get a new cache. It is written under another name and renamed when complete: a cache that exists is whole.
+The cache is one file of bytes, N pictures of one shape, mapped into memory, and a small JSON file
+beside it with the pictures that could not be read and a checksum of a sample of the others. Its
+name is a hash of what the files are called, their sizes and times, so changed pictures get a new
+cache. It is written under another name and renamed when complete: a cache that exists is whole.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ SAMPLE = 64  # pictures that the checksum of a cache looks at
 
 @dataclass
 class Pictures:
-    """The pictures of an ImageSet as arrays: pictures.read(i) -> uint8 of `shape`, or ImageError."""
+    """The pictures of an ImageSet as arrays: pictures.read(i) -> uint8 of `shape`, or
+    ImageError."""
 
     images: ImageSet
     cache: Path | None = None  # file of decoded pictures; None: decode each time
@@ -88,7 +91,8 @@ def cache_key(images: ImageSet, shape: Shape) -> str:
 
 
 def checksum(decoded: np.ndarray) -> int:
-    """Of SAMPLE pictures, spread evenly: tells a file that is not the one that was written, without reading all of it."""
+    """Of SAMPLE pictures, spread evenly: tells a file that is not the one that was written, without
+    reading all of it."""
     value = 0
     for i in (
         np.unique(np.linspace(0, len(decoded) - 1, SAMPLE).astype(int)) if len(decoded) else ()
@@ -98,12 +102,18 @@ def checksum(decoded: np.ndarray) -> int:
 
 
 def open_pictures(
-    images: ImageSet, folder: Path | None, workers: int = 2, say: Callable[[str], None] = print, what: str = "pictures",
-    worker_timeout: float = TIMEOUT, shape: Shape = PHOTOGRAPH,
-) -> Pictures:  # fmt: skip
+    images: ImageSet,
+    folder: Path | None,
+    workers: int = 2,
+    say: Callable[[str], None] = print,
+    what: str = "pictures",
+    worker_timeout: float = TIMEOUT,
+    shape: Shape = PHOTOGRAPH,
+) -> Pictures:
     """Pictures of a set, decoded into a cache below `folder` if that is not None and they fit.
 
-    They fit when they take at most 10 GB and a fifth of the free space; otherwise a sentence says so and files are decoded each time.
+    They fit when they take at most 10 GB and a fifth of the free space; otherwise a sentence says
+    so and files are decoded each time.
     """
     size = len(images) * math.prod(shape)
     if folder is None:
@@ -118,8 +128,9 @@ def open_pictures(
         free = shutil.disk_usage(folder).free
         if size > min(LARGEST_CACHE, free // 5):
             say(
-                f"{len(images):,} {what}: not cached; decoded they take {size / 1e9:.1f} GB, more than 10 GB or a fifth of the "
-                f"{free / 1e9:.0f} GB free in {folder}. They are decoded anew each epoch"
+                f"{len(images):,} {what}: not cached; decoded they take {size / 1e9:.1f} GB, more"
+                f" than 10 GB or a fifth of the {free / 1e9:.0f} GB free in {folder}. They are"
+                " decoded anew each epoch"
             )
             return Pictures(images, shape=shape)
         say(f"{len(images):,} {what}: decoding once into {size / 1e9:.2f} GB in {folder}")

@@ -1,7 +1,8 @@
-"""Public data sets by name: downloaded once into the cache folder, resumed where a download broke off, checked by their published MD5 sums,
-and unpacked so that nothing can land elsewhere.
+"""Public data sets by name: downloaded once into the cache folder, resumed where a download broke
+off, checked by their published MD5 sums, and unpacked so that nothing can land elsewhere.
 
-Sources: github.com/fastai/imagenette; cs.toronto.edu/~kriz/cifar.html; yann.lecun.com/exdb/mnist, by the mirror that torchvision uses.
+Sources: github.com/fastai/imagenette; cs.toronto.edu/~kriz/cifar.html; yann.lecun.com/exdb/mnist,
+by the mirror that torchvision uses.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ LARGEST_UNPACKED = 20 * 2**30
 
 @dataclass(frozen=True)
 class Download:
-    """Files of a data set, {name: MD5}, below an address; a .tgz or .tar.gz is unpacked, and `inside` is what to open in it."""
+    """Files of a data set, {name: MD5}, below an address; a .tgz or .tar.gz is unpacked, and
+    `inside` is what to open in it."""
 
     address: str
     files: dict[str, str]
@@ -79,7 +81,8 @@ def fetch(name: str, cache: Path | None) -> Path:
                     fetch_file(wanted.address + file, path, md5)
                 elif md5_of(path) != md5:
                     raise DataError(
-                        f"{path} has not the checksum {md5} that {file} should have: remove it, and run again"
+                        f"{path} has not the checksum {md5} that {file} should have: remove it, and"
+                        " run again"
                     )
                 if wanted.inside:
                     unpack(path, folder, wanted.inside)
@@ -106,19 +109,22 @@ def fetch_file(address: str, path: Path, md5: str) -> None:
             )
             if refused or attempt == TRIES - 1:
                 have = (
-                    f" ({part.stat().st_size:,} bytes are kept, and the next run goes on from there)"
+                    f" ({part.stat().st_size:,} bytes are kept, and the next run goes on from"
+                    " there)"
                     if part.is_file()
                     else ""
                 )
                 raise DataError(
-                    f"could not download {address}: {error}{have}. Without a network, put {path.name} (MD5 {md5}) into {path.parent}"
+                    f"could not download {address}: {error}{have}. Without a network, put"
+                    f" {path.name} (MD5 {md5}) into {path.parent}"
                 ) from error
             time.sleep(PAUSE)
     found = md5_of(part)
     if found != md5:
         part.unlink()
         raise DataError(
-            f"what came from {address} has the MD5 sum {found}, not {md5}: it was thrown away; run again, or put the right file at {path}"
+            f"what came from {address} has the MD5 sum {found}, not {md5}: it was thrown away; run"
+            f" again, or put the right file at {path}"
         )
     os.replace(part, path)
 
@@ -140,9 +146,18 @@ def transfer(address: str, part: Path) -> None:
             have = 0  # the server begins anew
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as file, tqdm(
-            desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, leave=False, disable=None
-        ) as bar:  # fmt: skip
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(
+                desc=part.stem,
+                total=total,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                disable=None,
+            ) as bar,
+        ):
             while piece := answer.read(1 << 16):
                 file.write(piece)
                 bar.update(len(piece))
@@ -158,7 +173,8 @@ def md5_of(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:
-    """Unpack into folder / inside, which appears when it is whole. Links, devices and names that reach outside are refused."""
+    """Unpack into folder / inside, which appears when it is whole. Links, devices and names that
+    reach outside are refused."""
     total = 0
     try:
         with replacing(folder / inside) as unfinished, open_tar(archive) as tar:
@@ -171,9 +187,11 @@ def unpack(archive: Path, folder: Path, inside: str) -> None:
                     why = (
                         "reaches outside"
                         if outside
-                        else "is no plain file"
-                        if total <= LARGEST_UNPACKED
-                        else "makes it absurdly large"
+                        else (
+                            "is no plain file"
+                            if total <= LARGEST_UNPACKED
+                            else "makes it absurdly large"
+                        )
                     )
                     raise DataError(f"{archive}: refused, its member {member.name!r} {why}")
                 tar.extract(member, unfinished.parent, filter="data")

@@ -1,4 +1,5 @@
-"""A labelled set of pictures, from a folder or an archive in ImageNet's layout. Class index = place of its name in sorted order."""
+"""A labelled set of pictures, from a folder or an archive in ImageNet's layout. Class index = place
+of its name in sorted order."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Tree = dict[str, list[str]]  # {class: items}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures with labels. items[i], read from `source`, belongs to class classes[labels[i]], called names[labels[i]] in words."""
+    """Pictures with labels. items[i], read from `source`, belongs to class classes[labels[i]],
+    called names[labels[i]] in words."""
 
     source: Source
     root: Path  # for messages
@@ -51,7 +53,8 @@ class ImageSet:
             count = max(1, round(share * len(members)))
             if count >= len(members):
                 raise DataError(
-                    f"class {self.classes[c]} has {len(members)} pictures: too few to hold out {share:.0%}"
+                    f"class {self.classes[c]} has {len(members)} pictures: too few to hold out"
+                    f" {share:.0%}"
                 )
             order = random.Stream(seed, f"hold out {self.classes[c]}").permutation(len(members))
             held += [int(i) for i in members[order[:count]]]
@@ -60,7 +63,8 @@ class ImageSet:
 
 
 def read_words(root: Path) -> dict[str, str]:
-    """Class names in words from `words.txt` (or `LOC_synset_mapping.txt`): a line is a folder name, a tab or blank, the words."""
+    """Class names in words from `words.txt` (or `LOC_synset_mapping.txt`): a line is a folder name,
+    a tab or blank, the words."""
     for place in (root, root.parent):
         for file in (place / "words.txt", place / "LOC_synset_mapping.txt"):
             if file.is_file():
@@ -85,14 +89,16 @@ def choose(
     present = sorted(tree)
     if not present:
         raise DataError(
-            f"{root} holds no class folders: expected {root}/CLASS/PICTURE.JPEG, one folder for each class"
+            f"{root} holds no class folders: expected {root}/CLASS/PICTURE.JPEG, one folder for"
+            " each class"
         )
     if classes is None:
         chosen = present
     elif isinstance(classes, int):
         if not 1 <= classes <= len(present):
             raise DataError(
-                f"{root} has {len(present)} classes, so --classes must be 1 to {len(present)}, not {classes}"
+                f"{root} has {len(present)} classes, so --classes must be 1 to {len(present)}, not"
+                f" {classes}"
             )
         chosen = present[:classes]
     else:
@@ -100,7 +106,8 @@ def choose(
         absent = [c for c in chosen if c not in tree]
         if absent:
             raise DataError(
-                f"{root} has no class folder {', '.join(absent)}; it has {', '.join(present[:10])}{', ...' * (len(present) > 10)}"
+                f"{root} has no class folder {', '.join(absent)}; it has"
+                f" {', '.join(present[:10])}{', ...' * (len(present) > 10)}"
             )
     if images_per_class is not None and images_per_class < 1:
         raise DataError(f"images per class must be at least 1, not {images_per_class}")
@@ -110,7 +117,8 @@ def choose(
         own = tree[name]
         if not own:
             raise DataError(
-                f"class folder {root / name} holds no pictures (.jpg, .jpeg or .png); remove it, or put some in"
+                f"class folder {root / name} holds no pictures (.jpg, .jpeg or .png); remove it, or"
+                " put some in"
             )
         if images_per_class is not None and images_per_class < len(own):
             order = random.Stream(seed, f"subset {name}").permutation(len(own))[:images_per_class]
@@ -139,7 +147,8 @@ def open_folder(
     root = Path(root)
     if not root.is_dir():
         raise DataError(
-            f"there is no folder {root}: give a folder that holds one folder of pictures for each class"
+            f"there is no folder {root}: give a folder that holds one folder of pictures for each"
+            " class"
         )
     source = Files(root)
     return choose(source.tree(), source, root, read_words(root), classes, images_per_class, seed)

@@ -1,5 +1,5 @@
-"""One image file to one array, as the paper prepares it: the shorter side scaled, the central square kept
-(section 2)."""
+"""One image file to one array, as the paper prepares it: the shorter side scaled, the central
+square kept (section 2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from minigrad.models.records import PHOTOGRAPH
 
-# What is decoded, whatever a file is called. Pillow knows more formats, and for some of them (EPS, among others) it starts other programs.
+# What is decoded, whatever a file is called. Pillow knows more formats, and for some of them (EPS,
+# among others) it starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 
@@ -21,7 +22,8 @@ class ImageError(ValueError):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB: greyscale repeated, CMYK converted, 16 bits reduced to 8, transparency laid over white."""
+    """Any Pillow image as RGB: greyscale repeated, CMYK converted, 16 bits reduced to 8,
+    transparency laid over white."""
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greyscale
         values = np.asarray(image).astype(np.float64)
         return Image.fromarray((values / max(values.max() / 255, 257.0)).astype(np.uint8)).convert(
@@ -44,7 +46,8 @@ def read_image(
     Args:
         file: a path, the bytes of a picture file, or pixels, (H, W) or (H, W, 3) uint8.
         path: what messages call it, where `file` is no path.
-    Returns: uint8, of that shape. Raises ImageError for a file that is no picture, is cut off, or is absurdly large.
+    Returns: uint8, of that shape. Raises ImageError for a file that is no picture, is cut off, or
+    is absurdly large.
     """
     if isinstance(file, np.ndarray):
         return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), shape)
@@ -74,7 +77,8 @@ def read_image(
         ):  # the system's trouble, not the file's: too many open files, no permission, a bad disk
             raise
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
-    except Exception as error:  # Pillow's decoders raise many types for damaged files; each means the file is unreadable
+    # Pillow's decoders raise many types for damaged files; each means the file is unreadable
+    except Exception as error:
         raise ImageError(f"{path}: damaged or cut off ({type(error).__name__}: {error})") from error
     return square(upright, shape)
 
@@ -85,6 +89,7 @@ def square(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     W, H = image.size
     side = min(W, H)
     left, top = (W - side) / 2, (H - side) / 2
-    # Cropping first and scaling once gives the same centre and never makes an enormous intermediate image.
+    # Cropping first and scaling once gives the same centre and never makes an enormous intermediate
+    # image.
     box = (left, top, left + side, top + side)
     return np.asarray(image.resize(shape[:2], Image.Resampling.BILINEAR, box=box)).reshape(shape)

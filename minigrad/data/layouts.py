@@ -1,9 +1,10 @@
-"""Training and validation set of whatever `--data` names: a folder, an archive, ImageNet as downloaded, MNIST's or CIFAR-10's files, or a
-name from the table of downloads.
+"""Training and validation set of whatever `--data` names: a folder, an archive, ImageNet as
+downloaded, MNIST's or CIFAR-10's files, or a name from the table of downloads.
 
     DIR/train/CLASS/PICTURE, DIR/val/CLASS/PICTURE      or DIR/CLASS/PICTURE, a tenth of it held out
-    FILE.zip, FILE.tar                                  the same inside an archive, read in place (test/ serves where there is no val/)
-    DIR/ILSVRC2012_img_train.tar, ..._img_val.tar       with the devkit (.tar.gz or unpacked) beside them
+    FILE.zip, FILE.tar                                  the same in an archive, read in place
+                                                        (test/ serves where there is no val/)
+    DIR/ILSVRC2012_img_train.tar, ..._img_val.tar       with the devkit beside them
     DIR/train-images-idx3-ubyte[.gz], ...               MNIST's IDX files
     DIR/data_batch_1.bin ... test_batch.bin             CIFAR-10's binary batches
     imagenette, cifar10, mnist, ...                     downloaded once
@@ -51,9 +52,11 @@ def open_sets(
 
     Args:
         root: one of the layouts above.
-        classes: None for all; a number N for the first N; folder names with commas between; or a file of folder names.
+        classes: None for all; a number N for the first N; folder names with commas between; or a
+            file of folder names.
         images_per_class: at most so many training pictures of each class.
-        holdout: share of the training pictures of each class to validate on, instead of the validation set; 0.1 where there is none.
+        holdout: share of the training pictures of each class to validate on, instead of the
+            validation set; 0.1 where there is none.
         cache: folder for the indices of archives and for downloads.
     """
     chosen: int | list[str] | None = None
@@ -64,7 +67,8 @@ def open_sets(
     wanted = choose(*train, chosen, images_per_class, seed)
     if len(wanted.classes) < 2:
         raise DataError(
-            f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at least two are needed"
+            f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at"
+            " least two are needed"
         )
     if val is not None and holdout is None:
         return wanted, choose(*val, wanted.classes)
@@ -100,8 +104,8 @@ def trees(where: str | Path, cache: Path | None) -> tuple[Part, Part | None]:
         return in_archive(open_archive(root, cache))
     if not root.is_dir():
         raise DataError(
-            f"there is no folder or archive {root}: give one that holds train/CLASS/PICTURE.JPEG and val/CLASS/PICTURE.JPEG, or one of "
-            f"the names {', '.join(download.NAMES)}"
+            f"there is no folder or archive {root}: give one that holds train/CLASS/PICTURE.JPEG"
+            f" and val/CLASS/PICTURE.JPEG, or one of the names {', '.join(download.NAMES)}"
         )
     if (root / TRAIN_TAR).is_file():
         return imagenet_tars(root, cache)
@@ -141,14 +145,16 @@ def in_archive(source: Archive) -> tuple[Part, Part | None]:
 
 
 def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
-    """ILSVRC-2012 as downloaded. Class index = sorted wnid, as Caffe and torchvision count; the devkit's numbers are mapped to it."""
+    """ILSVRC-2012 as downloaded. Class index = sorted wnid, as Caffe and torchvision count; the
+    devkit's numbers are mapped to it."""
     train = Tar(root / TRAIN_TAR, cache)
     wnids, words = synsets(root)
     tree = train.tree()
     strange = sorted(set(tree) - set(wnids.values()))
     if strange:
         raise DataError(
-            f"{train.path} holds {strange[0]}.tar, a class that the devkit does not know: is it the right devkit?"
+            f"{train.path} holds {strange[0]}.tar, a class that the devkit does not know: is it the"
+            " right devkit?"
         )
     part: Part = (tree, train, train.path, words)
     if not (root / VAL_TAR).is_file():
@@ -161,7 +167,8 @@ def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
     names = sorted(val.members)
     if len(numbers) != len(names):
         raise DataError(
-            f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one of them is not whole"
+            f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one"
+            " of them is not whole"
         )
     unknown = sorted(set(numbers) - set(wnids))
     if unknown:
@@ -223,7 +230,8 @@ def synsets(root: Path) -> tuple[dict[int, str], dict[str, str]]:
 
 
 def idx_files(root: Path) -> tuple[Part, Part | None]:
-    """MNIST and its relatives: train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k-... for validation."""
+    """MNIST and its relatives: train-images-idx3-ubyte, train-labels-idx1-ubyte, and t10k-... for
+    validation."""
 
     def part(name: str) -> Part | None:
         paths = [
@@ -242,7 +250,8 @@ def idx_files(root: Path) -> tuple[Part, Part | None]:
         source, labels = Pixels([paths[0]], "IDX"), read_idx(paths[1])
         if source.pixels.ndim != 3 or labels.ndim != 1 or len(source.pixels) != len(labels):
             raise DataError(
-                f"{paths[0]} holds an array of {source.pixels.shape}, {paths[1].name} one of {labels.shape}: they do not belong together"
+                f"{paths[0]} holds an array of {source.pixels.shape}, {paths[1].name} one of"
+                f" {labels.shape}: they do not belong together"
             )
         return (
             by_label(labels, [str(c) for c in range(int(labels.max(initial=0)) + 1)]),
@@ -257,7 +266,8 @@ def idx_files(root: Path) -> tuple[Part, Part | None]:
 
 
 def cifar_batches(root: Path) -> tuple[Part, Part | None]:
-    """CIFAR-10's binary version: data_batch_1.bin to _5.bin, test_batch.bin, batches.meta.txt with the names."""
+    """CIFAR-10's binary version: data_batch_1.bin to _5.bin, test_batch.bin, batches.meta.txt with
+    the names."""
     meta = root / "batches.meta.txt"
     names = meta.read_text().split() if meta.is_file() else [str(c) for c in range(10)]
     if len(names) != 10:

@@ -1,4 +1,5 @@
-"""From pictures to batches, the same ones whatever the number of workers: a sample depends on (seed, epoch, picture) alone."""
+"""From pictures to batches, the same ones whatever the number of workers: a sample depends on
+(seed, epoch, picture) alone."""
 
 from __future__ import annotations
 
@@ -18,24 +19,38 @@ class Loader:
     """Batches of prepared pictures.
 
     Args:
-        pictures: what to read; preparation: how to prepare it; batch_size: pictures in a batch (the last may have fewer).
-        training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in order.
-        seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers. Workers are processes that read and
-            decode (workers.py); 0, and on Windows any number, reads in the caller.
+        pictures: what to read; preparation: how to prepare it; batch_size: pictures in a batch (the
+            last may have fewer).
+        training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in
+            order.
+        seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers.
+            Workers are processes that read and decode (workers.py); 0, and on Windows any number,
+            reads in the caller.
         worker_timeout: seconds after which a worker that stands still is replaced.
         colour_until: the epoch from which training pictures have no colour noise.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
-        ten_views: in testing, x is (10, n, size, size, channels): the paper's ten views of each picture, instead of its centre.
+        ten_views: in testing, x is (10, n, size, size, channels): the paper's ten views of each
+            picture, instead of its centre.
 
-    `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as many. `images`, `reading` and
-    `waiting` count pictures delivered, seconds of work that reading them took, and seconds that the caller waited.
+    `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as
+    many. `images`, `reading` and `waiting` count pictures delivered, seconds of work that reading
+    them took, and seconds that the caller waited.
     """
 
     def __init__(
-        self, pictures: Pictures, preparation: Preparation, batch_size: int, training: bool, seed: int = 0, workers: int = 2,
-        most_skipped: float = 1.0, ten_views: bool = False, say: Callable[[str], None] = print,
-        worker_timeout: float = TIMEOUT, colour_until: float = float("inf"),
-    ) -> None:  # fmt: skip
+        self,
+        pictures: Pictures,
+        preparation: Preparation,
+        batch_size: int,
+        training: bool,
+        seed: int = 0,
+        workers: int = 2,
+        most_skipped: float = 1.0,
+        ten_views: bool = False,
+        say: Callable[[str], None] = print,
+        worker_timeout: float = TIMEOUT,
+        colour_until: float = float("inf"),
+    ) -> None:
         self.processes: Workers | None = None
         if batch_size < 1:
             raise ValueError(f"batch size must be at least 1, not {batch_size}")
@@ -122,8 +137,8 @@ class Loader:
         if len(self.skipped) > self.most_skipped * len(self.pictures):
             some = "; ".join(list(self.skipped.values())[:3])
             raise DataError(
-                f"{len(self.skipped)} of {len(self.pictures)} pictures cannot be read, more than the share of {self.most_skipped:g} that "
-                f"--most-skipped allows: {some}"
+                f"{len(self.skipped)} of {len(self.pictures)} pictures cannot be read, more than"
+                f" the share of {self.most_skipped:g} that --most-skipped allows: {some}"
             )
         i, n = batch.indices, len(batch.indices)
         if self.ten_views:

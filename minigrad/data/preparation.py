@@ -1,13 +1,18 @@
 """How a picture becomes input: the paper's preparation and augmentation.
 
-For a picture p of 0 .. 255, for photographs 256 x 256 x 3, in training (Krizhevsky et al. 2012, section 4.1):
+For a picture p of 0 .. 255, for photographs 256 x 256 x 3, in training (Krizhevsky et al. 2012,
+section 4.1):
 
-    x = (mirror(crop(p)) - mean + colour) * scale        crop: random size x size, each picture its own; mirror: every second one
-    colour = [p1 p2 p3] [a1 s1, a2 s2, a3 s3]^T          p, s^2: eigenvectors and eigenvalues of the RGB covariance of the training
-                                                         pixels; a: Gaussian, standard deviation 0.1, drawn for each picture
+    x = (mirror(crop(p)) - mean + colour) * scale
+    colour = [p1 p2 p3] [a1 s1, a2 s2, a3 s3]^T
 
-and in testing the centre crop, no mirror, no colour. The paper writes the eigenvalue where s stands here; on a scale of 0 .. 255
-that would be some thousand grey levels, and the 2012 code takes its square root (convdata.py), as here.
+    crop     random size x size, each picture its own; mirror: every second one
+    p, s^2   eigenvectors and eigenvalues of the RGB covariance of the training pixels
+    a        Gaussian, standard deviation 0.1, drawn for each picture
+
+and in testing the centre crop, no mirror, no colour. The paper writes the eigenvalue where s stands
+here; on a scale of 0 .. 255 that would be some thousand grey levels, and the 2012 code takes its
+square root (convdata.py), as here.
 """
 
 from __future__ import annotations
@@ -36,7 +41,8 @@ class Statistics:
 
 
 def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statistics:
-    """Mean image and RGB covariance of the pictures; of `most` of them, chosen at random, if there are more."""
+    """Mean image and RGB covariance of the pictures; of `most` of them, chosen at random, if there
+    are more."""
     order = np.arange(len(pictures))
     if len(order) > most:
         order = np.sort(random.Stream(seed, "statistics").permutation(len(order))[:most])
@@ -65,9 +71,11 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
         vectors.sum(axis=0) < 0, -1, 1
     )  # a sign of our own, so that every LAPACK agrees
     return Statistics(
-        mean.astype(np.float32), values[::-1].clip(0).astype(np.float32), vectors[:, ::-1].astype(np.float32),
+        mean.astype(np.float32),
+        values[::-1].clip(0).astype(np.float32),
+        vectors[:, ::-1].astype(np.float32),
         float(np.sqrt(max(np.trace(covariance) / C, 1e-12))),
-    )  # fmt: skip
+    )
 
 
 def prepare_images(
@@ -96,8 +104,10 @@ def prepare_images(
 
 @dataclass
 class Preparation:
-    """How a picture becomes input. size: side of the crop; mean: (size, size, C) or (C,); scale: a factor;
-    colour: (C, C) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code divides coloured pictures by 1.1."""
+    """How a picture becomes input. size: side of the crop; mean: (size, size, C) or (C,); scale: a
+    factor;
+    colour: (C, C) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code
+    divides coloured pictures by 1.1."""
 
     size: int
     mean: np.ndarray
@@ -130,13 +140,16 @@ class Preparation:
     ) -> None:
         """Write prepared pictures into out (n, size, size, C) float32.
 
-        pictures: at least n, (side, side, C) bytes each; crops: (n, 3) int32, top, left, mirror; noise: (n, C), the paper's a.
-        Raises ValueError where a crop reaches outside the pictures, or arrays have other shapes or dtypes.
+        pictures: at least n, (side, side, C) bytes each; crops: (n, 3) int32, top, left, mirror;
+        noise: (n, C), the paper's a.
+        Raises ValueError where a crop reaches outside the pictures, or arrays have other shapes or
+        dtypes.
         """
         n, side, C = len(out), pictures.shape[1] if pictures.ndim > 1 else 0, self.mean.shape[2]
         if out.shape != (n, *self.mean.shape) or out.dtype != np.float32:
             raise ValueError(
-                f"prepared pictures are (n, {self.size}, {self.size}, {C}) float32, not {out.shape} {out.dtype}"
+                f"prepared pictures are (n, {self.size}, {self.size}, {C}) float32, not {out.shape}"
+                f" {out.dtype}"
             )
         if (
             pictures.ndim != 4
@@ -145,7 +158,8 @@ class Preparation:
             or pictures.dtype != np.uint8
         ):
             raise ValueError(
-                f"pictures must be ({n} or more, side, side, {C}) uint8, not {pictures.shape} {pictures.dtype}"
+                f"pictures must be ({n} or more, side, side, {C}) uint8, not {pictures.shape}"
+                f" {pictures.dtype}"
             )
         if crops.shape != (n, 3) or crops.dtype != np.int32:
             raise ValueError(
@@ -157,7 +171,8 @@ class Preparation:
                 corners[((corners < 0) | (corners > side - self.size)).any(axis=1)][0].tolist()
             )
             raise ValueError(
-                f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of {side}x{side}"
+                f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of"
+                f" {side}x{side}"
             )
         shift, scale = np.zeros((n, C), np.float32), self.scale
         if self.colour is not None and noise is not None:
@@ -171,7 +186,8 @@ class Preparation:
         return self.crop(pictures, margin, margin, False)
 
     def views(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
-        """The paper's ten test views (section 4.1): four corners and the centre, each also mirrored; each (n, size, size, C)."""
+        """The paper's ten test views (section 4.1): four corners and the centre, each also
+        mirrored; each (n, size, size, C)."""
         far = pictures.shape[1] - self.size
         for top, left in ((0, 0), (0, far), (far, 0), (far, far), (far // 2, far // 2)):
             for mirror in (False, True):

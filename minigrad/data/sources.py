@@ -1,7 +1,9 @@
-"""Where the bytes of a picture lie: in a folder of files, in a tar or zip archive read in place, or in the files of MNIST and CIFAR-10.
+"""Where the bytes of a picture lie: in a folder of files, in a tar or zip archive read in place, or
+in the files of MNIST and CIFAR-10.
 
-A source knows its items by name and reads one at a time; nothing is unpacked. Archives come from strangers: a member that could reach
-outside (an absolute path, `..`, a link) or whose size is absurd is refused by name, and damage of any kind ends in a DataError.
+A source knows its items by name and reads one at a time; nothing is unpacked. Archives come from
+strangers: a member that could reach outside (an absolute path, `..`, a link) or whose size is
+absurd is refused by name, and damage of any kind ends in a DataError.
 """
 
 from __future__ import annotations
@@ -30,9 +32,8 @@ from minigrad.files import replacing
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
 LARGEST_DECOMPRESSED = 2 * 2**30  # bytes of one compressed file of labels or pixels
-LARGEST_HEADER = (
-    16 * 2**10
-)  # bytes of a tar's extended headers, each of them, and all those that hold for the whole archive together
+# Bytes of a tar's extended headers: of each, and of those for the whole archive together.
+LARGEST_HEADER = 16 * 2**10
 EXTENDED = {b"x": "pax", b"g": "pax", b"X": "pax", b"L": "GNU long name", b"K": "GNU long link"}
 
 
@@ -87,7 +88,8 @@ class Files:
 
 
 class Archive:
-    """What tar and zip share: members, found once and remembered in an index file, and the tree of their names."""
+    """What tar and zip share: members, found once and remembered in an index file, and the tree of
+    their names."""
 
     def __init__(self, path: str | Path, index_folder: Path | None = None) -> None:
         self.path, self.index_folder = Path(path), index_folder
@@ -113,10 +115,8 @@ class Archive:
             raise DataError(f"there is no file {self.path}")
         index = None
         if self.index_folder is not None:
-            index = (
-                self.index_folder
-                / f"{hashlib.sha256(self.stamp().encode(errors='surrogateescape')).hexdigest()[:24]}.index.json"
-            )
+            key = hashlib.sha256(self.stamp().encode(errors="surrogateescape")).hexdigest()
+            index = self.index_folder / f"{key[:24]}.index.json"
             try:
                 return {
                     name: (offset, size) for name, offset, size in json.loads(index.read_text())
@@ -140,7 +140,8 @@ class Archive:
         return found
 
     def tree(self, part: str = "") -> dict[str, list[str]]:
-        """{class folder: its pictures} below `part`; one common outermost folder is looked through."""
+        """{class folder: its pictures} below `part`; one common outermost folder is looked
+        through."""
         parts = tuple(p for p in part.split("/") if p)
         tree: dict[str, list[str]] = {}
         for name in self.members:
@@ -174,13 +175,18 @@ class Archive:
         """The name, if it stays inside and its size is possible."""
         path = PurePosixPath(name)
         reason = (
-            "is a link" if link
-            else "has an absolute path" if path.is_absolute() or name[1:3] == ":\\" or name.startswith("\\")
-            else "reaches outside by '..'" if ".." in path.parts or "..\\" in name
-            else "is stored sparsely" if sparse
-            else f"claims {size:,} bytes, which no picture has" if not 0 <= size <= LARGEST_MEMBER
+            "is a link"
+            if link
+            else "has an absolute path"
+            if path.is_absolute() or name[1:3] == ":\\" or name.startswith("\\")
+            else "reaches outside by '..'"
+            if ".." in path.parts or "..\\" in name
+            else "is stored sparsely"
+            if sparse
+            else f"claims {size:,} bytes, which no picture has"
+            if not 0 <= size <= LARGEST_MEMBER
             else ""
-        )  # fmt: skip
+        )
         if reason or "\0" in name:
             raise DataError(
                 f"{self.path}: refused, its member {name!r} {reason or 'has a name that is none'}"
@@ -198,10 +204,12 @@ class Archive:
 def open_tar(
     path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Literal["r:", "r:*"] = "r:*"
 ) -> tarfile.TarFile:
-    """Open a tar; a member whose extended headers are larger than any name or attribute needs is refused before they are parsed.
+    """Open a tar; a member whose extended headers are larger than any name or attribute needs is
+    refused before they are parsed.
 
-    Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232); a chain of global headers is copied for
-    each member. Args: path: for messages, and what is opened where there is no `file`.
+    Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232); a
+    chain of global headers is copied for each member. Args: path: for messages, and what is opened
+    where there is no `file`.
     """
     total = 0  # of global headers
 
@@ -214,8 +222,9 @@ def open_tar(
             size = total if header.type == b"g" else header.size
             if header.type in EXTENDED and not 0 <= size <= LARGEST_HEADER:
                 raise DataError(
-                    f"{path}: refused, a {EXTENDED[header.type]} header of {size:,} bytes ({header.name!r}); at most {LARGEST_HEADER:,} "
-                    "are read: pack the archive again, with shorter names and without extra attributes"
+                    f"{path}: refused, a {EXTENDED[header.type]} header of {size:,} bytes"
+                    f" ({header.name!r}); at most {LARGEST_HEADER:,} are read: pack the archive"
+                    " again, with shorter names and without extra attributes"
                 )
             return header
 
@@ -223,7 +232,8 @@ def open_tar(
 
 
 class Tar(Archive):
-    """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, are looked into: n01440764.tar becomes a folder n01440764."""
+    """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, are looked into:
+    n01440764.tar becomes a folder n01440764."""
 
     def scan(self) -> Iterator[tuple[str, int, int]]:
         with open(self.path, "rb") as file:
@@ -242,7 +252,8 @@ class Tar(Archive):
                     )
                 if m.isfile() and m.offset_data + m.size > size:
                     raise DataError(
-                        f"{self.path} is cut off: {name} should end at byte {start + m.offset_data + m.size:,}"
+                        f"{self.path} is cut off: {name} should end at byte"
+                        f" {start + m.offset_data + m.size:,}"
                     )
                 if nested:
                     self.checked(name, 0)
@@ -257,7 +268,8 @@ class Tar(Archive):
             if len(rest) < 512 or any(rest):
                 where = f" in {prefix.rstrip('/')}.tar" if prefix else ""
                 raise DataError(
-                    f"{self.path} is damaged or cut off{where}: at byte {start + tar.offset:,} stands neither a member nor the end"
+                    f"{self.path} is damaged or cut off{where}: at byte {start + tar.offset:,}"
+                    " stands neither a member nor the end"
                 )
 
     def read(self, item: str) -> bytes:
@@ -304,13 +316,15 @@ class Zip(Archive):
                 )
                 if info.file_size > 1000 * max(info.compress_size, 1):
                     raise DataError(
-                        f"{self.path}: refused, its member {name!r} would grow {info.file_size // info.compress_size}-fold"
+                        f"{self.path}: refused, its member {name!r} would grow"
+                        f" {info.file_size // info.compress_size}-fold"
                     )
                 if is_picture(name):
                     yield info.filename, info.header_offset, info.file_size
 
     def opened(self) -> zipfile.ZipFile:
-        """The open archive, one for each process: a file's position is shared by those that inherit it."""
+        """The open archive, one for each process: a file's position is shared by those that inherit
+        it."""
         if self.__dict__.get("process") != os.getpid():
             self.process, self.zip = os.getpid(), zipfile.ZipFile(self.path)
         return self.zip
@@ -335,12 +349,14 @@ class Zip(Archive):
 
 
 def error_bytes(error: Exception) -> bytes:
-    """Bytes that are no picture and say why: a member that is damaged is skipped like a damaged file."""
+    """Bytes that are no picture and say why: a member that is damaged is skipped like a damaged
+    file."""
     return f"damaged in the archive: {error}".encode()
 
 
 class Pixels:
-    """Pictures that lie uncompressed in memory or in binary files: item i is `pixels[i]`, (H, W) or (H, W, 3) uint8."""
+    """Pictures that lie uncompressed in memory or in binary files: item i is `pixels[i]`, (H, W) or
+    (H, W, 3) uint8."""
 
     def __init__(self, files: list[Path], kind: str) -> None:
         self.files, self.kind = files, kind
@@ -368,13 +384,15 @@ class Pixels:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array of an IDX file (yann.lecun.com/exdb/mnist: two zero bytes, type, rank, big-endian sizes, the data), plain or gzip."""
+    """The uint8 array of an IDX file (yann.lecun.com/exdb/mnist: two zero bytes, type, rank,
+    big-endian sizes, the data), plain or gzip."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0" or head[2] != 8 or not 1 <= head[3] <= 3:
                 raise DataError(
-                    f"{path} is no IDX file of bytes: it begins with {head.hex(' ')}, not with 00 00 08 and a rank of 1 to 3"
+                    f"{path} is no IDX file of bytes: it begins with {head.hex(' ')}, not with 00"
+                    " 00 08 and a rank of 1 to 3"
                 )
             sizes = file.read(4 * head[3])
             if len(sizes) < 4 * head[3]:
@@ -388,13 +406,15 @@ def read_idx(path: Path) -> np.ndarray:
         raise DataError(f"{path} is damaged or cut off ({error})") from error
     if len(data) != count:
         raise DataError(
-            f"{path} has {'more' if len(data) > count else 'fewer'} bytes than its shape {shape} says"
+            f"{path} has {'more' if len(data) > count else 'fewer'} bytes than its shape {shape}"
+            " says"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(labels (N,), pixels (N, 3072): red, green, blue planes of 32 x 32) of a CIFAR-10 binary batch (cs.toronto.edu/~kriz/cifar.html)."""
+    """(labels (N,), pixels (N, 3072): red, green, blue planes of 32 x 32) of a CIFAR-10 binary
+    batch (cs.toronto.edu/~kriz/cifar.html)."""
     data = np.fromfile(path, np.uint8)
     if len(data) == 0 or len(data) % 3073:
         raise DataError(
@@ -407,7 +427,8 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file that is not essential: whole or not at all; a folder that takes no files is no misfortune."""
+    """Write a small file that is not essential: whole or not at all; a folder that takes no files
+    is no misfortune."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:

@@ -1,9 +1,11 @@
-"""A labelled synthetic set: ten classes of shapes and textures, drawn, for trying out a network without any data.
+"""A labelled synthetic set: ten classes of shapes and textures, drawn, for trying out a network
+without any data.
 
-Every picture shows an irregular patch on a cluttered ground. The class is what is drawn in the patch: one of five shapes, scattered
-(crosses, moons, rings, stars, triangles), or one of five textures (checks, dots, stripes, targets, waves). Everything else is drawn
-independently of it: both colours, the sizes, places and turns, the ground and its clutter, the lighting. So neither the mean colour
-nor any pixel by itself tells the class.
+Every picture shows an irregular patch on a cluttered ground. The class is what is drawn in the
+patch: one of five shapes, scattered (crosses, moons, rings, stars, triangles), or one of five
+textures (checks, dots, stripes, targets, waves). Everything else is drawn independently of it: both
+colours, the sizes, places and turns, the ground and its clutter, the lighting. So neither the mean
+colour nor any pixel by itself tells the class.
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ def pattern(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def scattered(kind: str, u: np.ndarray, v: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Where (u, v) lies inside one of the shapes that stand on a lattice of period 1, each with a turn of its own."""
+    """Where (u, v) lies inside one of the shapes that stand on a lattice of period 1, each with a
+    turn of its own."""
     i, j = np.floor(u).astype(int), np.floor(v).astype(int)
     turn = turns[i % len(turns), j % len(turns)]
     u, v = (u - i - 0.5) / 0.46, (v - j - 0.5) / 0.46
@@ -101,7 +104,8 @@ def two_colours(rng: random.Stream) -> np.ndarray:
 
 
 def local(rng: random.Stream, centre: np.ndarray, unit) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (u, v) of every pixel about `centre`, `unit` pixels long, turned a little (up to 0.25 radians)."""
+    """Coordinates (u, v) of every pixel about `centre`, `unit` pixels long, turned a little (up to
+    0.25 radians)."""
     turn = (rng.uniform() - 0.5) / 2
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     x, y = (x - centre[0]) / unit, (y - centre[1]) / unit
@@ -115,7 +119,8 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     radius = (0.38 + 0.16 * rng.uniform()) * SIZE
     centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * max(0.56 * SIZE - float(radius), 0.0)
     u, v = local(rng, centre, radius)
-    # An irregular patch, the same for every class, in the first colour; the class is what its second colour draws in it.
+    # An irregular patch, the same for every class, in the first colour; the class is what its
+    # second colour draws in it.
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
     patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(
         5 * angle + wobble[1]
@@ -144,10 +149,11 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
 
 
 def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers: int = 2) -> None:
-    """Draw the set below root: train/CLASS/0000.JPEG and val/CLASS/0000.JPEG, `train` and `val` pictures a class.
+    """Draw the set below root: train/CLASS/0000.JPEG and val/CLASS/0000.JPEG, `train` and `val`
+    pictures a class.
 
-    Training and validation pictures come from streams of their own, background and object alike. A folder that holds the same set already
-    is left as it is.
+    Training and validation pictures come from streams of their own, background and object alike. A
+    folder that holds the same set already is left as it is.
     """
     label = {
         "what": "synthetic shapes and textures, drawn by minigrad",

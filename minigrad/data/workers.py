@@ -1,9 +1,10 @@
 """Processes that decode pictures into shared memory.
 
-Batch k goes to worker k mod W, and batches come back in order: no queue, no lock. A worker is a Python that runs main() below, told what
-to read through its standard input; it writes uint8 pictures into its places of one shared block of memory, and answers on its
-standard output which of them could be read. The block is a file without a name, so nothing is left behind however a run ends. A worker
-that dies, or stands still for too long, is replaced; one whose parent is gone ends.
+Batch k goes to worker k mod W, and batches come back in order: no queue, no lock. A worker is a
+Python that runs main() below, told what to read through its standard input; it writes uint8
+pictures into its places of one shared block of memory, and answers on its standard output which of
+them could be read. The block is a file without a name, so nothing is left behind however a run
+ends. A worker that dies, or stands still for too long, is replaced; one whose parent is gone ends.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Readable(Protocol):
 
 @dataclass
 class Batch:
-    """Pictures (n, *shape) uint8, valid until the next batch is asked for; which they are; and what could not be read, and why."""
+    """Pictures (n, *shape) uint8, valid until the next batch is asked for; which they are; and what
+    could not be read, and why."""
 
     pictures: np.ndarray
     indices: np.ndarray  # (n,) int64
@@ -60,7 +62,8 @@ class Batch:
 def read_batch(
     source: Readable, indices: np.ndarray, out: np.ndarray, begun: np.ndarray | None = None
 ) -> Batch:
-    """Read pictures into the first places of `out`, counting in `begun`, if given, those that were begun."""
+    """Read pictures into the first places of `out`, counting in `begun`, if given, those that were
+    begun."""
     began = time.perf_counter()
     good: list[int] = []
     skipped: dict[int, str] = {}
@@ -83,7 +86,9 @@ class WorkerLost(Exception):
 @dataclass
 class Worker:
     process: subprocess.Popen
-    begun: np.ndarray  # (places,) int64, in the shared memory: how many of a place's pictures the worker has begun to read
+    # (places,) int64, in the shared memory: how many of a place's pictures the worker has begun to
+    # read
+    begun: np.ndarray
     tasks: deque = field(
         default_factory=deque
     )  # (place in memory, number of pictures), sent and not yet answered
@@ -99,7 +104,8 @@ class Worker:
     def answer(self, timeout: float) -> tuple[dict[int, str] | BaseException, float]:
         """What it says of its first task: (what could not be read, seconds). Raises WorkerLost.
 
-        Time in which this process itself was stopped, or the machine asleep, does not count as the worker's: a turn counts as one slice.
+        Time in which this process itself was stopped, or the machine asleep, does not count as the
+        worker's: a turn counts as one slice.
         """
         pipe, slice_ = self.process.stdout, min(1.0, timeout / 4)
         assert pipe is not None
@@ -129,7 +135,8 @@ class Worker:
                 elif (still := still + slice_) >= timeout:
                     self.dismiss()
                     raise WorkerLost(
-                        f"worker process {self.process.pid} stood still for {timeout:g} seconds (--worker-timeout)"
+                        f"worker process {self.process.pid} stood still for {timeout:g} seconds"
+                        " (--worker-timeout)"
                     )
         return pickle.loads(received[8:])
 
@@ -148,16 +155,22 @@ class Worker:
 
 
 class Workers:
-    """`count` processes that read batches of at most `size` pictures of `source`; with 0, and where a child inherits no file, batches are
-    read in the caller. A worker that neither answers nor begins another picture for `timeout` seconds is replaced. Use as a context, or
-    call close()."""
+    """`count` processes that read batches of at most `size` pictures of `source`; with 0, and where
+    a child inherits no file, batches are read in the caller. A worker that neither answers nor
+    begins another picture for `timeout` seconds is replaced. Use as a context, or call close()."""
 
     def __init__(
-        self, source: Readable, size: int, count: int, say: Callable[[str], None] = print, timeout: float = TIMEOUT
-    ) -> None:  # fmt: skip
+        self,
+        source: Readable,
+        size: int,
+        count: int,
+        say: Callable[[str], None] = print,
+        timeout: float = TIMEOUT,
+    ) -> None:
         if not timeout > 0:
             raise ValueError(
-                f"the time that a worker may stand still must be more than 0 seconds, not {timeout:g}"
+                "the time that a worker may stand still must be more than 0 seconds, not"
+                f" {timeout:g}"
             )
         self.source, self.count, self.say, self.timeout = (
             source,
@@ -196,13 +209,23 @@ class Workers:
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         numbers = ", ".join(map(str, (os.getpid(), *self.descriptors, *self.shape)))
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from minigrad.data.workers import main; main({numbers})"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, pass_fds=self.descriptors, env=environment | {"PYTHONPATH": path}, bufsize=0,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                f"from minigrad.data.workers import main; main({numbers})",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=self.descriptors,
+            env=environment | {"PYTHONPATH": path},
+            bufsize=0,
+        )
         return Worker(process, self.begun)
 
     def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """Read each piece (indices of at most `size` pictures), in order. One such iteration at a time."""
+        """Read each piece (indices of at most `size` pictures), in order. One such iteration at a
+        time."""
         if self.count == 0:
             yield from (read_batch(self.source, piece, self.view[0]) for piece in pieces)
             return
@@ -216,7 +239,8 @@ class Workers:
                 self.send(later, pieces[later])
 
     def send(self, k: int, piece: np.ndarray) -> None:
-        """Ask for batch k. What is to be read, and its source, stand in shared memory: a pipe could fill up, and both sides wait."""
+        """Ask for batch k. What is to be read, and its source, stand in shared memory: a pipe could
+        fill up, and both sides wait."""
         place = k % len(self.orders)
         self.orders[place, : len(piece)] = piece
         self.workers[k % self.count].send((place, len(piece)))
@@ -228,7 +252,8 @@ class Workers:
                 self.answer(k)
 
     def answer(self, k: int) -> Batch:
-        """The next batch of worker k. A worker that is lost is replaced, and reads again; a batch that costs three is given up."""
+        """The next batch of worker k. A worker that is lost is replaced, and reads again; a batch
+        that costs three is given up."""
         for _ in range(3):
             worker = self.workers[k]
             place, count = worker.tasks[0]
@@ -239,7 +264,8 @@ class Workers:
                 begun = int(self.begun[place])
                 picture = self.source.where(int(indices[max(begun - 1, 0)]))
                 self.say(
-                    f"{lost} {'while reading' if begun else 'before reading'} {picture}; another takes its place"
+                    f"{lost} {'while reading' if begun else 'before reading'} {picture}; another"
+                    " takes its place"
                 )
                 tasks = worker.tasks
                 worker = self.workers[k] = self.hire()
@@ -254,8 +280,9 @@ class Workers:
             good = indices[~np.isin(indices, list(skipped))] if skipped else indices
             return Batch(self.view[place, : len(good)], good, skipped, seconds)
         raise DataError(
-            f"three workers in turn died or stood still while reading the same {len(indices)} pictures, the last of them at {picture}: "
-            "look at this file and the disk that it is on, or give --worker-timeout more seconds"
+            f"three workers in turn died or stood still while reading the same {len(indices)}"
+            f" pictures, the last of them at {picture}: look at this file and the disk that it is"
+            " on, or give --worker-timeout more seconds"
         )
 
     def close(self) -> None:
@@ -271,8 +298,8 @@ class Workers:
 def views(
     block: mmap.mmap, shape: tuple[int, int], picture: Shape
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shared memory as pictures (places, size, *picture) and, behind them, int64: what to read (places, size), and how many of
-    each place have been begun (places,)."""
+    """The shared memory as pictures (places, size, *picture) and, behind them, int64: what to read
+    (places, size), and how many of each place have been begun (places,)."""
     pictures = np.frombuffer(block, np.uint8, count=math.prod((*shape, *picture))).reshape(
         *shape, *picture
     )
@@ -287,7 +314,8 @@ def views(
 
 
 def memory(size: int) -> tuple[int, mmap.mmap]:
-    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on disk; and its bytes.
+    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on
+    disk; and its bytes.
 
     The descriptor is none of the three that a child's pipes take.
     """
@@ -303,7 +331,8 @@ def memory(size: int) -> tuple[int, mmap.mmap]:
         except OSError as error:
             refused = error
     raise DataError(
-        f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}): use --workers 0"
+        f"there is no room for {size / 1e6:.0f} MB of pictures that workers read ahead ({refused}):"
+        " use --workers 0"
     )
 
 
@@ -325,7 +354,8 @@ def write(pipe: IO[bytes] | None, message: bytes) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """On Linux the system kills a worker whose parent is gone, whatever it is blocked in; elsewhere it finds its input closed and ends."""
+    """On Linux the system kills a worker whose parent is gone, whatever it is blocked in; elsewhere
+    it finds its input closed and ends."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

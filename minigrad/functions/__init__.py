@@ -1,8 +1,9 @@
-"""Differentiable functions: `from minigrad import functions as F`, then F.conv2d(x, w, b), F.relu(x), ...
+"""Differentiable functions: `from minigrad import functions as F`, then F.conv2d(x, w, b),
+F.relu(x), ...
 
-Each takes Tensors or plain arrays and returns a Tensor; images are (N, H, W, C). One file a layer: the file conv2d.py holds the
-function conv2d, and `minigrad.functions.conv2d` is that function (its Function class is
-`from minigrad.functions.conv2d import Conv2d`).
+Each takes Tensors or plain arrays and returns a Tensor; images are (N, H, W, C). One file a layer:
+the file conv2d.py holds the function conv2d, and `minigrad.functions.conv2d` is that function (its
+Function class is `from minigrad.functions.conv2d import Conv2d`).
 """
 
 from minigrad.functions.avg_pool2d import avg_pool2d
@@ -22,7 +23,35 @@ from minigrad.functions.softmax_cross_entropy import softmax_cross_entropy
 from minigrad.functions.tanh import tanh
 
 __all__ = [
-    "add", "avg_pool2d", "channels", "concat", "conv2d", "div", "dropout", "exp", "flatten", "getitem", "linear", "log",
-    "log_softmax", "lrn", "lrn_within_map", "matmul", "max_pool2d", "mean", "mul", "neg", "pow", "relu", "reshape", "sigmoid",
-    "softmax", "softmax_cross_entropy", "sub", "sum", "tanh", "to", "transpose",
-]  # fmt: skip
+    "add",
+    "avg_pool2d",
+    "channels",
+    "concat",
+    "conv2d",
+    "div",
+    "dropout",
+    "exp",
+    "flatten",
+    "getitem",
+    "linear",
+    "log",
+    "log_softmax",
+    "lrn",
+    "lrn_within_map",
+    "matmul",
+    "max_pool2d",
+    "mean",
+    "mul",
+    "neg",
+    "pow",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "sub",
+    "sum",
+    "tanh",
+    "to",
+    "transpose",
+]

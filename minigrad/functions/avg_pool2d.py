@@ -1,10 +1,12 @@
-"""Average-pooling: the mean of each window over the taps that lie inside the image, each channel by itself.
+"""Average-pooling: the mean of each window over the taps that lie inside the image, each channel by
+itself.
 
     y[n, oh, ow, c] = 1 / count(oh, ow) * sum over the taps inside the image of x
     gx: each tap inside gets gy / count.
 
-Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/pool.cu). AlexNet has none; Krizhevsky's CIFAR-10 networks
-of 2012 do (3x3 windows, stride 2), and divide by the taps inside as here.
+Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/pool.cu). AlexNet has none;
+Krizhevsky's CIFAR-10 networks of 2012 do (3x3 windows, stride 2), and divide by the taps inside as
+here.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
 
     Args:
         x: (N, H, W, C), channels last.
-        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means kernel_size. Padding is smaller than
-            the window.
+        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means
+            kernel_size. Padding is smaller than the window.
         ceil_mode: round the output size up; the last windows may reach past the edge.
     Returns: (N, OH, OW, C).
     """

@@ -1,6 +1,7 @@
 """Arithmetic: + - * / ** exp log matmul, with broadcasting.
 
-Broadcasting repeats a value along new or size-1 axes; its gradient is therefore the sum over those axes (`unbroadcast`).
+Broadcasting repeats a value along new or size-1 axes; its gradient is therefore the sum over those
+axes (`unbroadcast`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def _pair(a, b) -> tuple[Tensor, Tensor]:
         np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(
-            f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the right"
+            f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the"
+            " right"
         ) from None
     return a, b
 

@@ -1,4 +1,5 @@
-"""The bias of conv2d.py and linear.py: added to every row, with the ReLU that follows in the same pass over memory; and its gradient.
+"""The bias of conv2d.py and linear.py: added to every row, with the ReLU that follows in the same
+pass over memory; and its gradient.
 
     y = y + b,   or  y = max(0, y + b)          gb = sum of the rows of gy
 
@@ -17,7 +18,8 @@ NUMBERS = 4096  # a block of add_bias, about
 
 
 def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
-    """Add b (O,), if there is one, to every row of y (rows, O), then, if asked for, set what is below 0 to 0; all in place."""
+    """Add b (O,), if there is one, to every row of y (rows, O), then, if asked for, set what is
+    below 0 to 0; all in place."""
     if b is None and not relu:
         return
     if kernels.ready(y):
@@ -32,7 +34,8 @@ def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
 
 
 def sum_rows(g: Array) -> Array:
-    """Sum of the rows of g (rows, O), in blocks of SPAN rows first, so that the order does not depend on the threads."""
+    """Sum of the rows of g (rows, O), in blocks of SPAN rows first, so that the order does not
+    depend on the threads."""
     if not kernels.ready(g):
         return g.sum(axis=0)
     while len(g) > 1:

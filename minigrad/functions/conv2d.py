@@ -1,19 +1,24 @@
-"""Two-dimensional convolution (as everywhere in deep learning, without flipping the filter), as im2col and a matrix product.
+"""Two-dimensional convolution (as everywhere in deep learning, without flipping the filter), as
+im2col and a matrix product.
 
-    y[n, oh, ow, o] = b[o] + sum over kh, kw, c of  x[n, oh S - P + kh, ow S - P + kw, c] w[kh, kw, c, o]
+    y[n, oh, ow, o] = b[o] + sum over kh, kw, c of
+                      x[n, oh S - P + kh, ow S - P + kw, c] w[kh, kw, c, o]
 
-Write every window as one row of a matrix, `cols` (N OH OW, KH KW C); the filters are the columns of w (KH KW C, O):
+Write every window as one row of a matrix, `cols` (N OH OW, KH KW C); the filters are the columns of
+w (KH KW C, O):
 
-    y = cols w + b      gw = cols^T gy      gcols = gy w^T      gb = sum of gy      gx = col2im(gcols)
+    y = cols w + b    gw = cols^T gy    gcols = gy w^T    gb = sum of gy    gx = col2im(gcols)
 
-where col2im adds each element of gcols back to the pixel it was copied from. With groups, channels are split into `groups`
-independent convolutions: output columns of group g see only its own input channels. With `relu`, y is max(0, y), and gy counts
-where y > 0. Saved: x, w, and y with `relu`. The columns are K^2/S^2 times as large as x, so they are made a few images at a time,
-stay in cache, and are made again in backward.
+where col2im adds each element of gcols back to the pixel it was copied from. With groups, channels
+are split into `groups` independent convolutions: output columns of group g see only its own input
+channels. With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`.
+The columns are K^2/S^2 times as large as x, so they are made a few images at a time, stay in cache,
+and are made again in backward.
 
-Kernels: im2col, col2im (kernels/convolution.cu), add_bias, sum_rows (bias.py, kernels/bias.cu) on a GPU; on a CPU the same sums without
-columns (direct.py, kernels/direct.cpp). AlexNet: conv1 to conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs;
-Krizhevsky et al. (2012), section 3.5.
+Kernels: im2col, col2im (kernels/convolution.cu), add_bias, sum_rows (bias.py, kernels/bias.cu) on a
+GPU; on a CPU the same sums without columns (direct.py, kernels/direct.cpp). AlexNet: conv1 to
+conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs; Krizhevsky et al. (2012),
+section 3.5.
 """
 
 from __future__ import annotations
@@ -31,7 +36,8 @@ from minigrad.functions.bias import add_bias, sum_rows
 from minigrad.functions.geometry import Windows
 from minigrad.functions.relu import relu_gradient
 
-# Columns made at a time: in the array form a few megabytes, still in cache for the product; on a GPU enough for a large product.
+# Columns made at a time: in the array form a few megabytes, still in cache for the product; on a
+# GPU enough for a large product.
 COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 
 
@@ -47,7 +53,8 @@ def im2col(x: Array, win: Windows) -> Array:
 
 
 def col2im(cols: Array, win: Windows) -> Array:
-    """The transpose of im2col: add every column element back to its pixel. (n OH OW, KH KW C) -> (n, H, W, C)."""
+    """The transpose of im2col: add every column element back to its pixel. (n OH OW, KH KW C) ->
+    (n, H, W, C)."""
     n, C = len(cols) // (win.OH * win.OW), cols.shape[1] // (win.KH * win.KW)
     taps = cols.reshape(n, win.OH, win.OW, win.KH * win.KW, C)
     padded = win.pad(np.zeros_like(cols, shape=(n, win.H, win.W, C)))
@@ -62,7 +69,8 @@ class Conv2d(Function):
         self.room: Array | None = None  # for a chunk of columns
 
     def pieces(self, x: Array) -> Iterator[tuple[slice, slice, slice, slice]]:
-        """Slices (images, rows of y, input channels, output channels) of each group of each chunk of images."""
+        """Slices (images, rows of y, input channels, output channels) of each group of each chunk
+        of images."""
         win, G = self.win, self.groups
         C, O = win.C // G, self.O // G
         per_image = win.OH * win.OW * win.KH * win.KW * C * x.itemsize
@@ -77,7 +85,8 @@ class Conv2d(Function):
                 yield images, rows, slice(g * C, (g + 1) * C), slice(g * O, (g + 1) * O)
 
     def columns(self, x: Array, cs: slice) -> Array:
-        """im2col of one group's channels of a few images, into a buffer that the next call uses again."""
+        """im2col of one group's channels of a few images, into a buffer that the next call uses
+        again."""
         win = self.win
         if not kernels.ready(x):
             return im2col(x[..., cs], win)
@@ -169,24 +178,27 @@ def conv2d(
         stride, padding: a number, or (vertical, horizontal). Padding is with zeros.
         groups: channels are split into this many independent convolutions; divides C and O.
         ceil_mode: round the output size up (see functions/geometry.py).
-        relu: max(0, y) in place of y: the bits of functions.relu(conv2d(...)), in the same pass over memory.
+        relu: max(0, y) in place of y: the bits of functions.relu(conv2d(...)), in the same pass
+            over memory.
     Returns: (N, OH, OW, O).
     """
     x, w = as_tensor(x), as_tensor(w)
     if x.ndim != 4 or w.ndim != 4:
         raise ValueError(
-            f"conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes {x.shape} and {w.shape}"
+            "conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes"
+            f" {x.shape} and {w.shape}"
         )
     groups = geometry.whole(groups, "groups", "conv2d")
     CG, O = w.shape[2:]
     if x.shape[3] != CG * groups and x.shape[1] == CG * groups:
         raise ValueError(
-            f"conv2d: x of shape {x.shape} looks channels first; arrays here are channels last, (N, H, W, C) with C = {CG * groups}: "
-            "use x.transpose(0, 2, 3, 1)"
+            f"conv2d: x of shape {x.shape} looks channels first; arrays here are channels last, (N,"
+            f" H, W, C) with C = {CG * groups}: use x.transpose(0, 2, 3, 1)"
         )
     if x.shape[3] != CG * groups:
         raise ValueError(
-            f"conv2d: x has {x.shape[3]} channels, but w of shape {w.shape} with groups={groups} expects {CG * groups}"
+            f"conv2d: x has {x.shape[3]} channels, but w of shape {w.shape} with groups={groups}"
+            f" expects {CG * groups}"
         )
     if O % groups:
         raise ValueError(

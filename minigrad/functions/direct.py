@@ -1,17 +1,21 @@
-"""Convolution on a CPU without columns: how conv2d.py runs where its arrays are NumPy's and the kernels are built (kernels/direct.cpp).
+"""Convolution on a CPU without columns: how conv2d.py runs where its arrays are NumPy's and the
+kernels are built (kernels/direct.cpp).
 
-The formulas are those of conv2d.py, and its array form is the reference. No window is copied to a row of columns: a tile of sums stays
-in the vector registers and reads the windows where they lie, in a padded copy of a few image rows that fits the second-level cache.
+The formulas are those of conv2d.py, and its array form is the reference. No window is copied to a
+row of columns: a tile of sums stays in the vector registers and reads the windows where they lie,
+in a padded copy of a few image rows that fits the second-level cache.
 
-One difference: where a filter is infinite or NaN, pixels of the input gradient near the border become NaN that are finite in the array
-form, because here the zeros around gy are multiplied too.
+One difference: where a filter is infinite or NaN, pixels of the input gradient near the border
+become NaN that are finite in the array form, because here the zeros around gy are multiplied too.
 
-The input gradient is a convolution too, of gy with the filters' taps in reverse order and c and o exchanged. With a stride S, the pixels
-h = S q + a of x (a = 0 ... S - 1) were seen by the taps kh = r, r + S, r + 2S, ... alone, r = (a + P) mod S:
+The input gradient is a convolution too, of gy with the filters' taps in reverse order and c and o
+exchanged. With a stride S, the pixels h = S q + a of x (a = 0 ... S - 1) were seen by the taps kh =
+r, r + S, r + 2S, ... alone, r = (a + P) mod S:
 
     gx[S q + a] = sum over t, o of  gy[q + (a + P - r) / S - t, o] w[r + S t, :, o]
 
-so each phase a, and likewise along the rows, is a convolution of stride 1 with every S-th tap, and writes every S-th pixel.
+so each phase a, and likewise along the rows, is a convolution of stride 1 with every S-th tap, and
+writes every S-th pixel.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ def divide_up(a: int, b: int) -> int:
 
 
 def padded_size(win: Windows, rows: int, channels: int) -> int:
-    """Numbers in the input rows that `rows` output rows see, with their padding, in whole cache lines."""
+    """Numbers in the input rows that `rows` output rows see, with their padding, in whole cache
+    lines."""
     return (
         divide_up(((rows - 1) * win.SH + win.KH) * ((win.OW - 1) * win.SW + win.KW) * channels, 16)
         * 16
@@ -52,8 +57,8 @@ def padded_size(win: Windows, rows: int, channels: int) -> int:
 
 
 def rows_that_fit(win: Windows, channels: int, panel: int, numbers: int) -> int:
-    """How many output rows to work on at a time: they, with `panel` numbers a pixel, and the input rows they see are to be at most
-    `numbers`. All rows in equal shares; at least one."""
+    """How many output rows to work on at a time: they, with `panel` numbers a pixel, and the input
+    rows they see are to be at most `numbers`. All rows in equal shares; at least one."""
     row = ((win.OW - 1) * win.SW + win.KW) * channels  # of the input
     rows = (numbers - (win.KH - win.SH) * row) // max(1, win.SH * row + win.OW * panel)
     return divide_up(win.OH, divide_up(win.OH, min(win.OH, max(1, rows))))
@@ -63,8 +68,9 @@ def convolve(
     x: Array, w: Array, b: Array, y: Array, win: Windows, groups: int,
     flip: bool = False, to: tuple[int, int, int, int] = (1, 1, 0, 0),
 ) -> None:  # fmt: skip
-    """Convolve x with the filters w (KH, KW, C / groups, O), and write output (oh, ow) to pixel (SH oh + h0, SW ow + w0) of y,
-    `to` being (SH, SW, h0, w0). flip: x is a gy, and w is turned into the filters of the input gradient."""
+    """Convolve x with the filters w (KH, KW, C / groups, O), and write output (oh, ow) to pixel (SH
+    oh + h0, SW ow + w0) of y, `to` being (SH, SW, h0, w0). flip: x is a gy, and w is turned into
+    the filters of the input gradient."""
     KH, KW, CG, O = w.shape
     channels, outputs = (O // groups, CG) if flip else (CG, O // groups)
     panels = divide_up(outputs, PANEL)

@@ -1,12 +1,14 @@
-"""Dropout: in training, set each element to 0 with probability p (Hinton et al. 2012; Krizhevsky et al. 2012, section 4.2).
+"""Dropout: in training, set each element to 0 with probability p (Hinton et al. 2012; Krizhevsky et
+al. 2012, section 4.2).
 
     training, the paper's form      y = m x              test    y = (1 - p) x
     training, inverted=True         y = m x / (1 - p)    test    y = x
     gx = gy times the same factor.
 
-m is 0 or 1: element i is kept when its 32 random bits, as a number below 2^32, are at least p 2^32. Saved: nothing but the
-number of the draw; the same bits are made again in backward (random.py). Both forms have the same mean at test time as in
-training. Kernel: dropout (kernels/dropout.cu). AlexNet: p = 0.5 on fc6 and fc7, not inverted.
+m is 0 or 1: element i is kept when its 32 random bits, as a number below 2^32, are at least p 2^32.
+Saved: nothing but the number of the draw; the same bits are made again in backward (random.py).
+Both forms have the same mean at test time as in training. Kernel: dropout (kernels/dropout.cu).
+AlexNet: p = 0.5 on fc6 and fc7, not inverted.
 """
 
 from __future__ import annotations
@@ -66,7 +68,8 @@ def dropout(
         x: any shape.
         p: probability of dropping, 0 <= p < 1.
         training: False for the deterministic form at test time.
-        inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as the paper does.
+        inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as
+            the paper does.
         rng: the random.Stream to draw from (a layer owns one); the default stream if None.
     """
     p, rng = float(p), random.stream(rng, "dropout")

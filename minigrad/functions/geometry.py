@@ -2,11 +2,11 @@
 
 A window of size K, moved by stride S over an axis of size H padded by P on both sides, fits
 
-    OH = 1 + floor((H + 2P - K) / S)        times, or with ceil_mode    OH = 1 + ceil((H + 2P - K) / S),
+    OH = 1 + floor((H + 2P - K) / S) times, or with ceil_mode OH = 1 + ceil((H + 2P - K) / S),
 
-where the last window reaches past the edge (its missing taps read as padding). The 2012 code rounded up
-(layer.py), which is how its 224 x 224 crops give 55 x 55; rounding down needs 227. As in Caffe and PyTorch, a last window
-that would lie wholly past the image is dropped.
+where the last window reaches past the edge (its missing taps read as padding). The 2012 code
+rounded up (layer.py), which is how its 224 x 224 crops give 55 x 55; rounding down needs 227. As in
+Caffe and PyTorch, a last window that would lie wholly past the image is dropped.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ LARGEST = 1 << 28  # of every size along an axis: kernels add and multiply a few
 
 
 def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> tuple[int, int]:
-    """A size given as one number or as (height, width), checked: whole numbers, at least `least`."""
+    """A size given as one number or as (height, width), checked: whole numbers, at least
+    `least`."""
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(
-            f"{function}: {name} must be a whole number >= {least}, or a pair of them, not {value!r}"
+            f"{function}: {name} must be a whole number >= {least}, or a pair of them, not"
+            f" {value!r}"
         )
     return whole(both[0], name, function, least), whole(both[1], name, function, least)
 
@@ -53,7 +55,8 @@ def output_size(
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows over a batch of shape (N, H, W, C): kernel KH x KW, stride SH, SW, padding PH, PW, giving OH x OW."""
+    """All windows over a batch of shape (N, H, W, C): kernel KH x KW, stride SH, SW, padding PH,
+    PW, giving OH x OW."""
 
     N: int
     H: int
@@ -100,7 +103,8 @@ class Windows:
         return padded[:, self.PH : self.PH + self.H, self.PW : self.PW + self.W]
 
     def taps(self, padded: Array) -> Iterator[Array]:
-        """For each tap (kh, kw) of the window, row by row: what it sees, a view (N, OH, OW, C) into the padded array."""
+        """For each tap (kh, kw) of the window, row by row: what it sees, a view (N, OH, OW, C) into
+        the padded array."""
         for kh in range(self.KH):
             for kw in range(self.KW):
                 yield padded[
@@ -111,10 +115,12 @@ class Windows:
 
 
 def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool) -> Windows:
-    """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError in a sentence."""
+    """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError
+    in a sentence."""
     if x.ndim != 4:
         raise ValueError(
-            f"{function}: x must have four axes (N, H, W, C), channels last, but has shape {x.shape}"
+            f"{function}: x must have four axes (N, H, W, C), channels last, but has shape"
+            f" {x.shape}"
         )
     KH, KW = pair(kernel_size, "kernel_size", function, least=1)
     SH, SW = pair(stride, "stride", function, least=1)
@@ -128,6 +134,7 @@ def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bo
     OH, OW = output_size(H, KH, SH, PH, ceil_mode), output_size(W, KW, SW, PW, ceil_mode)
     if OH < 1 or OW < 1:
         raise ValueError(
-            f"{function}: a {KH}x{KW} window does not fit into {H}x{W} images with padding {PH}, {PW}"
+            f"{function}: a {KH}x{KW} window does not fit into {H}x{W} images with padding {PH},"
+            f" {PW}"
         )
     return Windows(N, H, W, C, KH, KW, SH, SW, PH, PW, OH, OW)

@@ -3,9 +3,10 @@
     x (N, in), w (in, out), b (out,), y (N, out)
     gx = gy w^T,   gw = x^T gy,   gb = sum of gy over the batch.
 
-With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`. The products are the BLAS's; the bias:
-bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 -> classes), which hold 58.6 of the network's 61 million
-parameters; Krizhevsky et al. (2012), section 3.5.
+With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`. The products
+are the BLAS's; the bias: bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 ->
+classes), which hold 58.6 of the network's 61 million parameters; Krizhevsky et al. (2012), section
+3.5.
 """
 
 from __future__ import annotations

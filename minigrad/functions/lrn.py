@@ -1,17 +1,20 @@
 """Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
 
-    s[c] = k + alpha * sum of x[j]^2 over the n channels j around c          (window clipped at the first and last channel)
+    s[c] = k + alpha * sum of x[j]^2 over the n channels j around c    (clipped at both ends)
     y[c] = x[c] s[c]^-beta
 
 One input reaches its own output directly, and every output whose window contains it through s:
 
-    gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of gy[j] x[j] s[j]^(-beta-1) over the channels j whose window has c
+    gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of gy[j] x[j] s[j]^(-beta-1) over the
+    channels j whose window has c
 
-For odd n that is the same window again; for even n it is the mirrored one. Saved: x; s is cheap and made again.
-The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide alpha by n; the 2012 code, Caffe and PyTorch do:
-`divide_by_n`. With groups, windows stay inside a column, as in the 2012 code (48 and 128 channels).
+For odd n that is the same window again; for even n it is the mirrored one. Saved: x; s is cheap and
+made again. The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide alpha by n; the
+2012 code, Caffe and PyTorch do: `divide_by_n`. With groups, windows stay inside a column, as in the
+2012 code (48 and 128 channels).
 
-Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after the ReLUs of conv1 and conv2, with k=2, n=5, alpha=1e-4, beta=0.75.
+Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after the ReLUs of conv1 and conv2,
+with k=2, n=5, alpha=1e-4, beta=0.75.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
 
 
 def window_sum(a: Array, before: int, after: int) -> Array:
-    """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Fresh sums: a running sum would drift."""
+    """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Fresh sums: a running sum
+    would drift."""
     out = a.copy()
     C = a.shape[-1]
     for d in range(1, min(before, C - 1) + 1):
@@ -46,7 +50,8 @@ class LRN(Function):
         self.k, self.alpha, self.beta, self.groups = k, alpha, beta, groups
 
     def rows(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """The arrays as matrices with one window domain (the channels of one group) a row, a chunk of rows at a time."""
+        """The arrays as matrices with one window domain (the channels of one group) a row, a chunk
+        of rows at a time."""
         C = arrays[0].shape[-1] // self.groups
         flat = [a.reshape(a.size // max(C, 1), C) for a in arrays]
         step = max(1, CHUNK // max(C, 1))
@@ -92,10 +97,12 @@ class LRN(Function):
 
 
 def check_constants(function: str, k: float, alpha: float, beta: float) -> None:
-    """ValueError, unless k + alpha times a sum of squares is a positive number and its power -beta is one too."""
+    """ValueError, unless k + alpha times a sum of squares is a positive number and its power -beta
+    is one too."""
     if not (0 < k < math.inf and 0 <= alpha < math.inf and math.isfinite(beta)):
         raise ValueError(
-            f"{function}: k must be above 0, alpha at least 0, and all three finite, not k={k}, alpha={alpha}, beta={beta}"
+            f"{function}: k must be above 0, alpha at least 0, and all three finite, not k={k},"
+            f" alpha={alpha}, beta={beta}"
         )
 
 
@@ -108,13 +115,15 @@ def lrn(
     divide_by_n: bool = False,
     groups: int = 1,
 ) -> Tensor:
-    """Local response normalisation across channels: x / (k + alpha sum of x^2 over n neighbouring channels)^beta.
+    """Local response normalisation across channels: x / (k + alpha sum of x^2 over n neighbouring
+    channels)^beta.
 
     Args:
         x: (..., C), channels last.
         n: channels in a window.
         k, alpha, beta: the paper's constants; k + alpha * sum must stay above 0.
-        divide_by_n: divide alpha by n, as the 2012 code, Caffe and PyTorch do and the paper does not.
+        divide_by_n: divide alpha by n, as the 2012 code, Caffe and PyTorch do and the paper does
+            not.
         groups: windows do not cross the borders between this many equal blocks of channels.
     Returns: same shape as x.
     """

@@ -1,13 +1,15 @@
 """Max-pooling: the largest value in each window, each channel by itself.
 
     y[n, oh, ow, c] = max over the taps t of the window of x at tap t
-    gx: each gy goes to the pixel that won its window; where windows overlap, a pixel may win several, and they add.
+    gx: each gy goes to the pixel that won its window; where windows overlap, a pixel may win
+        several, and they add.
 
-Padding never wins, not even over minus infinity. Of equal values the first in row order wins; NaN wins over
-everything and so propagates. Saved: which tap won, one byte a window (hence at most 256 taps).
+Padding never wins, not even over minus infinity. Of equal values the first in row order wins; NaN
+wins over everything and so propagates. Saved: which tap won, one byte a window (hence at most 256
+taps).
 
-Kernels: max_pool_forward, max_pool_backward (kernels/pool.cu). AlexNet: 3x3 windows at stride 2, overlapping, after norm1, norm2
-and relu5; Krizhevsky et al. (2012), section 3.4.
+Kernels: max_pool_forward, max_pool_backward (kernels/pool.cu). AlexNet: 3x3 windows at stride 2,
+overlapping, after norm1, norm2 and relu5; Krizhevsky et al. (2012), section 3.4.
 """
 
 from __future__ import annotations
@@ -76,8 +78,8 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
 
     Args:
         x: (N, H, W, C), channels last.
-        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means kernel_size. Padding is smaller than
-            the window and never wins.
+        kernel_size, stride, padding: a number, or (vertical, horizontal); stride None means
+            kernel_size. Padding is smaller than the window and never wins.
         ceil_mode: round the output size up; the last windows may reach past the edge.
     Returns: (N, OH, OW, C).
     """
@@ -91,6 +93,7 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
         )
     if win.KH * win.KW > 256:
         raise ValueError(
-            f"max_pool2d: a {win.KH}x{win.KW} window has more than 256 taps, and the winner is kept in one byte"
+            f"max_pool2d: a {win.KH}x{win.KW} window has more than 256 taps, and the winner is kept"
+            " in one byte"
         )
     return MaxPool2d(win)(x)

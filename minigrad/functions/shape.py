@@ -1,4 +1,5 @@
-"""Moving numbers without changing them: reshape, flatten, transpose, concat, slices, devices. Each gradient moves back."""
+"""Moving numbers without changing them: reshape, flatten, transpose, concat, slices, devices. Each
+gradient moves back."""
 
 from __future__ import annotations
 
@@ -97,25 +98,29 @@ def transpose(x, *axes) -> Tensor:
     order = axes or tuple(range(x.ndim))[::-1]
     if sorted(order) != list(range(x.ndim)):
         raise ValueError(
-            f"transpose: axes {order} are not an order of the axes 0 .. {x.ndim - 1} of shape {x.shape}"
+            f"transpose: axes {order} are not an order of the axes 0 .. {x.ndim - 1} of shape"
+            f" {x.shape}"
         )
     return Transpose(order)(x)
 
 
 def concat(xs, axis: int = -1) -> Tensor:
-    """Tensors one after the other along `axis`; the last axis, channels, unless told. All other sizes agree."""
+    """Tensors one after the other along `axis`; the last axis, channels, unless told. All other
+    sizes agree."""
     xs = [as_tensor(x) for x in xs]
     shapes = [x.shape for x in xs]
     axis = axis % max(xs[0].ndim, 1) if xs else 0
     if not xs or len({(len(s), s[:axis] + s[axis + 1 :]) for s in shapes}) > 1:
         raise ValueError(
-            f"concat: shapes {shapes} must agree in every axis but {axis}, and there must be at least one"
+            f"concat: shapes {shapes} must agree in every axis but {axis}, and there must be at"
+            " least one"
         )
     return Concat(axis)(*xs)
 
 
 def getitem(x, index) -> Tensor:
-    """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the gradient has one owner."""
+    """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the
+    gradient has one owner."""
     index = index if isinstance(index, tuple) else (index,)
     if not all(
         i is Ellipsis or (isinstance(i, (int, np.integer, slice)) and not isinstance(i, bool))
@@ -126,7 +131,8 @@ def getitem(x, index) -> Tensor:
 
 
 def channels(x, start: int, stop: int) -> Tensor:
-    """Channels start .. stop - 1 of a channels-last tensor: one column of the paper's two-GPU network, say."""
+    """Channels start .. stop - 1 of a channels-last tensor: one column of the paper's two-GPU
+    network, say."""
     return getitem(x, (Ellipsis, slice(start, stop)))
 
 

@@ -2,8 +2,8 @@
 
     gx = gy y (1 - y).
 
-Computed from exp(-|x|), which overflows nowhere. Saved: y. Shapes: any. AlexNet does not use it; the networks
-before it did.
+Computed from exp(-|x|), which overflows nowhere. Saved: y. Shapes: any. AlexNet does not use it;
+the networks before it did.
 """
 
 from __future__ import annotations

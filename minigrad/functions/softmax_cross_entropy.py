@@ -3,10 +3,10 @@
     L[n] = log sum over j of exp(x[n, j])  -  x[n, t[n]]
     gx[n, i] = gL[n] (p[n, i] - [i = t[n]])        p = softmax(x)
 
-The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean" divides by N (the paper's
-gradient is averaged over the batch), "sum" adds, "none" returns the N losses. Saved: p. Kernels:
-softmax_cross_entropy_forward, softmax_cross_entropy_backward (kernels/softmax.cu). AlexNet: the
-training objective; Krizhevsky et al. (2012), section 3.5.
+The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean"
+divides by N (the paper's gradient is averaged over the batch), "sum" adds, "none" returns the N
+losses. Saved: p. Kernels: softmax_cross_entropy_forward, softmax_cross_entropy_backward
+(kernels/softmax.cu). AlexNet: the training objective; Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations
@@ -74,20 +74,23 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
     )
     if reduction not in REDUCTIONS:
         raise ValueError(
-            f"softmax_cross_entropy: reduction must be one of {', '.join(REDUCTIONS)}, not {reduction!r}"
+            f"softmax_cross_entropy: reduction must be one of {', '.join(REDUCTIONS)}, not"
+            f" {reduction!r}"
         )
     if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 1:
         raise ValueError(
-            f"softmax_cross_entropy: logits must be (N, C), at least 1x1, but have shape {logits.shape}"
+            "softmax_cross_entropy: logits must be (N, C), at least 1x1, but have shape"
+            f" {logits.shape}"
         )
     if labels.dtype.kind not in "iu" or labels.shape != logits.shape[:1]:
         raise ValueError(
-            f"softmax_cross_entropy: labels must be {logits.shape[0]} whole numbers, one for each row of logits {logits.shape}; "
-            f"they are {labels.dtype} of shape {labels.shape}"
+            f"softmax_cross_entropy: labels must be {logits.shape[0]} whole numbers, one for each"
+            f" row of logits {logits.shape}; they are {labels.dtype} of shape {labels.shape}"
         )
     if backend.device_of(labels) != logits.device:
         raise ValueError(
-            f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on {logits.device}"
+            f"softmax_cross_entropy: labels are on {backend.device_of(labels)}, logits on"
+            f" {logits.device}"
         )
     with backend.on_device(logits.device):
         low, high = int(labels.min()), int(labels.max())
@@ -95,6 +98,7 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(
-            f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes labels are 0 to {logits.shape[1] - 1}"
+            f"softmax_cross_entropy: label {wrong} is out of range; with {logits.shape[1]} classes"
+            f" labels are 0 to {logits.shape[1] - 1}"
         )
     return SoftmaxCrossEntropy(labels, reduction)(logits)

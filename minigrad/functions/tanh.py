@@ -2,7 +2,8 @@
 
     gx = gy (1 - y^2).
 
-Saved: y. Shapes: any. The saturating unit that ReLU is compared with in Krizhevsky et al. (2012), figure 1.
+Saved: y. Shapes: any. The saturating unit that ReLU is compared with in Krizhevsky et al. (2012),
+figure 1.
 """
 
 from __future__ import annotations

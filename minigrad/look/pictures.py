@@ -10,7 +10,8 @@ import numpy as np
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """A figure of so many inches, of no window and no global state. Here, because loading matplotlib takes half a second."""
+    """A figure of so many inches, of no window and no global state. Here, because loading
+    matplotlib takes half a second."""
     from matplotlib.figure import Figure
 
     return Figure(size, layout="constrained")
@@ -44,7 +45,8 @@ def draw_curves(
 
 
 def draw_filters(w: np.ndarray, path: Path) -> Path:
-    """The filters of a first layer, (KH, KW, 3, O), as colour tiles, each stretched to its own range (the paper's figure 3)."""
+    """The filters of a first layer, (KH, KW, 3, O), as colour tiles, each stretched to its own
+    range (the paper's figure 3)."""
     KH, KW, C, O = w.shape
     columns = int(np.ceil(np.sqrt(O * 1.5)))
     rows = -(-O // columns)
@@ -69,7 +71,8 @@ def draw_predictions(
     names: Sequence[str],
     path: Path,
 ) -> Path:
-    """Pictures with their class above and the most probable classes as bars below (the paper's figure 4)."""
+    """Pictures with their class above and the most probable classes as bars below (the paper's
+    figure 4)."""
     columns = min(6, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = new_figure((2.1 * columns, 3.3 * rows))

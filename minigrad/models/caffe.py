@@ -57,7 +57,9 @@ CAFFE = Preset(
 )
 
 CAFFENET = Preset(
-    source="BVLC/caffe models/bvlc_reference_caffenet; published 57.4 / 80.4 % accuracy, centre crop",
+    source=(
+        "BVLC/caffe models/bvlc_reference_caffenet; published 57.4 / 80.4 % accuracy, centre crop"
+    ),
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),

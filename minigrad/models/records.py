@@ -1,4 +1,5 @@
-"""What a model is, as data: its layers by name, the preprocessing of its pictures, and its training recipe.
+"""What a model is, as data: its layers by name, the preprocessing of its pictures, and its training
+recipe.
 
 A file beside this one writes out each model in full. `network.Network(preset, classes)` builds it.
 """

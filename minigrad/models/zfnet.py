@@ -1,7 +1,8 @@
-"""ZFNet: Zeiler and Fergus, "Visualizing and understanding convolutional networks", arXiv 1311.2901.
+"""ZFNet: Zeiler and Fergus, "Visualizing and understanding convolutional networks", arXiv
+1311.2901.
 
-The paper prints sizes, not paddings: 1 and 0 follow from 110 and 26 (figure 3). The constants of its
-normalisation are not printed either, nor a weight decay: AlexNet's stand here.
+The paper prints sizes, not paddings: 1 and 0 follow from 110 and 26 (figure 3). The constants of
+its normalisation are not printed either, nor a weight decay: AlexNet's stand here.
 """
 
 from minigrad.models.records import (

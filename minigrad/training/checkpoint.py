@@ -1,7 +1,9 @@
-"""Checkpoints: arrays and a description in one safetensors file, written so that the last good one is never lost.
+"""Checkpoints: arrays and a description in one safetensors file, written so that the last good one
+is never lost.
 
-It is written under another name, synced to disk and renamed: a checkpoint that exists is whole. Each array and the description
-carry a SHA-256 checksum, so a file that was changed afterwards is refused. No pickle: opening one runs no code.
+It is written under another name, synced to disk and renamed: a checkpoint that exists is whole.
+Each array and the description carry a SHA-256 checksum, so a file that was changed afterwards is
+refused. No pickle: opening one runs no code.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ FORMAT = "minigrad 2"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or does not fit; the message names the file and the reason."""
+    """A checkpoint that cannot be read or does not fit; the message names the file and the
+    reason."""
 
 
 def digest(array: np.ndarray) -> str:
@@ -34,7 +37,8 @@ def digest(array: np.ndarray) -> str:
 
 
 def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
-    """Write arrays, by name, and a JSON-able description to `path`, replacing what was there in one step."""
+    """Write arrays, by name, and a JSON-able description to `path`, replacing what was there in one
+    step."""
     path = Path(path)
     try:
         tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
@@ -53,7 +57,8 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
 
 
 def link(path: Path, name: Path) -> None:
-    """Keep the checkpoint at `path` under another name too: a hard link where the disk has them, else a copy."""
+    """Keep the checkpoint at `path` under another name too: a hard link where the disk has them,
+    else a copy."""
     with replacing(name) as unfinished:
         try:
             os.link(path, unfinished)
@@ -64,7 +69,8 @@ def link(path: Path, name: Path) -> None:
 def load(
     path: str | Path, prefix: str | tuple[str, ...] = ""
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays whose name starts with the prefix, or one of the prefixes; description) from a file that `save` wrote."""
+    """(arrays whose name starts with the prefix, or one of the prefixes; description) from a file
+    that `save` wrote."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
@@ -73,7 +79,8 @@ def load(
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(
-                    f"{path} is not a checkpoint of this program (format {metadata.get('format')!r}, expected {FORMAT!r})"
+                    f"{path} is not a checkpoint of this program (format"
+                    f" {metadata.get('format')!r}, expected {FORMAT!r})"
                 )
             text = metadata["description"]
             if hashlib.sha256(text.encode()).hexdigest() != metadata["checksum"]:
@@ -85,7 +92,8 @@ def load(
             present = set(file.keys())
             if present != set(checksums):
                 raise CheckpointError(
-                    f"{path} is damaged: {min(present ^ set(checksums))} is missing, or was not written by this program"
+                    f"{path} is damaged: {min(present ^ set(checksums))} is missing, or was not"
+                    " written by this program"
                 )
             tensors = {
                 name: file.get_tensor(name) for name in sorted(present) if name.startswith(prefix)

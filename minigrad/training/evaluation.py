@@ -1,4 +1,5 @@
-"""What a model makes of a set of pictures: probabilities, top-k accuracy, the classes one by one, and the table of predictions."""
+"""What a model makes of a set of pictures: probabilities, top-k accuracy, the classes one by one,
+and the table of predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from minigrad.engine import no_grad
 
 @dataclass
 class Evaluation:
-    """Class probabilities for a set of pictures; averages of several views or models are over their softmax outputs."""
+    """Class probabilities for a set of pictures; averages of several views or models are over their
+    softmax outputs."""
 
     probabilities: np.ndarray  # (N, classes)
     labels: np.ndarray  # (N,)
@@ -27,11 +29,13 @@ class Evaluation:
     loss: float  # mean of -log probability of the right class, in nats
 
     def top(self, k: int) -> float:
-        """Share of pictures whose class is among the k most probable (all classes, if there are fewer)."""
+        """Share of pictures whose class is among the k most probable (all classes, if there are
+        fewer)."""
         return top_k(self.probabilities, self.labels, k)
 
     def by_class(self) -> np.ndarray:
-        """(classes, 3): pictures, top-1 and top-5 share of each class; NaN where it has no picture."""
+        """(classes, 3): pictures, top-1 and top-5 share of each class; NaN where it has no
+        picture."""
         rows = []
         for c in range(self.probabilities.shape[1]):
             own = self.labels == c
@@ -49,7 +53,8 @@ class Evaluation:
 
 
 def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of rows whose label is among the k highest scores; ties and NaN count against the label."""
+    """Share of rows whose label is among the k highest scores; ties and NaN count against the
+    label."""
     own = scores[np.arange(len(labels)), labels][:, None]
     higher = (~(scores < own)).sum(axis=1) - 1  # itself is not lower than itself
     return float((higher < k).mean()) if len(labels) else math.nan
@@ -60,8 +65,9 @@ def evaluate(
 ) -> Evaluation:
     """Run a model, in test mode, over every picture of a loader.
 
-    Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the predictions made by the network's
-    softmax layer on the ten patches" (Krizhevsky et al. 2012, section 4.1).
+    Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the
+    predictions made by the network's softmax layer on the ten patches" (Krizhevsky et al. 2012,
+    section 4.1).
     """
     training = model.training
     model.eval()
@@ -86,7 +92,8 @@ def evaluate(
 
 
 def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Evaluation:
-    """The Evaluation of these probabilities. One that is 0 counts as the smallest number above it."""
+    """The Evaluation of these probabilities. One that is 0 counts as the smallest number above
+    it."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return Evaluation(
         probabilities,
@@ -97,7 +104,8 @@ def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -
 
 
 def ensemble(results: Sequence[Evaluation]) -> Evaluation:
-    """Several models on the same pictures: their softmax outputs averaged (section 6.1 averages five and seven networks)."""
+    """Several models on the same pictures: their softmax outputs averaged (section 6.1 averages
+    five and seven networks)."""
     first = results[0]
     for other in results[1:]:
         same = first.probabilities.shape == other.probabilities.shape and np.array_equal(
@@ -111,7 +119,8 @@ def ensemble(results: Sequence[Evaluation]) -> Evaluation:
 def write_by_class(
     path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]
 ) -> None:
-    """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most often taken for."""
+    """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most
+    often taken for."""
     confusion = result.confusion()
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)
@@ -133,7 +142,8 @@ def write_by_class(
 def write_predictions(
     path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """A CSV line a picture: what it is called, its class, and the five most probable classes with their probabilities."""
+    """A CSV line a picture: what it is called, its class, and the five most probable classes with
+    their probabilities."""
     best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :5]
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)

@@ -1,5 +1,5 @@
-"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes nowhere,
-values that are not finite."""
+"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes
+nowhere, values that are not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from minigrad.engine import Tensor, no_grad
 
 
 def first_not_finite(model: nn.Module, x: Array) -> str:
-    """Where numbers that are not finite come from: the batch, a parameter, or the first layer whose output has some; "" if nowhere."""
+    """Where numbers that are not finite come from: the batch, a parameter, or the first layer whose
+    output has some; "" if nowhere."""
     if not finite(x):
         return "the pictures of this batch hold values that are not finite"
     for name, p in model.named_parameters():
@@ -30,7 +31,8 @@ def first_not_finite(model: nn.Module, x: Array) -> str:
 
 
 def finite(array: Array) -> bool:
-    """Are all numbers finite? (The sum is, unless one is not, or all together overflow: only then are they looked at one by one.)"""
+    """Are all numbers finite? (The sum is, unless one is not, or all together overflow: only then
+    are they looked at one by one.)"""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
@@ -41,8 +43,8 @@ def readings(
     """Rows of health.csv.
 
     For each parameter, mean |w|, mean |dw| of the step just made, and their ratio, which Krizhevsky
-    kept near 1/1000 to 1/500; for each ReLU, the share of its maps (or units) that are 0 everywhere,
-    for every picture of the batch.
+    kept near 1/1000 to 1/500; for each ReLU, the share of its maps (or units) that are 0
+    everywhere, for every picture of the batch.
     """
     rows = []
     for name, p in model.named_parameters():
@@ -87,8 +89,9 @@ class LossWatch:
         ):
             self.said.add("away")
             return (
-                f"step {step}: the loss runs away; it averages {late:.2f} now, where guessing gives {guess:.2f} (ln {self.classes}). The "
-                f"learning rate {rate:g} is the likely cause: go back to a checkpoint and try --lr {rate / 10:g}"
+                f"step {step}: the loss runs away; it averages {late:.2f} now, where guessing gives"
+                f" {guess:.2f} (ln {self.classes}). The learning rate {rate:g} is the likely cause:"
+                f" go back to a checkpoint and try --lr {rate / 10:g}"
             )
         if (
             len(self.recent) == self.window
@@ -97,10 +100,12 @@ class LossWatch:
         ):
             self.said.add("stuck")
             return (
-                f"step {step}: the loss has stayed at {np.mean(self.recent):.3f} for {self.window} steps; guessing gives {guess:.3f} "
-                f"(ln {self.classes}): the network does not learn yet. Likely causes: initial weights so small that nothing reaches the "
-                "last layer (on small sets use --recipe small, docs/small-subsets.md), a rate that is too low or too high "
-                f"(it is {rate:g}), or labels that do not belong to the pictures"
+                f"step {step}: the loss has stayed at {np.mean(self.recent):.3f} for {self.window}"
+                f" steps; guessing gives {guess:.3f} (ln {self.classes}): the network does not"
+                " learn yet. Likely causes: initial weights so small that nothing reaches the last"
+                " layer (on small sets use --recipe small, docs/small-subsets.md), a rate that is"
+                f" too low or too high (it is {rate:g}), or labels that do not belong to the"
+                " pictures"
             )
         return ""
 

@@ -1,4 +1,5 @@
-"""The options of a training: each field is an option of the command line, with its default and help."""
+"""The options of a training: each field is an option of the command line, with its default and
+help."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from minigrad import data
 from minigrad.data.cache import default_cache_folder
 
 DATA_HELP = (
-    "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a tenth "
-    "is then held out); a folder with ImageNet's own tars, or with MNIST's or CIFAR-10's files; or a "
-    "name to download once: " + ", ".join(data.DOWNLOADS)
+    "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a"
+    " tenth is then held out); a folder with ImageNet's own tars, or with MNIST's or CIFAR-10's"
+    " files; or a name to download once: " + ", ".join(data.DOWNLOADS)
 )
 
 
@@ -37,7 +38,8 @@ def option(
 
 @dataclass(frozen=True)
 class Options:
-    """What a training is asked for. None stands for "not given": a set's or a recipe's own value."""
+    """What a training is asked for. None stands for "not given": a set's or a recipe's own
+    value."""
 
     data: str | None = option(None, DATA_HELP, "WHERE", resume="free")
     classes: str | None = option(
@@ -60,8 +62,8 @@ class Options:
     )
     recipe: str = option(
         "auto",
-        "how it is trained: the preset's own way, one for small subsets, or by the number of pictures: "
-        "small below 100,000",
+        "how it is trained: the preset's own way, one for small subsets, or by the number of"
+        " pictures: small below 100,000",
         choices=("auto", "preset", "small"),
     )
     epochs: int | None = option(None, "default: the recipe's", "N", resume="free")

@@ -49,7 +49,8 @@ FILES = {
 
 
 class RunError(RuntimeError):
-    """A run folder cannot be used, or training cannot go on; the message says why, and what to do."""
+    """A run folder cannot be used, or training cannot go on; the message says why, and what to
+    do."""
 
 
 class RunFolder:
@@ -113,13 +114,14 @@ class RunFolder:
         except BlockingIOError as error:
             self.close()
             raise RunError(
-                f"another process is at work on the run {self.path}: wait for it, or choose another "
-                "--output"
+                f"another process is at work on the run {self.path}: wait for it, or choose another"
+                " --output"
             ) from error
         except OSError as error:
             self.close()
             raise RunError(
-                f"cannot write into the run folder {self.path} ({error}); choose another with --output"
+                f"cannot write into the run folder {self.path} ({error}); choose another with"
+                " --output"
             ) from error
         return self
 
@@ -203,8 +205,8 @@ class RunFolder:
         self.write("skipped.csv", ("picture", "reason"), sorted((known | dict(skipped)).items()))
 
     def attempt(self, action: Callable[[], None], step: int) -> bool:
-        """Do something that writes; a failure is reported once, and the run goes on. Returns whether
-        it succeeded."""
+        """Do something that writes; a failure is reported once, and the run goes on. Returns
+        whether it succeeded."""
         try:
             action()
         except (OSError, checkpoint.CheckpointError) as error:
@@ -231,7 +233,8 @@ class RunFolder:
     def newest(
         self, prefix: str | tuple[str, ...] = ""
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """checkpoint.load of the newest checkpoint; if it is damaged, the message names the others."""
+        """checkpoint.load of the newest checkpoint; if it is damaged, the message names the
+        others."""
         try:
             return checkpoint.load(self.path / CHECKPOINT, prefix)
         except checkpoint.CheckpointError as error:
@@ -253,7 +256,8 @@ def listed(names: list[str]) -> str:
 
 
 def tensorboard(folder: Path) -> Any:
-    """A writer of TensorBoard's event files into the folder, if tensorboardX is installed; else None."""
+    """A writer of TensorBoard's event files into the folder, if tensorboardX is installed; else
+    None."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

@@ -73,8 +73,8 @@ def train(
 ) -> tuple[Trainer, Evaluation]:
     """Train as the options say that are given, by name, and leave a run folder.
 
-    Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError, OSError
-    with a sentence, Stopped if a signal came.
+    Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError,
+    OSError with a sentence, Stopped if a signal came.
     """
     began = time.perf_counter()
     before: Settings | None = None
@@ -174,8 +174,8 @@ def train(
         for line in skipped_lines(training.skipped | validation.skipped, run.path):
             report(line)
         report(
-            f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%}, top-5 "
-            f"{result.top(5):.1%}"
+            f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%},"
+            f" top-5 {result.top(5):.1%}"
         )
         try:
             files = draw_run(run, model, pictures[1], result, settings.names, options.seed)
@@ -206,9 +206,9 @@ def settled(
     if before:
         if (train.classes, len(train)) != (before.classes, before.pictures):
             raise data.DataError(
-                f"{train.root} has {len(train)} pictures in {len(train.classes)} classes, but the run "
-                f"{options.resume} was started on {before.pictures} in {len(before.classes)}, or the "
-                "classes have other names: it can only go on with the same"
+                f"{train.root} has {len(train)} pictures in {len(train.classes)} classes, but the"
+                f" run {options.resume} was started on {before.pictures} in {len(before.classes)},"
+                " or the classes have other names: it can only go on with the same"
             )
         return replace(before, options=options, network=chosen(before.network, options))
     if options.preset not in presets:
@@ -258,18 +258,22 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
     weights = [x for x in settings.network.layers.values() if isinstance(x, (Conv, Dense))]
     lines = [
         settings.network.source,
-        f"{len(train):,} pictures for training, {len(val):,} for validation (from {val.root}), "
-        f"{len(names)} classes: {', '.join(names[:10])}{more}",
-        f"recipe '{settings.recipe}': {recipe.epochs} epochs, batch {recipe.batch_size}, lr "
-        f"{recipe.lr:g} divided by 10 {drops}, momentum {recipe.momentum:g}, decay "
-        f"{recipe.weight_decay:g}, {'He' if weights[0].std is None else 'Gaussian'} initial weights"
-        f"{' fitted to the data' * recipe.standardize}, pictures "
-        f"{'scaled to unit variance' if p.unit_std else 'on the 0..255 scale'}",
+        (
+            f"{len(train):,} pictures for training, {len(val):,} for validation (from {val.root}), "
+            f"{len(names)} classes: {', '.join(names[:10])}{more}"
+        ),
+        (
+            f"recipe '{settings.recipe}': {recipe.epochs} epochs, batch {recipe.batch_size}, lr"
+            f" {recipe.lr:g} divided by 10 {drops}, momentum {recipe.momentum:g}, decay"
+            f" {recipe.weight_decay:g}, {'He' if weights[0].std is None else 'Gaussian'} initial"
+            f" weights{' fitted to the data' * recipe.standardize}, pictures"
+            f" {'scaled to unit variance' if p.unit_std else 'on the 0..255 scale'}"
+        ),
     ]
     if settings.recipe == "small":
         lines.append(
-            "(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes) for "
-            "longer than such a run)"
+            "(for small subsets: the preset's own recipe, --recipe preset, can sit at ln(classes)"
+            " for longer than such a run)"
         )
     return lines
 
@@ -343,9 +347,9 @@ def held_out_by(run: str, settings: Settings) -> data.ImageSet:
     sets = data.open_sets(o.data, o.classes, o.images_per_class, o.holdout, o.seed, cache)
     if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
         raise data.DataError(
-            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training pictures "
-            f"in {len(sets[0].classes)} classes, and had {settings.pictures} in "
-            f"{len(settings.classes)}; name what to evaluate on with --data"
+            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training"
+            f" pictures in {len(sets[0].classes)} classes, and had {settings.pictures} in"
+            f" {len(settings.classes)}; name what to evaluate on with --data"
         )
     return sets[1]
 

@@ -1,4 +1,5 @@
-"""The training loop: learn a batch, run an epoch, fit, stop on signals. What it writes is in run_folder.py."""
+"""The training loop: learn a batch, run an epoch, fit, stop on signals. What it writes is in
+run_folder.py."""
 
 from __future__ import annotations
 
@@ -125,7 +126,8 @@ class Trainer:
             )
             advice = "" if "pictures" in cause else f"; try a lower rate than {rate:g} (--lr)"
             raise RunError(
-                f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are untouched"
+                f"the loss became {value} at step {self.step + 1}: {cause}{advice}. Checkpoints are"
+                " untouched"
             )
         reading = self.health_every and (self.step + 1) % self.health_every == 0
         before = (
@@ -139,7 +141,8 @@ class Trainer:
         return value, top_k(logits.numpy(), t, 1)
 
     def seconds_ahead(self, epochs: int) -> float:
-        """How long the rest of a run of `epochs` will take: two steps are tried, the second timed, and nothing is changed by it."""
+        """How long the rest of a run of `epochs` will take: two steps are tried, the second timed,
+        and nothing is changed by it."""
         batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
         if batches <= 0:
             return 0.0
@@ -164,13 +167,14 @@ class Trainer:
         return 1.1 * elapsed * batches + 0.4 * elapsed * passes  # forward alone takes 0.4 of a step
 
     def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and SIGTERM
-        save and raise Stopped."""
+        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and
+        SIGTERM save and raise Stopped."""
         self.run.claim()
         try:
             with self.stopping_on_signals():
                 if not (self.run.path / CHECKPOINT).exists():
-                    self.save()  # a run that ends early can be resumed, and a full disk is known now
+                    # a run that ends early can be resumed, and a full disk is known now
+                    self.save()
                 self.run.start(self.settings, self.step)
                 self.board = tensorboard(self.run.path)
                 while self.epoch < epochs:
@@ -185,14 +189,17 @@ class Trainer:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the step in hand be finished, so that a checkpoint never holds half
-        of one; a second one ends the process."""
+        """Ctrl-C and SIGTERM let the step in hand be finished, so that a checkpoint never holds
+        half of one; a second one ends the process."""
 
         def stop(number: int, frame: object) -> None:
             self.stopping = True
             for again in before:
                 signal.signal(again, signal.SIG_DFL)
-            line = "stopping after the step in hand; a second signal ends at once, without a checkpoint"
+            line = (
+                "stopping after the step in hand; a second signal ends at once, without a"
+                " checkpoint"
+            )
             with suppress(OSError):  # print is not for signal handlers
                 os.write(2, f"\n{line}\n".encode())
 
@@ -302,8 +309,8 @@ class Trainer:
         self.run.attempt(lambda: self.run.link_epoch(self.epoch, best, self.keep), self.step)
 
     def stop_if_asked(self) -> None:
-        """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or between
-        two of its steps."""
+        """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or
+        between two of its steps."""
         if self.stopping:
             self.save()
             raise Stopped(
@@ -321,9 +328,9 @@ class Trainer:
             if not health.finite(p.data):
                 rate = self.optimizer.lr * self.optimizer.factor
                 raise RunError(
-                    f"after step {self.step} the parameter {name} holds values that are not finite: "
-                    "nothing is saved, the checkpoint before is untouched; try a lower rate than "
-                    f"{rate:g} (--lr)"
+                    f"after step {self.step} the parameter {name} holds values that are not finite:"
+                    " nothing is saved, the checkpoint before is untouched; try a lower rate than"
+                    f" {rate:g} (--lr)"
                 )
         tensors = {f"model.{name}": backend.to_numpy(p.data) for name, p in parameters.items()}
         velocity = self.optimizer.velocity
@@ -382,11 +389,11 @@ def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
     train1, val1, val5 = (f"{float(row[k]):6.1%}" for k in ("train_top1", "val_top1", "val_top5"))
     train_loss, val_loss = (f"{float(row[k]):.3f}" for k in ("train_loss", "val_loss"))
     return (
-        f"epoch {row['epoch']:3}/{epochs}  lr {float(row['lr']):<8.3g} train loss {train_loss}, top-1 "
-        f"{train1}   held out: loss {val_loss}, top-1 {val1}, top-5 {val5}   "
-        f"{row['images_per_second']} images/s (reading alone "
-        f"{float(row['reading_images_per_second']):.0f}; waited for {float(row['waiting']):.1%} of the "
-        f"time), {duration(left)} left"
+        f"epoch {row['epoch']:3}/{epochs}  lr {float(row['lr']):<8.3g} train loss {train_loss},"
+        f" top-1 {train1}   held out: loss {val_loss}, top-1 {val1}, top-5 {val5}  "
+        f" {row['images_per_second']} images/s (reading alone"
+        f" {float(row['reading_images_per_second']):.0f}; waited for {float(row['waiting']):.1%} of"
+        f" the time), {duration(left)} left"
     )
 
 
