@@ -209,6 +209,7 @@ def evaluate_runs(
             batch_size,
             False,
             workers=workers,
+            most_skipped=1.0,
             ten_views=views == "ten",
             worker_timeout=worker_timeout,
         )

@@ -47,21 +47,17 @@ class Tensor:
     """An array with a memory of how it was made.
 
     Args:
-        data: a NumPy or CuPy array, a number or a nested list of numbers. An array is kept, not
-            copied.
-        requires_grad: whether backward() should leave dL/dself in `.grad`. Floating-point data
-            only.
+        data: a NumPy or CuPy array (not copied), a number or a nested list of numbers.
+        requires_grad: whether backward() leaves dL/dself in `.grad`. Floating-point data only.
         name: shown by repr and in error messages.
 
-    Attributes: data and grad are plain arrays; grad is None until a backward pass reaches this
-    tensor.
+    Attributes: data and grad are plain arrays; grad is None until a backward pass gets here.
     """
 
     __slots__ = ("__weakref__", "creator", "data", "grad", "name", "requires_grad")
     __array_ufunc__ = None  # array + tensor: NumPy steps aside and Tensor.__radd__ answers
 
-    # The operators are Functions, a floor above: functions/basic.py and functions/shape.py fill
-    # this table.
+    # The operators are Functions, a floor above: functions/basic.py and shape.py fill this table.
     operators: dict[str, Callable[..., Tensor]] = {}  # noqa: RUF012
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
@@ -113,8 +109,7 @@ class Tensor:
         return backend.to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """np.asarray(tensor): the data, where neither a gradient nor a copy from a GPU would go
-        unnoticed."""
+        """np.asarray(tensor): the data, if no gradient is lost and nothing copied from a GPU."""
         if self.requires_grad:
             raise RuntimeError(
                 "NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy()"
@@ -138,8 +133,25 @@ class Tensor:
         gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It
         may be left out for a tensor of one element, and is then 1.
         """
-        root = self.creator or (self if self.requires_grad else None)
-        if root is None:
+        gy = self.checked_gradient(gy)
+        if self.creator is None:
+            with backend.on_device(self.device):
+                self.accumulate(gy, fresh=False)
+            return
+        grads: dict[Function, Array] = {self.creator: gy}
+        for node in topological_order(self.creator):
+            gy = grads.pop(node)
+            for parent, gx in zip(node.parents, node.gradients(gy)):
+                with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
+                    if isinstance(parent, Tensor):
+                        fresh = gx is not gy and gx.base is None  # type: ignore[union-attr]
+                        parent.accumulate(gx, fresh)
+                    elif parent is not None:
+                        grads[parent] = grads[parent] + gx if parent in grads else gx
+
+    def checked_gradient(self, gy: Array | None) -> Array:
+        """gy, or 1 where it may be left out; raises where backward cannot start from it."""
+        if self.creator is None and not self.requires_grad:
             raise RuntimeError(
                 "backward: nothing here requires a gradient (made under no_grad, or from inputs"
                 " that need none)"
@@ -157,24 +169,10 @@ class Tensor:
         given, own = (f"{a.dtype} {a.shape} on {backend.device_of(a)}" for a in (gy, self.data))
         if given != own:
             raise ValueError(f"gy is {given}, but the tensor is {own}: they must agree")
-        if isinstance(root, Tensor):
-            with backend.on_device(self.device):
-                root.accumulate(gy, fresh=False)
-            return
-        grads: dict[Function, Array] = {root: gy}
-        for node in topological_order(root):
-            gy = grads.pop(node)
-            for parent, gx in zip(node.parents, node.gradients(gy)):
-                with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
-                    if isinstance(parent, Tensor):
-                        fresh = gx is not gy and gx.base is None  # type: ignore[union-attr]
-                        parent.accumulate(gx, fresh)
-                    elif parent is not None:
-                        grads[parent] = grads[parent] + gx if parent in grads else gx
+        return gy
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
-        """Add to .grad. An array that somebody else may hold (not fresh) is copied before it is
-        kept."""
+        """Add to .grad. An array that somebody else may hold (not fresh) is copied first."""
         if gradient.shape != self.shape:
             raise RuntimeError(
                 f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape"

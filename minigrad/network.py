@@ -296,5 +296,10 @@ def check_network(preset: Preset, classes: int = 3, seed: int = 0) -> float:
 
     p = model.preset.preprocessing
     x = random.Stream(seed, "check_network").normal((2, p.size, p.size, p.channels))
-    values = [getattr(layer, key).data for layer, key in places]
-    return check_grads(loss, x, np.arange(2) % classes, *values, rtol=1e-5, seed=seed)
+    own = [getattr(layer, key) for layer, key in places]
+    values = [p.data for p in own]
+    try:
+        return check_grads(loss, x, np.arange(2) % classes, *values, rtol=1e-5, seed=seed)
+    finally:
+        for (layer, key), p in zip(places, own):
+            setattr(layer, key, p)

@@ -323,7 +323,7 @@ def test_broken_pictures_are_skipped_and_named(tree, tmp_path, cached):
     bad = broken_files(tree / "a_class")
     images = data.open_folder(tree)
     pictures = data.open_pictures(images, tmp_path / "cache" if cached else None, say=quiet)
-    loader = data.Loader(pictures, plain(), 5, training=False, workers=1)
+    loader = data.Loader(pictures, plain(), 5, training=False, workers=1, most_skipped=1.0)
     seen = np.concatenate([i for _, _, i in loader.batches()])
     assert set(loader.skipped) == {str(p) for p in bad}
     assert all(path in reason for path, reason in loader.skipped.items())

@@ -14,6 +14,8 @@ from minigrad.data.preparation import Preparation
 from minigrad.data.sources import DataError
 from minigrad.data.workers import POSSIBLE, TIMEOUT, Batch, Workers, read_batch
 
+MOST_SKIPPED = 0.1  # share of a set's pictures that may be unreadable
+
 
 class Loader:
     """Batches of prepared pictures.
@@ -45,7 +47,7 @@ class Loader:
         training: bool,
         seed: int = 0,
         workers: int = 2,
-        most_skipped: float = 1.0,
+        most_skipped: float = MOST_SKIPPED,
         ten_views: bool = False,
         say: Callable[[str], None] = print,
         worker_timeout: float = TIMEOUT,

@@ -10,6 +10,7 @@ from typing import Any
 
 from minigrad import data
 from minigrad.data.cache import default_cache_folder
+from minigrad.data.loader import MOST_SKIPPED
 
 DATA_HELP = (
     "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a"
@@ -80,7 +81,7 @@ class Options:
         resume="free",
     )
     most_skipped: float = option(
-        0.1, "of unreadable pictures that is tolerated", "SHARE", resume="free"
+        MOST_SKIPPED, "of unreadable pictures that is tolerated", "SHARE", resume="free"
     )
     keep: int = option(
         2,

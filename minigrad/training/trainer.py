@@ -220,7 +220,7 @@ class Trainer:
         self.noted = self.epoch
         loader = self.train
         began = time.perf_counter()
-        waited, images, reading = loader.waiting, loader.images, loader.reading
+        before = loader.waiting, loader.images, loader.reading
         bar = tqdm(
             loader.batches(self.epoch, self.batch),
             f"epoch {self.epoch + 1}/{epochs}",
@@ -237,7 +237,8 @@ class Trainer:
             n, _, top1 = self.epoch_sums
             bar.set_postfix(loss=f"{loss:.3f}", top1=f"{top1 / max(n, 1):.0%}")
         seconds = time.perf_counter() - began
-        images, reading = loader.images - images, loader.reading - reading
+        after = loader.waiting, loader.images, loader.reading
+        waited, images, reading = (b - a for a, b in zip(before, after))  # in this epoch
         self.result = evaluate(self.model, self.val, self.device)
         self.seconds += time.perf_counter() - began
         self.last_error = 1 - self.result.top(1)
@@ -259,7 +260,7 @@ class Trainer:
             "reading_images_per_second": (
                 f"{images / reading * max(loader.workers, 1) if reading else math.nan:.1f}"
             ),
-            "waiting": f"{(loader.waiting - waited) / seconds:.4f}",
+            "waiting": f"{waited / seconds:.4f}",
         }
         self.report(sentence(row, epochs, self.seconds / self.epoch * (epochs - self.epoch)))
         self.append("metrics.csv", [row])
