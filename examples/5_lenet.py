@@ -30,9 +30,14 @@ def read(images: data.ImageSet) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([pictures.read(i) for i in range(len(images))]), images.labels
 
 
-if "--data" in sys.argv:
-    sets = data.open_sets(sys.argv[sys.argv.index("--data") + 1])
+if sys.argv[1:2] == ["--data"] and len(sys.argv) == 3:
+    try:
+        sets = data.open_sets(sys.argv[2])
+    except data.DataError as error:
+        sys.exit(f"error: {error}")
     (pixels, labels), (test_pixels, test_labels) = map(read, sets)
+elif sys.argv[1:]:
+    sys.exit(__doc__)
 else:
     print("no --data given: drawing digits from matplotlib's fonts")
     (pixels, labels), (test_pixels, test_labels) = (

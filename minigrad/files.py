@@ -22,7 +22,7 @@ ABANDONED = (
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name to write a file or folder to; when the block ends without an error, it takes the place
-    of `path` in one step.
+    of `path`: a file in one step, a folder in two, the old one being set aside first.
 
     Whatever the block, or a library that it calls, leaves beside that name goes with it; after a
     kill `sweep` removes it.
@@ -31,9 +31,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         unfinished = own / path.name
         yield unfinished
-        if unfinished.is_dir():
-            shutil.rmtree(path, ignore_errors=True)  # a folder is renamed onto no other
-        else:
+        if unfinished.is_dir() and path.exists():
+            os.replace(path, own / "before")  # a folder is renamed onto no other
+        elif unfinished.is_file():
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -43,6 +43,9 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
     An array that two layers keep, such as a ReLU's output that the next convolution reads, counts
     once. Raises ValueError where a window does not fit into its input.
     """
+    classes = preset.classes if classes is None else classes
+    if classes < 1:
+        raise ValueError(f"classes must be a whole number >= 1, not {classes!r}")
     p = preset.preprocessing
     shape: tuple[int, ...] = (p.size, p.size, p.channels)
     field, jump, held = 1, 1, False  # held: the input of the next layer is kept already
@@ -55,6 +58,14 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
             if len(inputs) != 3:
                 raise ValueError(f"{stage}: a window needs (H, W, C), and what comes is {inputs}")
             padding = layer.padding if isinstance(layer, Conv) else 0
+            groups = layer.groups if isinstance(layer, Conv) else 1
+            if min(layer.size, layer.stride, groups) < 1 or padding < 0:
+                raise ValueError(f"{stage}: sizes of {layer} must be at least 1, a padding 0")
+            if inputs[2] % groups or (isinstance(layer, Conv) and layer.filters % groups):
+                raise ValueError(
+                    f"{stage}: groups={groups} must divide its {inputs[2]} input channels and its "
+                    "filters"
+                )
             window = layer.size, layer.stride, padding, layer.ceil
             H, W = (output_size(side, *window) for side in inputs[:2])
             if min(H, W) < 1:
@@ -77,7 +88,7 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
             if len(inputs) == 3:  # every unit sees the whole picture
                 field = max(field + (side - 1) * jump for side in inputs[:2])
                 jump = 0
-            shape = (layer.units or classes or preset.classes,)
+            shape = (layer.units or classes,)
             parameters, adds = (math.prod(inputs) + 1) * shape[0], math.prod(inputs) * shape[0]
         own += 0 if held or not keeps_input else 4 * math.prod(inputs)
         own += 4 * math.prod(shape) if keeps_output else 0

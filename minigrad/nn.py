@@ -123,8 +123,16 @@ class Module:
 
     def streams(self) -> dict[str, random.Stream]:
         """The random streams in use, by dotted name."""
-        found = {name: getattr(module, "rng", None) for name, module in self.modules()}
-        return {name: rng for name, rng in found.items() if isinstance(rng, random.Stream)}
+        found: dict[str, random.Stream] = {}
+        for name, module in self.modules():
+            rng = getattr(module, "rng", None)
+            if isinstance(rng, random.Stream):
+                if name in found:
+                    raise ValueError(
+                        f"two layers are called {name!r}: rename an attribute or a key"
+                    )
+                found[name] = rng
+        return found
 
     def train(self, mode: bool = True) -> Module:
         """Training mode (dropout drops). Returns self."""
@@ -164,14 +172,20 @@ class Module:
             p.data = backend.to_device(np.array(backend.to_numpy(state[name]), order="C"), p.device)
 
 
-def held(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
+def held(
+    name: str, value: Any, within: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Module | Parameter]]:
     """(dotted name, module or parameter) of an attribute: itself, or what lists, tuples and dicts
-    in it hold, however deep."""
+    in it hold, however deep; a container that holds itself is entered once."""
     if isinstance(value, (Module, Parameter)):
         yield name, value
-    elif isinstance(value, (list, tuple, dict)):
+    elif isinstance(value, (list, tuple, dict)) and id(value) not in within:
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from held(joined(name, str(key)), item)
+            yield from held(joined(name, str(key)), item, (*within, id(value)))
+    elif isinstance(value, (set, frozenset)) and any(
+        isinstance(item, (Module, Parameter)) for item in value
+    ):
+        raise TypeError(f"{name}: a set has no order to name its layers by; use a list")
 
 
 def joined(prefix: str, name: str) -> str:
@@ -353,7 +367,7 @@ class Sequential(Module):
     """Layers one after the other: `Sequential(Linear(2, 8), ReLU())`, or with names,
     `Sequential(fc1=Linear(2, 8), relu1=ReLU())`."""
 
-    def __init__(self, *layers: Module, **named: Module) -> None:
+    def __init__(self, /, *layers: Module, **named: Module) -> None:
         self.layers: dict[str, Module] = {str(i): layer for i, layer in enumerate(layers)} | named
 
     def __getitem__(self, name: str | int) -> Module:
@@ -371,7 +385,7 @@ class Sequential(Module):
         while pending:
             name, layer = pending.popleft()
             try:
-                if isinstance(layer, Sequential):
+                if type(layer).forward is Sequential.forward:  # a subclass may do more
                     y = x
                     for inner, module, y in layer.walk(x, fuse):
                         yield f"{name}.{inner}", module, y

@@ -277,6 +277,28 @@ def test_a_window_that_does_not_fit_is_named():
         ledger(replace(PAPER, layers={**PAPER.layers, "conv9": Conv(3, 1)}))
 
 
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        ("pool1: sizes of .* must be at least 1", lambda: ledger(PAPER.changed(pool1=Pool(2, 0)))),
+        (
+            "conv2: groups=5 must divide its 96 input channels",
+            lambda: ledger(PAPER.changed(conv2=Conv(256, 5, padding=2, groups=5))),
+        ),
+        ("classes must be a whole number >= 1, not 0", lambda: ledger(PAPER, 0)),
+        (
+            "a crop of 300 does not fit into pictures of 256",
+            lambda: PAPER.with_preprocessing(size=300),
+        ),
+        ("3 channels, or 1 in grey, not 2", lambda: PAPER.with_preprocessing(channels=2)),
+        ("mean must be 'pixel' or 'channel'", lambda: PAPER.with_preprocessing(mean="pixels")),
+    ],
+)
+def test_presets_that_cannot_be_built_are_named(words, action):
+    with pytest.raises(ValueError, match=words):
+        action()
+
+
 def test_presets_change_by_name():
     changed = PAPER.changed(norm1=None, pool1=Pool(2, stride=2))
     assert diff(PAPER, changed) == [

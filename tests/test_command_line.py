@@ -351,7 +351,7 @@ def test_a_second_signal_ends_at_once(place, number):
             ["train", "--data", "set", "--preset", "tiny", "--epochs", "0", "--output", "z"],
         ),
         (
-            "batch size must be at least 1",
+            "--batch-size must be at least 1",
             ["train", "--data", "set", "--preset", "tiny", "--batch-size", "0", "--output", "z"],
         ),
     ],

@@ -600,6 +600,9 @@ def test_pictures_of_their_own_size(tmp_path, draw, shape):
     for a, b in zip(*batches, strict=True):
         np.testing.assert_array_equal(a, b)
     assert cached.cache.stat().st_size == len(train) * np.prod(shape)
+    said = []
+    data.open_pictures(train, tmp_path / "cache", 1, said.append, shape=shape)
+    assert "decoded before" in said[0]
 
 
 def test_no_mirrored_pictures_where_none_are_wanted(tmp_path):

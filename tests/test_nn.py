@@ -209,6 +209,32 @@ def test_layers_in_lists_and_dicts_are_found():
     assert (model.scales[0].data == 2).all()
 
 
+def test_what_cannot_be_named():
+    model = nn.Module()
+    model.layers, model.drop = {"drop": nn.Dropout()}, nn.Dropout()
+    with pytest.raises(ValueError, match="two layers are called 'drop'"):
+        model.streams()
+    model = nn.Module()
+    model.layers = {nn.Linear(2, 2)}
+    with pytest.raises(TypeError, match="layers: a set has no order"):
+        model.parameters()
+    model = nn.Module()
+    model.chain = [nn.Linear(2, 2)]
+    model.chain.append(model.chain)
+    assert [name for name, _ in model.named_parameters()] == ["chain.0.w", "chain.0.b"]
+
+
+def test_a_sequential_with_a_forward_of_its_own_is_one_layer():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + x
+
+    inner = Residual(nn.Linear(2, 2))
+    model, x = nn.Sequential(inner, nn.ReLU()), np.ones((1, 2), np.float32)
+    assert [name for name, _, _ in model.walk(x)] == ["0", "1"]
+    np.testing.assert_array_equal(model(x).data, F.relu(inner(x)).data)
+
+
 def test_two_parameters_of_one_name_are_refused():
     model = nn.Module()
     model.layers, model.fc = {"fc": nn.Linear(2, 2)}, nn.Linear(2, 2)

@@ -144,9 +144,8 @@ def existing(images: ImageSet, path: Path, shape: Shape) -> Pictures | None:
     """The cache at `path`, if it is whole and holds what was written."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
-        pictures = Pictures(
-            images, path, {int(i): str(reason) for i, reason in record["broken"].items()}
-        )
+        broken = {int(i): str(reason) for i, reason in record["broken"].items()}
+        pictures = Pictures(images, path, broken, shape)
         if (
             path.stat().st_size == len(images) * math.prod(shape)
             and checksum(pictures.decoded) == record["checksum"]

@@ -110,13 +110,22 @@ class Preprocessing:
     size: int  # side of the crop that the network sees
     picture: int = PHOTOGRAPH[0]  # side to which pictures are scaled before they are cropped
     channels: int = PHOTOGRAPH[2]  # 3: red, green, blue; 1: grey
-    mean: str = (
-        "pixel"  # what is subtracted. "pixel": the mean image; "channel": a number for each channel
-    )
+    mean: str = "pixel"  # subtracted: the mean image; "channel": a number for each channel
     colour_noise: float = 0.0  # the paper's PCA noise, 0.1 there; 0: none
     shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
     unit_std: bool = False  # divide by the standard deviation of the training pixels
     mirror: bool = True  # mirror every second training picture
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.picture:
+            raise ValueError(
+                f"a crop of {self.size} does not fit into pictures of {self.picture}: size must be "
+                "from 1 to picture"
+            )
+        if self.channels not in (1, PHOTOGRAPH[2]):
+            raise ValueError(f"pictures have 3 channels, or 1 in grey, not {self.channels}")
+        if self.mean not in ("pixel", "channel"):
+            raise ValueError(f"mean must be 'pixel' or 'channel', not {self.mean!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

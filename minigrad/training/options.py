@@ -3,6 +3,7 @@ help."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -25,6 +26,8 @@ def option(
     metavar: str | None = None,
     choices: tuple[str, ...] | None = None,
     resume: str = "fixed",
+    least: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A field of Options.
 
@@ -32,8 +35,10 @@ def option(
         help, metavar, choices: as argparse has them; the default is added to the help.
         resume: "free" if the option may be given anew when a run is resumed, "fixed" if not,
             "never" if a run does not hand it on.
+        least, above: the smallest number that is allowed; the number that it must be above.
     """
-    about = {"help": help, "metavar": metavar, "choices": choices, "resume": resume}
+    about: dict[str, Any] = {"help": help, "metavar": metavar, "choices": choices, "resume": resume}
+    about |= {"least": least, "above": above}
     return field(default=default, metadata=about)
 
 
@@ -67,27 +72,31 @@ class Options:
         " pictures: small below 100,000",
         choices=("auto", "preset", "small"),
     )
-    epochs: int | None = option(None, "default: the recipe's", "N", resume="free")
-    batch_size: int | None = option(None, "default: the recipe's", "N")
+    epochs: int | None = option(None, "default: the recipe's", "N", resume="free", least=1)
+    batch_size: int | None = option(None, "default: the recipe's", "N", least=1)
     lr: float | None = option(
-        None, "initial learning rate; default: the recipe's", "RATE", resume="free"
+        None, "initial learning rate; default: the recipe's", "RATE", resume="free", least=0
     )
     device: str = option("cpu", "cpu, gpu or gpu:N", resume="free")
-    workers: int = option(2, "processes that read pictures; changes no result", "N", resume="free")
+    workers: int = option(
+        2, "processes that read pictures; changes no result", "N", resume="free", least=0
+    )
     worker_timeout: float = option(
         30.0,
         "after which a reading process that stands still is replaced",
         "SECONDS",
         resume="free",
+        above=0,
     )
     most_skipped: float = option(
-        MOST_SKIPPED, "of unreadable pictures that is tolerated", "SHARE", resume="free"
+        MOST_SKIPPED, "of unreadable pictures that is tolerated", "SHARE", resume="free", least=0
     )
     keep: int = option(
         2,
         "checkpoints of the last K epochs stay, beside the newest and the best",
         "K",
         resume="free",
+        least=0,
     )
     seed: int = option(0, "of everything random", "SEED")
     cache: str | None = option(
@@ -100,7 +109,7 @@ class Options:
         None, "run folder (default runs/TIME-PRESET)", "DIR", resume="never"
     )
     save_every: float = option(
-        120.0, "between checkpoints within an epoch", "SECONDS", resume="free"
+        120.0, "between checkpoints within an epoch", "SECONDS", resume="free", least=0
     )
     resume: str | None = option(None, "go on with the run in this folder", "RUN", resume="never")
     config: str | None = option(
@@ -112,6 +121,25 @@ class Options:
     finetune: str | None = option(
         None, "begin with the weights of a run or checkpoint, as far as they fit", "RUN"
     )
+
+    def __post_init__(self) -> None:
+        """ValueError for a value of another type, or out of its limits."""
+        for f in fields(self):
+            value, about, flag = getattr(self, f.name), f.metadata, flag_of(f.name)
+            kind, *optional = str(f.type).split(" | ")
+            if value is None and optional:
+                continue
+            allowed = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
+            if isinstance(value, bool) or not isinstance(value, allowed):
+                raise ValueError(f"{flag} must be of type {kind}, not {value!r}")
+            if about["choices"] and value not in about["choices"]:
+                raise ValueError(f"{flag} must be one of {', '.join(about['choices'])}: {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{flag} must be a number, not {value}")
+            if about["least"] is not None and value < about["least"]:
+                raise ValueError(f"{flag} must be at least {about['least']}, not {value}")
+            if about["above"] is not None and value <= about["above"]:
+                raise ValueError(f"{flag} must be above {about['above']}, not {value}")
 
     def to_json(self) -> dict[str, Any]:
         """What a run folder keeps: paths in full, so that the run can be resumed from anywhere."""
@@ -125,17 +153,22 @@ class Options:
     def resumed(self, given: Mapping[str, Any], report: Callable[[str], None] = print) -> Options:
         """The options of a run that is resumed: its own, and what may be given anew. ValueError for
         what may not."""
-        run = given["resume"]
+        run, lines = given["resume"], []
+        if given.get("config"):
+            raise ValueError("--resume goes on with a run, --config repeats one: give one of them")
         for f in fields(self):
             before, now = getattr(self, f.name), absolute(f.name, given.get(f.name))
             if f.name not in given or f.metadata["resume"] == "never" or now == before:
                 continue
-            flag = f"--{f.name.replace('_', '-')} {given[f.name]}"
+            flag = f"{flag_of(f.name)} {given[f.name]}"
             if f.metadata["resume"] == "fixed":
+                own = "its recipe's own" if before is None else before
                 raise ValueError(
-                    f"{flag}: the run {run} was started with {before}, which cannot change"
+                    f"{flag}: the run {run} was started with {own}, which cannot change"
                 )
-            report(f"{flag}, in place of {before} so far")
+            lines.append(f"{flag}, in place of {before} so far")
+        for line in lines:
+            report(line)
         free = {f.name for f in fields(self) if f.metadata["resume"] == "free"}
         anew = {name: value for name, value in given.items() if name in free}
         return replace(self, **anew, resume=run, output=run, config=None)
@@ -145,7 +178,13 @@ class Options:
         return replace(self, **{"resume": None, "output": None, "config": None, **given})
 
 
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def absolute(name: str, value: Any) -> Any:
     """A path in full; other values as they are."""
     paths = ("data", "classes", "cache", "finetune")
+    if value == "off" or (name == "classes" and value and value.isdigit()):
+        return value  # a word, even where a file has its name
     return os.path.abspath(value) if name in paths and value and os.path.exists(value) else value

@@ -67,6 +67,17 @@ class Settings:
             int(written["pictures"]),
         )
 
+    @classmethod
+    def of(cls, description: Mapping[str, Any], run: str) -> Settings:
+        """The settings in a checkpoint's description; CheckpointError if it has none."""
+        try:
+            return cls.from_json(description["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise checkpoint.CheckpointError(
+                f"{run}: its checkpoint holds no settings of a run ({type(error).__name__}:"
+                f" {error})"
+            ) from error
+
 
 def train(
     given: Mapping[str, Any], presets: Mapping[str, Preset], report: Report = print
@@ -81,7 +92,7 @@ def train(
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):
         tensors, description = RunFolder(given["resume"]).newest("preparation.")
-        before = Settings.from_json(description["settings"])
+        before = Settings.of(description, given["resume"])
         options = before.options.resumed(given, report)
     elif given.get("config"):
         options = configured(Path(given["config"])).repeated(given)
@@ -193,7 +204,7 @@ def configured(path: Path) -> Options:
     try:
         written = json.loads((path / SETTINGS if path.is_dir() else path).read_text())
         return Settings.from_json(written).options
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})"
         ) from error
@@ -256,6 +267,7 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
     if recipe.lr_drops is not None:
         drops = "at epoch " + ", ".join(f"{epoch:g}" for epoch in recipe.lr_drops)
     weights = [x for x in settings.network.layers.values() if isinstance(x, (Conv, Dense))]
+    kind = "He" if weights and weights[0].std is None else "Gaussian"
     lines = [
         settings.network.source,
         (
@@ -265,8 +277,8 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
         (
             f"recipe '{settings.recipe}': {recipe.epochs} epochs, batch {recipe.batch_size}, lr"
             f" {recipe.lr:g} divided by 10 {drops}, momentum {recipe.momentum:g}, decay"
-            f" {recipe.weight_decay:g}, {'He' if weights[0].std is None else 'Gaussian'} initial"
-            f" weights{' fitted to the data' * recipe.standardize}, pictures"
+            f" {recipe.weight_decay:g}, {kind} initial weights"
+            f"{' fitted to the data' * recipe.standardize}, pictures"
             f" {'scaled to unit variance' if p.unit_std else 'on the 0..255 scale'}"
         ),
     ]
@@ -291,8 +303,9 @@ def draw_run(
     files = [
         look.draw_curves(run.rows("steps.csv"), run.rows("metrics.csv"), run.path / "curves.png")
     ]
-    first = next(layer for layer in model.layers.values() if isinstance(layer, nn.Conv2d))
-    files.append(look.draw_filters(first.w.numpy(), run.path / "filters.png"))
+    convs = [layer for layer in model.layers.values() if isinstance(layer, nn.Conv2d)]
+    if convs:
+        files.append(look.draw_filters(convs[0].w.numpy(), run.path / "filters.png"))
     files.append(
         look.draw_predictions(
             [pictures.read(int(result.indices[i])) for i in few],
@@ -330,7 +343,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
     """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
     path = checkpoint_of(run)
     tensors, description = checkpoint.load(path, prefix=("model.", "preparation."))
-    settings = Settings.from_json(description["settings"])
+    settings = Settings.of(description, run)
     backend.use(device)
     model = Network(settings.network, len(settings.classes))
     model.load_state_dict(checkpoint.part(tensors, "model."))
