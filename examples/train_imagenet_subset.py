@@ -83,16 +83,9 @@ def run(given: dict[str, Any]) -> None:
         given = {"epochs": SYNTHETIC_EPOCHS, **given, "data": str(root)}
     trainer, result = session.train(given, alexnet.MODELS)
     options = session.Settings.from_json(trainer.settings).options
-    assert options.data is not None
-    if (Path(options.data) / "synthetic.json").is_file():
+    if (Path(options.data or "") / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
-        sets = data.open_sets(
-            options.data,
-            options.classes,
-            options.images_per_class,
-            options.holdout,
-            options.seed,
-        )
+        sets = session.open_sets(options)
         for name, accuracy in baselines(*sets, options.seed).items():
             print(f"  {name:36} {accuracy:6.1%}")
         name = "this network, trained from scratch"

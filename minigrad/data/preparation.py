@@ -17,7 +17,7 @@ square root (convdata.py), as here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,7 +213,7 @@ class Preparation:
         }
 
     @classmethod
-    def from_arrays(cls, tensors: dict[str, np.ndarray], p: Preprocessing) -> Preparation:
+    def from_arrays(cls, tensors: Mapping[str, np.ndarray], p: Preprocessing) -> Preparation:
         """The inverse of arrays(), with what the model's preprocessing says."""
         mean, scale, colour, shrink = (
             tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")

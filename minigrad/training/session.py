@@ -98,105 +98,138 @@ def train(
         options = configured(Path(given["config"])).repeated(given)
     else:
         options = Options(**given)
-    if not options.data:
-        raise ValueError(
-            "training needs --data, a folder, an archive or a name (or --resume RUN, or --config "
-            "RUN/settings.json)"
-        )
     backend.use(options.device)  # fails early if the device is missing
-    cache = cache_folder(options.cache)
-    sets = data.open_sets(
-        options.data,
-        options.classes,
-        options.images_per_class,
-        options.holdout,
-        options.seed,
-        cache,
-    )
+    sets = open_sets(options)
     settings = settled(options, before, sets[0], presets)
-    preset, p = settings.network, settings.network.preprocessing
-    run = (
-        RunFolder.resume(given["resume"])
-        if before
-        else RunFolder.create(options.output, options.preset)
-    )
+    if before:
+        run = RunFolder.resume(given["resume"])
+    else:
+        run = RunFolder.create(options.output, options.preset)
     try:
         for line in announcement(sets, settings):
             report(line)
-        pictures = [
-            data.open_pictures(
-                s, cache, options.workers, report, what, options.worker_timeout, p.shape
-            )
-            for s, what in zip(sets, ("training pictures", "validation pictures"))
-        ]
-        if before:
-            prep = data.Preparation.from_arrays(tensors, p)
-        else:
-            stats = data.statistics(pictures[0], seed=options.seed)
-            prep = data.Preparation.of(p, stats)
-        training, validation = (
-            data.Loader(
-                some,
-                prep,
-                preset.recipe.batch_size,
-                shuffled,
-                options.seed,
-                options.workers,
-                options.most_skipped,
-                worker_timeout=options.worker_timeout,
-                colour_until=preset.recipe.colour_until,
-            )
-            for some, shuffled in zip(pictures, (True, False))
-        )
-        model = Network(preset, len(settings.classes), options.seed)
-        model.to(options.device)
-        if options.finetune and not before:
-            report(load_weights(model, options.finetune))
-        elif preset.recipe.standardize and not before:
-            few = random.Stream(options.seed, "standardize").permutation(len(sets[0]))[:128]
-            model.standardize(Tensor(training.prepare(few)[0]).to(options.device))
-        optimizer = model.make_optimizer()
-        trainer = Trainer(
-            model,
-            optimizer,
-            schedule(optimizer, preset.recipe.lr_drops),
-            training,
-            validation,
-            run,
-            settings.to_json(),
-            prep.arrays(),
-            options.device,
-            report,
-            options.save_every,
-            options.keep,
-            watch=LossWatch(len(settings.classes)),
-        )
+        training, validation = open_loaders(sets, settings, tensors, report)
+        trainer = make_trainer(settings, training, validation, run, report)
         if before:
             trainer.resume()
             report(
                 f"going on with {run.path} from epoch {trainer.epoch}, step {trainer.step}, lr "
-                f"{optimizer.lr:g}"
+                f"{trainer.optimizer.lr:g}"
             )
-        ahead = duration(trainer.seconds_ahead(preset.recipe.epochs))
+        else:
+            initialise(trainer, settings, report)
+        epochs = settings.network.recipe.epochs
+        ahead = duration(trainer.seconds_ahead(epochs))
         report(f"run folder {run.path}; the training will take about {ahead}")
-        trainer.fit(preset.recipe.epochs)
-
-        result = trainer.result or evaluate(model, validation, options.device)
-        for line in skipped_lines(training.skipped | validation.skipped, run.path):
-            report(line)
-        report(
-            f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%},"
-            f" top-5 {result.top(5):.1%}"
-        )
-        try:
-            files = draw_run(run, model, pictures[1], result, settings.names, options.seed)
-            report(f"pictures: {', '.join(map(str, files))}")
-        except OSError as error:
-            report(f"the pictures could not be written into {run.path} ({error})")
+        trainer.fit(epochs)
+        result = trainer.result or evaluate(trainer.model, validation, options.device)
+        conclude(trainer, result, settings)
         report(f"all of it took {duration(time.perf_counter() - began)}")
         return trainer, result
     finally:
         run.close()
+
+
+def open_sets(options: Options) -> tuple[data.ImageSet, data.ImageSet]:
+    """(training set, validation set) that the options name."""
+    o = options
+    if not o.data:
+        raise ValueError(
+            "training needs --data, a folder, an archive or a name (or --resume RUN, or --config "
+            "RUN/settings.json)"
+        )
+    cache = cache_folder(o.cache)
+    return data.open_sets(o.data, o.classes, o.images_per_class, o.holdout, o.seed, cache)
+
+
+def open_loaders(
+    sets: Sequence[data.ImageSet],
+    settings: Settings,
+    tensors: Mapping[str, np.ndarray],
+    report: Report,
+) -> tuple[data.Loader, data.Loader]:
+    """Loaders of the training and the validation pictures, prepared as `tensors`, of the run that
+    is resumed, say, or where there are none by the training pictures' statistics."""
+    o, p, recipe = settings.options, settings.network.preprocessing, settings.network.recipe
+    cache = cache_folder(o.cache)
+    train, val = (
+        data.open_pictures(some, cache, o.workers, report, what, o.worker_timeout, p.shape)
+        for some, what in zip(sets, ("training pictures", "validation pictures"))
+    )
+    if tensors:
+        prep = data.Preparation.from_arrays(tensors, p)
+    else:
+        prep = data.Preparation.of(p, data.statistics(train, seed=o.seed))
+
+    def loader(pictures: data.Pictures, training: bool) -> data.Loader:
+        return data.Loader(
+            pictures,
+            prep,
+            recipe.batch_size,
+            training,
+            o.seed,
+            o.workers,
+            o.most_skipped,
+            worker_timeout=o.worker_timeout,
+            colour_until=recipe.colour_until,
+        )
+
+    return loader(train, True), loader(val, False)
+
+
+def make_trainer(
+    settings: Settings,
+    training: data.Loader,
+    validation: data.Loader,
+    run: RunFolder,
+    report: Report,
+) -> Trainer:
+    """The network of the settings, with its optimiser and schedule, ready to train."""
+    o, recipe = settings.options, settings.network.recipe
+    model = Network(settings.network, len(settings.classes), o.seed)
+    model.to(o.device)
+    optimizer = model.make_optimizer()
+    return Trainer(
+        model,
+        optimizer,
+        schedule(optimizer, recipe.lr_drops),
+        training,
+        validation,
+        run,
+        settings.to_json(),
+        training.preparation.arrays(),
+        o.device,
+        report,
+        o.save_every,
+        o.keep,
+        watch=LossWatch(len(settings.classes)),
+    )
+
+
+def initialise(trainer: Trainer, settings: Settings, report: Report) -> None:
+    """Weights that are not drawn at random: of another run (--finetune), or fitted to pictures."""
+    o, model = settings.options, trainer.model
+    if o.finetune:
+        report(load_weights(model, o.finetune))
+    elif settings.network.recipe.standardize and isinstance(model, Network):
+        few = random.Stream(o.seed, "standardize").permutation(len(trainer.train.pictures))[:128]
+        model.standardize(Tensor(trainer.train.prepare(few)[0]).to(o.device))
+
+
+def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
+    """After a training: pictures that could not be read, the last accuracy, and drawings."""
+    run, report = trainer.run, trainer.report
+    for line in skipped_lines(trainer.train.skipped | trainer.val.skipped, run.path):
+        report(line)
+    report(
+        f"held-out pictures, last epoch: loss {result.loss:.3f}, top-1 {result.top(1):.1%},"
+        f" top-5 {result.top(5):.1%}"
+    )
+    try:
+        files = draw_run(trainer, result, settings)
+        report(f"pictures: {', '.join(map(str, files))}")
+    except OSError as error:
+        report(f"the pictures could not be written into {run.path} ({error})")
 
 
 def configured(path: Path) -> Options:
@@ -290,28 +323,21 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
     return lines
 
 
-def draw_run(
-    run: RunFolder,
-    model: Network,
-    pictures: data.Pictures,
-    result: Evaluation,
-    names: Sequence[str],
-    seed: int,
-) -> list[Path]:
-    """Learning curves, filters and a grid of predictions for a run folder."""
-    few = random.Stream(seed, "grid").permutation(len(result.labels))[:24]
-    files = [
-        look.draw_curves(run.rows("steps.csv"), run.rows("metrics.csv"), run.path / "curves.png")
-    ]
-    convs = [layer for layer in model.layers.values() if isinstance(layer, nn.Conv2d)]
+def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[Path]:
+    """Learning curves, filters and a grid of predictions, in the run's folder."""
+    run = trainer.run
+    few = random.Stream(settings.options.seed, "grid").permutation(len(result.labels))[:24]
+    rows = run.rows("steps.csv"), run.rows("metrics.csv")
+    files = [look.draw_curves(*rows, run.path / "curves.png")]
+    convs = [layer for _, layer in trainer.model.modules() if isinstance(layer, nn.Conv2d)]
     if convs:
         files.append(look.draw_filters(convs[0].w.numpy(), run.path / "filters.png"))
     files.append(
         look.draw_predictions(
-            [pictures.read(int(result.indices[i])) for i in few],
+            [trainer.val.pictures.read(int(result.indices[i])) for i in few],
             [int(result.labels[i]) for i in few],
             result.probabilities[few],
-            names,
+            settings.names,
             run.path / "predictions.png",
         )
     )
@@ -354,10 +380,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
 
 def held_out_by(run: str, settings: Settings) -> data.ImageSet:
     """The pictures that a run validated on, found again."""
-    o = settings.options
-    assert o.data is not None
-    cache = cache_folder(o.cache)
-    sets = data.open_sets(o.data, o.classes, o.images_per_class, o.holdout, o.seed, cache)
+    sets = open_sets(settings.options)
     if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
         raise data.DataError(
             f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training"
