@@ -27,6 +27,7 @@ from minigrad import commands, data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
 from minigrad.training import session
+from minigrad.training.settings import Settings
 
 SYNTHETIC_EPOCHS = 6
 
@@ -82,7 +83,7 @@ def run(given: dict[str, Any]) -> None:
         draw_set(root, seed=given.get("seed", 0), workers=given.get("workers") or 2)
         given = {"epochs": SYNTHETIC_EPOCHS, **given, "data": str(root)}
     trainer, result = session.train(given, alexnet.MODELS)
-    options = session.Settings.from_json(trainer.settings).options
+    options = Settings.from_json(trainer.settings).options
     if (Path(options.data or "") / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
         sets = session.open_sets(options)

@@ -12,7 +12,8 @@ import pytest
 import record
 
 import alexnet
-from minigrad.training import session, version1
+from minigrad.training import version1
+from minigrad.training.settings import Settings
 
 FOLDER = Path(__file__).parent / "fixtures" / "version1"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
@@ -66,7 +67,7 @@ def test_resumed(place, tmp_path, monkeypatch):
         assert now == pytest.approx(then, rel=5e-3)
     written = json.loads(Path("kept/settings.json").read_text())
     assert written["version"] == 2
-    again = session.Settings.from_json(written).to_json()
+    again = Settings.from_json(written).to_json()
     assert json.loads(json.dumps(again)) == written
 
 

@@ -2,81 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 
-import minigrad
 from minigrad import backend, data, look, nn, optim, random
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor
-from minigrad.models.records import Conv, Dense, Preset, from_json, small_subset, to_json
+from minigrad.models.records import Conv, Dense, Preset
 from minigrad.network import Network
 from minigrad.training import checkpoint
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.health import LossWatch
 from minigrad.training.options import Options
-from minigrad.training.run_folder import SETTINGS, RunFolder, checkpoint_of
+from minigrad.training.run_folder import RunFolder, checkpoint_of
+from minigrad.training.settings import Settings, configured, settled
 from minigrad.training.trainer import Trainer, duration
-from minigrad.training.version1 import upgraded
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What settings.json and every checkpoint say of a run."""
-
-    options: Options
-    recipe: str  # "preset" or "small"
-    network: Preset  # with that recipe and the options' choices
-    classes: list[str]  # folder names, in the order of the outputs
-    names: list[str]  # in words
-    pictures: int  # for training
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        versions = {"minigrad": minigrad.__version__, "numpy": np.__version__}
-        return {
-            "version": 2,
-            "options": self.options.to_json(),
-            "recipe": self.recipe,
-            "network": to_json(self.network),
-            "classes": self.classes,
-            "names": self.names,
-            "pictures": self.pictures,
-            "versions": versions | {"pillow": PIL.__version__},
-        }
-
-    @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> Settings:
-        """The settings that to_json turned into `written`, by this version or the one before."""
-        written = upgraded(written) if "version" not in written else written
-        return cls(
-            Options.from_json(written["options"]),
-            written["recipe"],
-            from_json(written["network"]),
-            list(written["classes"]),
-            list(written["names"]),
-            int(written["pictures"]),
-        )
-
-    @classmethod
-    def of(cls, description: Mapping[str, Any], run: str) -> Settings:
-        """The settings in a checkpoint's description; CheckpointError if it has none."""
-        try:
-            return cls.from_json(description["settings"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise checkpoint.CheckpointError(
-                f"{run}: its checkpoint holds no settings of a run ({type(error).__name__}:"
-                f" {error})"
-            ) from error
 
 
 def train(
@@ -230,55 +176,6 @@ def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
         report(f"pictures: {', '.join(map(str, files))}")
     except OSError as error:
         report(f"the pictures could not be written into {run.path} ({error})")
-
-
-def configured(path: Path) -> Options:
-    """The options in the settings.json that --config names, or in that of the folder it names."""
-    try:
-        written = json.loads((path / SETTINGS if path.is_dir() else path).read_text())
-        return Settings.from_json(written).options
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})"
-        ) from error
-
-
-def settled(
-    options: Options, before: Settings | None, train: data.ImageSet, presets: Mapping[str, Preset]
-) -> Settings:
-    """The settings of a run: those that it had, with the options given anew, or new ones."""
-    if before:
-        if (train.classes, len(train)) != (before.classes, before.pictures):
-            raise data.DataError(
-                f"{train.root} has {len(train)} pictures in {len(train.classes)} classes, but the"
-                f" run {options.resume} was started on {before.pictures} in {len(before.classes)},"
-                " or the classes have other names: it can only go on with the same"
-            )
-        return replace(before, options=options, network=chosen(before.network, options))
-    if options.preset not in presets:
-        raise ValueError(f"unknown preset {options.preset!r}: choose from {', '.join(presets)}")
-    name = options.recipe
-    if name == "auto":
-        name = "preset" if len(train) >= presets[options.preset].recipe.least else "small"
-    preset = presets[options.preset]
-    network = chosen(small_subset(preset) if name == "small" else preset, options)
-    return Settings(options, name, network, train.classes, train.names, len(train))
-
-
-def chosen(preset: Preset, options: Options) -> Preset:
-    """The preset with the epochs, batch size, rate and schedule that are given."""
-    recipe = preset.recipe
-    if options.epochs is not None:
-        if options.epochs < 1:
-            raise ValueError(f"--epochs must be at least 1, not {options.epochs}")
-        recipe = recipe.stretched(options.epochs)
-    if options.batch_size is not None:
-        recipe = replace(recipe, batch_size=options.batch_size)
-    if options.lr is not None:
-        recipe = replace(recipe, lr=options.lr)
-    if options.schedule == "plateau":
-        recipe = replace(recipe, lr_drops=None)
-    return replace(preset, recipe=recipe)
 
 
 def schedule(
