@@ -46,6 +46,7 @@ from minigrad.models.records import (
     Preset,
     Recipe,
     ReLU,
+    find,
 )
 from minigrad.models.textbook import TEXTBOOK
 from minigrad.models.torchvision import TORCHVISION
@@ -119,7 +120,7 @@ class AlexNet(Network):
         dtype: str = "float32",
     ) -> None:
         if not isinstance(preset, Preset):
-            preset = commands.find(preset, PRESETS)
+            preset = find(preset, PRESETS)
         super().__init__(preset, classes, seed, dtype)
 
 

@@ -21,7 +21,7 @@ from minigrad import kernels, look, machine
 from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
-from minigrad.models.records import Preset
+from minigrad.models.records import Preset, find
 from minigrad.network import check_network, ledger, summary
 from minigrad.training import session
 from minigrad.training.evaluation import (
@@ -136,13 +136,6 @@ def run_command(command: Callable[[], object]) -> int:
         print(stop or "stopped", file=sys.stderr)
         return 130
     return 0
-
-
-def find(preset: str, presets: Mapping[str, Preset]) -> Preset:
-    """The preset of that name, or ValueError."""
-    if preset not in presets:
-        raise ValueError(f"unknown preset {preset!r}: choose from {', '.join(presets)}")
-    return presets[preset]
 
 
 def print_summaries(

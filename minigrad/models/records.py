@@ -200,6 +200,13 @@ class Preset:
         return replace(self, preprocessing=replace(self.preprocessing, **values))
 
 
+def find(name: str, presets: Mapping[str, Preset]) -> Preset:
+    """The preset of that name, or ValueError."""
+    if name not in presets:
+        raise ValueError(f"unknown preset {name!r}: choose from {', '.join(presets)}")
+    return presets[name]
+
+
 def to_json(preset: Preset) -> dict[str, Any]:
     """The preset as what JSON can hold; from_json is the inverse."""
     layers = [{"name": n, "kind": type(x).__name__} | asdict(x) for n, x in preset.layers.items()]

@@ -13,7 +13,7 @@ import PIL
 
 import minigrad
 from minigrad import data
-from minigrad.models.records import Preset, from_json, small_subset, to_json
+from minigrad.models.records import Preset, find, from_json, small_subset, to_json
 from minigrad.training import checkpoint
 from minigrad.training.options import Options
 from minigrad.training.run_folder import SETTINGS
@@ -93,12 +93,10 @@ def settled(
                 " or the classes have other names: it can only go on with the same"
             )
         return replace(before, options=options, network=chosen(before.network, options))
-    if options.preset not in presets:
-        raise ValueError(f"unknown preset {options.preset!r}: choose from {', '.join(presets)}")
+    preset = find(options.preset, presets)
     name = options.recipe
     if name == "auto":
-        name = "preset" if len(train) >= presets[options.preset].recipe.least else "small"
-    preset = presets[options.preset]
+        name = "preset" if len(train) >= preset.recipe.least else "small"
     network = chosen(small_subset(preset) if name == "small" else preset, options)
     return Settings(options, name, network, train.classes, train.names, len(train))
 
@@ -107,8 +105,6 @@ def chosen(preset: Preset, options: Options) -> Preset:
     """The preset with the epochs, batch size, rate and schedule that are given."""
     recipe = preset.recipe
     if options.epochs is not None:
-        if options.epochs < 1:
-            raise ValueError(f"--epochs must be at least 1, not {options.epochs}")
         recipe = recipe.stretched(options.epochs)
     if options.batch_size is not None:
         recipe = replace(recipe, batch_size=options.batch_size)
