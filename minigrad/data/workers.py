@@ -185,14 +185,16 @@ class Workers:
             return
         self.shape = self.count * AHEAD, size
         pickled = pickle.dumps(source, pickle.HIGHEST_PROTOCOL)
-        for needed in (self.shape[0] * (size * (math.prod(source.shape) + 8) + 8), len(pickled)):
-            descriptor, block = memory(needed)
-            self.descriptors.append(descriptor)
-            if len(self.descriptors) == 1:
-                self.view, self.orders, self.begun = views(block, self.shape, source.shape)
-            else:
-                block.write(pickled)
+        block = self.share(self.shape[0] * (size * (math.prod(source.shape) + 8) + 8))
+        self.view, self.orders, self.begun = views(block, self.shape, source.shape)
+        self.share(len(pickled)).write(pickled)
         self.workers = [self.hire() for _ in range(self.count)]
+
+    def share(self, size: int) -> mmap.mmap:
+        """So much memory that the workers will inherit."""
+        descriptor, block = memory(size)
+        self.descriptors.append(descriptor)
+        return block
 
     def __enter__(self) -> Workers:
         return self
