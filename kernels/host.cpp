@@ -189,14 +189,22 @@ extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std
   };
   Launch l{body, args, count, 1, 0};
   std::lock_guard<std::mutex> turn(pool->caller);
-  if (pool->hire(count - 1) < count - 1) {
-    std::fprintf(
-        stderr,
-        "minigrad: the system grants no %d threads for the BLAS; set OPENBLAS_NUM_THREADS lower\n",
-        count);
-    std::exit(1);
+  for (bool told = false; pool->hire(count - 1) < count - 1; told = true) {
+    if (!told)
+      std::fprintf(stderr,
+                   "minigrad: waiting until the system grants %d threads for the BLAS;"
+                   " OPENBLAS_NUM_THREADS asks for fewer\n",
+                   count);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   pool->run(l, count);
+}
+
+// How many of `count` jobs could run at once: asked before the BLAS is told, for its callback has
+// no way to refuse.
+extern "C" int threads_for_blas(int count) {
+  std::lock_guard<std::mutex> turn(pool->caller);
+  return least(pool->hire(count - 1), count - 1) + 1;
 }
 
 // Launched like cuLaunchKernel: args[i] points to the i-th argument.

@@ -25,10 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import backend
+from minigrad import backend, checks
 from minigrad.backend import Array
-
-FLOATS = ("float32", "float64")
 
 _mode = threading.local()
 
@@ -66,18 +64,11 @@ class Tensor:
                 "Tensor(tensor) would hide its history: use tensor.detach(), or tensor itself"
             )
         self.data: Array = data if backend.is_array(data) else np.asarray(data)
-        if self.data.dtype.kind not in "fiub" or not self.data.dtype.isnative:
-            raise TypeError(
-                f"a Tensor holds real numbers in this machine's byte order, not {self.data.dtype}"
-            )
+        checks.data(self.data, requires_grad)
         self.creator: Function | None = None
         self.grad: Array | None = None
         self.name = name
         self.requires_grad = requires_grad
-        if requires_grad and self.data.dtype.name not in FLOATS:
-            raise TypeError(
-                f"only float32 and float64 tensors have gradients, not {self.data.dtype}"
-            )
 
     shape = property(lambda self: self.data.shape)
     dtype = property(lambda self: self.data.dtype)
@@ -133,7 +124,9 @@ class Tensor:
         gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It
         may be left out for a tensor of one element, and is then 1.
         """
-        gy = self.checked_gradient(gy)
+        checks.start(self, gy)
+        with backend.on_device(self.device):
+            gy = np.ones_like(self.data) if gy is None else gy
         if self.creator is None:
             with backend.on_device(self.device):
                 self.accumulate(gy, fresh=False)
@@ -148,28 +141,6 @@ class Tensor:
                         parent.accumulate(gx, fresh)
                     elif parent is not None:
                         grads[parent] = grads[parent] + gx if parent in grads else gx
-
-    def checked_gradient(self, gy: Array | None) -> Array:
-        """gy, or 1 where it may be left out; raises where backward cannot start from it."""
-        if self.creator is None and not self.requires_grad:
-            raise RuntimeError(
-                "backward: nothing here requires a gradient (made under no_grad, or from inputs"
-                " that need none)"
-            )
-        if gy is None and self.size != 1:
-            raise ValueError(
-                f"backward of a tensor of shape {self.shape} needs gy, the gradient of the loss"
-                " with respect to it; only a single number can go without (did you mean"
-                " y.sum().backward()?)"
-            )
-        with backend.on_device(self.device):
-            gy = np.ones_like(self.data) if gy is None else gy
-        if not backend.is_array(gy):
-            raise TypeError(f"gy must be a plain array, not {type(gy).__name__}")
-        given, own = (f"{a.dtype} {a.shape} on {backend.device_of(a)}" for a in (gy, self.data))
-        if given != own:
-            raise ValueError(f"gy is {given}, but the tensor is {own}: they must agree")
-        return gy
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
         """Add to .grad. An array that somebody else may hold (not fresh) is copied first."""
@@ -232,7 +203,7 @@ class Function:
 
     def __call__(self, *inputs: Any) -> Tensor:
         tensors = [as_tensor(i) for i in inputs if i is not None]
-        self._check(tensors)
+        checks.inputs(type(self).__name__, tensors)
         if self.called:
             name = type(self).__name__
             raise RuntimeError(
@@ -256,25 +227,6 @@ class Function:
             y.creator, y.requires_grad = self, True
         return y
 
-    def _check(self, tensors: list[Tensor]) -> None:
-        name, devices, dtypes = (
-            type(self).__name__,
-            [t.device for t in tensors],
-            [t.dtype.name for t in tensors],
-        )
-        if len(set(devices)) > 1:
-            raise ValueError(
-                f"{name}: the inputs are on different devices ({', '.join(devices)}); move them"
-                " with .to(device)"
-            )
-        if any(d not in FLOATS for d in dtypes):
-            raise TypeError(f"{name}: inputs must be float32 or float64, not {', '.join(dtypes)}")
-        if len(set(dtypes)) > 1:
-            raise TypeError(
-                f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of"
-                " them first"
-            )
-
     def gradients(self, gy: Array) -> tuple[Array | None, ...]:
         """Run backward once, check what it returns, and free what was saved."""
         if self.saved is None:
@@ -291,17 +243,7 @@ class Function:
             raise
         self.saved = None
         grads = grads if isinstance(grads, tuple) else (grads,)
-        if len(grads) != len(self.parents):
-            raise RuntimeError(
-                f"{type(self).__name__}.backward returned {len(grads)} gradients for"
-                f" {len(self.parents)} inputs"
-            )
-        for position, (parent, gx) in enumerate(zip(self.parents, grads)):
-            if parent is not None and gx is None:
-                raise RuntimeError(
-                    f"{type(self).__name__}.backward returned no gradient for input {position},"
-                    " which needs one"
-                )
+        checks.returned(type(self).__name__, self.parents, grads)
         return grads
 
 

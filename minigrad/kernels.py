@@ -152,16 +152,17 @@ def lend_threads_to_blas() -> None:
     """Have NumPy's OpenBLAS run its jobs on the kernels' threads, from now on: two sets of threads
     would wait in each other's way.
 
-    For a program that trains: the Trainer and the benchmarks call it. OpenBLAS has a call for this;
-    where it lacks it, or NumPy has another BLAS, nothing changes but speed. Not for a program that
-    calls LU factorisations (numpy.linalg.solve, inv, det) from several threads at once: OpenBLAS's
-    own may then wait for each other for ever.
+    For a program that trains: machine.set_up calls it. OpenBLAS has a call for this; where it lacks
+    it, where the system grants too few threads, or with another BLAS, nothing changes but speed.
+    Not for a program that calls LU factorisations (numpy.linalg.solve, inv, det) from several
+    threads at once: OpenBLAS's own may then wait for each other for ever.
     """
     library = host_library("float") if mode() in ("auto", "cpu") else None
     if library is None:
         return
     for blas in threadpoolctl.threadpool_info():
-        if blas["internal_api"] == "openblas" and blas.get("threading_layer") == "pthreads":
+        ours = blas["internal_api"] == "openblas" and blas.get("threading_layer") == "pthreads"
+        if ours and library.threads_for_blas(blas["num_threads"]) == blas["num_threads"]:
             blas_library = ctypes.CDLL(blas["filepath"])
             for name in (
                 "scipy_openblas_set_threads_callback_function64_",

@@ -9,6 +9,7 @@ a dict called `layers` needs no name of its own, `self.layers["conv1"]` has "con
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from numbers import Real
@@ -25,13 +26,6 @@ from minigrad.functions.geometry import pair
 Init = Callable[[random.Stream, tuple[int, ...]], np.ndarray]
 
 
-def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(inputs to one output, outputs from one input) of a weight (in, out) or (KH, KW, C / groups,
-    O)."""
-    receptive = int(np.prod(shape[:-2]))
-    return receptive * shape[-2], receptive * shape[-1]
-
-
 def gaussian(std: float) -> Init:
     """Mean 0, standard deviation `std`. The paper: 0.01 everywhere (section 5)."""
     return lambda rng, shape: std * rng.normal(shape)
@@ -40,13 +34,7 @@ def gaussian(std: float) -> Init:
 def he(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
     """Gaussian of variance 2 / fan_in, which keeps the scale of activations through ReLUs (He et
     al., arXiv 1502.01852)."""
-    return np.sqrt(2 / fans(shape)[0]) * rng.normal(shape)
-
-
-def glorot(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, AISTATS 2010, equation 16)."""
-    limit = np.sqrt(6 / sum(fans(shape)))
-    return limit * (2 * rng.uniform(shape) - 1)
+    return np.sqrt(2 / math.prod(shape[:-1])) * rng.normal(shape)
 
 
 class Parameter(Tensor):

@@ -135,6 +135,7 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
         ((batch, _, _),) = data.Loader(
             pictures, prep, 2, False, workers=0, ten_views=views
         ).batches()
+        batch = batch.reshape(-1, 2, *batch.shape[1:]) if views else batch
         rows["ten views" if views else "centre"] = [numbers(x) for x in batch]
     rows["batch, epochs"] = [preset.recipe.batch_size, preset.recipe.epochs]
     return rows

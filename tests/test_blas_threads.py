@@ -2,6 +2,8 @@
 
 import ctypes
 import multiprocessing
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,3 +92,31 @@ def test_the_thread_count_of_the_blas_still_counts():
         assert work(3)
     with threadpoolctl.threadpool_limits(3, "blas"):
         assert work(4)
+
+
+FEW_THREADS = """
+import ctypes, resource, threading
+from minigrad import kernels
+library = kernels.host_library("float")
+later = threading.Timer(1, lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)))
+later.start()
+used = next(line for line in open("/proc/self/status") if line.startswith("VmSize"))
+room = int(used.split()[1]) * 1024 + 2**20  # too little for the stack of another thread
+resource.setrlimit(resource.RLIMIT_AS, (room, -1))
+few = library.threads_for_blas(4)
+numbers = []
+Job = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+job = Job(lambda number, data, extra: numbers.append(number))
+library.run_blas_jobs(1, job, 4, ctypes.c_size_t(0), None, 0)
+print(few, sorted(numbers), library.threads_for_blas(4))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_a_system_that_grants_few_threads():
+    """The BLAS is told only where its jobs find threads; those that find none later wait."""
+    result = subprocess.run(
+        [sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "1 [0, 1, 2, 3] 4\n"
+    assert "waiting until the system grants 4 threads" in result.stderr

@@ -160,7 +160,6 @@ def test_gradients_reach_every_parameter():
     [
         (nn.gaussian(0.01), 0.01),
         (nn.he, np.sqrt(2 / (5 * 5 * 8))),
-        (nn.glorot, np.sqrt(2 / (25 * 8 + 25 * 16))),
     ],
 )
 def test_initialisers(init, std):

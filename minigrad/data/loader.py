@@ -31,8 +31,8 @@ class Loader:
         worker_timeout: seconds after which a worker that stands still is replaced.
         colour_until: the epoch from which training pictures have no colour noise.
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
-        ten_views: in testing, x is (10, n, size, size, channels): the paper's ten views of each
-            picture, instead of its centre.
+        ten_views: in testing, x holds the paper's ten views of each picture instead of its centre:
+            (10 n, size, size, channels), the first view of every picture, then the second.
 
     `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as
     many. `images`, `reading` and `waiting` count pictures delivered, seconds of work that reading
@@ -144,7 +144,7 @@ class Loader:
             )
         i, n = batch.indices, len(batch.indices)
         if self.ten_views:
-            x = np.stack(list(self.preparation.views(batch.pictures)))
+            x = np.concatenate(list(self.preparation.views(batch.pictures)))
         elif draws is None:
             x = self.preparation.centre(batch.pictures)
         else:

@@ -79,7 +79,7 @@ def evaluate(
                     continue
                 views = [
                     F.softmax(model(backend.to_device(view, device))).numpy()
-                    for view in (x if loader.ten_views else [x])
+                    for view in np.split(x, len(x) // len(t))
                 ]
                 rows.append(np.mean(views, axis=0))
                 labels.append(t)
