@@ -4,15 +4,15 @@
     gx = gy w^T,   gw = x^T gy,   gb = sum of gy over the batch.
 
 With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`. The products
-are the BLAS's; the bias: bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 ->
-classes), which hold 58.6 of the network's 61 million parameters; Krizhevsky et al. (2012), section
-3.5.
+are the BLAS's; the bias and its gradient: bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096),
+fc8 (4096 -> classes), which hold 58.6 of the network's 61 million parameters; Krizhevsky et al.
+(2012), section 3.5.
 """
 
 from __future__ import annotations
 
 from minigrad.engine import Function, Tensor, as_tensor
-from minigrad.functions.bias import add_bias
+from minigrad.functions.bias import add_bias, sum_rows
 from minigrad.functions.relu import relu_gradient
 
 
@@ -32,7 +32,7 @@ class Linear(Function):
             gy = relu_gradient(gy, y)
         gx = gy @ w.T if self.needs[0] else None
         gw = x.T @ gy if self.needs[1] else None
-        gb = gy.sum(axis=0) if self.needs[2] else None
+        gb = sum_rows(gy) if self.needs[2] else None
         return gx, gw, gb
 
 
