@@ -36,7 +36,7 @@ def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
 def sum_rows(g: Array) -> Array:
     """Sum of the rows of g (rows, O), in blocks of SPAN rows first, so that the order does not
     depend on the threads."""
-    if not kernels.ready(g):
+    if not kernels.ready(g) or len(g) == 0:
         return g.sum(axis=0)
     while len(g) > 1:
         parts = np.empty_like(g, shape=(-(-len(g) // SPAN), g.shape[1]), order="C")
