@@ -86,6 +86,7 @@ class RunFolder:
         run = cls(path).taken()
         held = sorted(p.name for p in path.iterdir() if not p.name.startswith(PREFIX))
         if held:
+            run.close()
             raise RunError(
                 f"{path} is not empty, and nothing in it is written over: {run.advice(held)}"
             )
