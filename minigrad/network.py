@@ -33,6 +33,7 @@ class Row:
     bytes_kept: int  # that backward needs, and that no layer before keeps already
     field: int  # side of the square of input pixels that an output sees (without groups' limits)
     jump: int  # input pixels from one output to the next
+    start: int  # the first input pixel that output 0 sees: below 0 where there is padding
     arithmetic: str  # of the output's side, where there is a window
 
 
@@ -48,7 +49,7 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
         raise ValueError(f"classes must be a whole number >= 1, not {classes!r}")
     p = preset.preprocessing
     shape: tuple[int, ...] = (p.size, p.size, p.channels)
-    field, jump, held = 1, 1, False  # held: the input of the next layer is kept already
+    field, jump, start, held = 1, 1, 0, False  # held: the input of the next layer is kept already
     rows = []
     for stage, layer in preset.layers.items():
         inputs, parameters, adds, own, arithmetic = shape, 0, 0, 0, ""
@@ -78,6 +79,7 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
             arithmetic = (
                 f"1 + {rounded}(({inputs[0]} + 2*{padding} - {layer.size}) / {layer.stride})"
             )
+            start -= padding * jump
             field, jump = field + (layer.size - 1) * jump, jump * layer.stride
         if isinstance(layer, Conv):
             weights = layer.size**2 * (inputs[2] // layer.groups)  # of one filter
@@ -94,9 +96,8 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
         own += 4 * math.prod(shape) if keeps_output else 0
         held = keeps_output
         out = 4 * math.prod(shape)
-        rows.append(
-            Row(stage, layer, inputs, shape, parameters, adds, out, own, field, jump, arithmetic)
-        )
+        counts = parameters, adds, out, own
+        rows.append(Row(stage, layer, inputs, shape, *counts, field, jump, start, arithmetic))
     return rows
 
 

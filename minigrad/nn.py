@@ -12,6 +12,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -131,6 +132,16 @@ class Module:
     def eval(self) -> Module:
         """Test mode (dropout is deterministic). Returns self."""
         return self.train(False)
+
+    @contextmanager
+    def in_test_mode(self) -> Iterator[None]:
+        """Test mode inside this context; what was before it comes back."""
+        before = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(before)
 
     def to(self, device: str) -> Module:
         """Move all parameters to a device, in place. Returns self. Make the optimiser

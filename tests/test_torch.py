@@ -358,6 +358,8 @@ class TorchAlexNet(torch.nn.Module):
     def __init__(self, model: Network, dtype: torch.dtype) -> None:
         super().__init__()
         self.preset, self.weights = model.preset, torch.nn.ParameterDict()
+        relus = [name for name, layer in model.preset.layers.items() if isinstance(layer, ReLU)]
+        self.relus = torch.nn.ModuleDict({name: torch.nn.ReLU() for name in relus})
         for name, array in model.state_dict().items():
             t = torch.from_numpy(array).to(dtype)
             t = filters(t) if t.ndim == 4 else t.T if t.ndim == 2 else t
@@ -375,7 +377,7 @@ class TorchAlexNet(torch.nn.Module):
                     x = last(x).flatten(1) if x.ndim == 4 else x
                     x = T.linear(x, w[f"{name}_w"], w[f"{name}_b"])
                 case ReLU():
-                    x = T.relu(x)
+                    x = self.relus[name](x)
                 case LRN():
                     constants = layer.n, layer.n * layer.alpha, layer.beta, layer.k
                     x = T.local_response_norm(x, *constants)

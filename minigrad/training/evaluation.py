@@ -69,23 +69,18 @@ def evaluate(
     predictions made by the network's softmax layer on the ten patches" (Krizhevsky et al. 2012,
     section 4.1).
     """
-    training = model.training
-    model.eval()
     rows, labels, indices = [], [], []
-    try:
-        with no_grad():
-            for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
-                if len(t) == 0:
-                    continue
-                views = [
-                    F.softmax(model(backend.to_device(view, device))).numpy()
-                    for view in np.split(x, len(x) // len(t))
-                ]
-                rows.append(np.mean(views, axis=0))
-                labels.append(t)
-                indices.append(i)
-    finally:
-        model.train(training)
+    with model.in_test_mode(), no_grad():
+        for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
+            if len(t) == 0:
+                continue
+            views = [
+                F.softmax(model(backend.to_device(view, device))).numpy()
+                for view in np.split(x, len(x) // len(t))
+            ]
+            rows.append(np.mean(views, axis=0))
+            labels.append(t)
+            indices.append(i)
     if not rows:
         raise DataError("there is not one readable picture to evaluate")
     return scored(np.concatenate(rows), np.concatenate(labels), np.concatenate(indices))
