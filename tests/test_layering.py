@@ -12,11 +12,12 @@ FLOORS = {
     "minigrad.engine": 2, "minigrad.machine": 2,
     "minigrad.functions": 3,
     "minigrad.gradcheck": 4, "minigrad.nn": 4, "minigrad.optim": 4, "minigrad.data": 4,
-    "minigrad.network": 5, "minigrad.look": 5,
-    "minigrad.training": 6,
-    "minigrad.commands": 7,
-    "alexnet": 8,
-    "examples": 9, "benchmarks": 9,
+    "minigrad.network": 5,
+    "minigrad.look": 6,
+    "minigrad.training": 7,
+    "minigrad.commands": 8,
+    "alexnet": 9,
+    "examples": 10, "benchmarks": 10,
 }  # fmt: skip
 FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
 SOURCES = [

@@ -129,15 +129,13 @@ def gradient(function: Function, gy: Array) -> Array:
     return gx[0] if isinstance(gx, tuple) else gx
 
 
-def strongest(y: Array) -> tuple[np.ndarray, np.ndarray]:
+def peaks(y: Array) -> tuple[np.ndarray, np.ndarray]:
     """The largest value of every map of every picture and its (row, column), the first in row
     order: (N, M) and (N, M, 2) for y (N, H, W, M) or (N, M)."""
-    y = backend.to_numpy(y)
     flat = y.reshape(len(y), -1, y.shape[-1])
     width = y.shape[2] if y.ndim == 4 else 1
-    place = flat.argmax(axis=1)
-    values = np.take_along_axis(flat, place[:, None], axis=1)[:, 0]
-    return values, np.stack(np.divmod(place, width), axis=-1)
+    values, at = backend.to_numpy(flat.max(axis=1)), backend.to_numpy(flat.argmax(axis=1))
+    return values, np.stack(np.divmod(at, width), axis=-1)
 
 
 def project(
@@ -167,7 +165,7 @@ def project(
     with model.in_test_mode(), backend.on_device(backend.device_of(x)):
         steps = ascend(model, x, stage)
         y = steps[-1].y
-        best, places = strongest(y)
+        best, places = peaks(y)
         chosen = best.argmax(axis=1) if maps is None else checked(maps, (len(y),), "map", stage)
         if chosen.size and not 0 <= chosen.min() <= chosen.max() < y.shape[-1]:
             raise ValueError(f"{stage} has maps 0 to {y.shape[-1] - 1}, not {maps}")

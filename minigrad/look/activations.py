@@ -1,0 +1,128 @@
+"""Which pictures excite a map most (Zeiler and Fergus, figure 2), and what a unit sees of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from minigrad import backend, nn
+from minigrad.data import Loader
+from minigrad.engine import Tensor, no_grad
+from minigrad.look.deconvnet import peaks, project
+from minigrad.network import Row
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The strongest activations of every map of a stage over a set, at most one a picture.
+
+    values: (k, M), the strongest first; of equal ones the picture with the lower number. Only what
+    is above 0 counts: where fewer pictures excite a map, the rest is 0. pictures: (k, M), their
+    numbers in the set, -1 where there is none. at: (k, M, 2), row and column in the map. active:
+    (M,), how many of the `seen` pictures excite the map at all.
+    """
+
+    values: np.ndarray
+    pictures: np.ndarray
+    at: np.ndarray
+    active: np.ndarray
+    seen: int
+
+    def order(self) -> np.ndarray:
+        """Maps that are ever active, the one with the strongest activation first."""
+        best = np.argsort(-self.values[0], kind="stable")
+        return best[self.active[best] > 0]
+
+
+def find_strongest(
+    model: nn.Module, loader: Loader, stages: Sequence[str], device: str = "cpu", k: int = 9
+) -> dict[str, Strongest]:
+    """The k strongest activations of every map of these stages, in one pass over the loader's
+    pictures. What is held does not grow with their number."""
+    found: dict[str, Strongest] = {}
+    with model.in_test_mode(), no_grad():
+        for x, _, numbers in tqdm(
+            loader.batches(), "strongest", len(loader), leave=False, disable=None
+        ):
+            if len(numbers) == 0:  # not one of this batch can be read
+                continue
+            names, missing = [], set(stages)
+            for name, _, y in model.walk(Tensor(backend.to_device(x, device))):
+                names.append(name)
+                if name in missing:
+                    missing.remove(name)
+                    found[name] = merged(found.get(name), *peaks(y.data), numbers, k)
+                if not missing:
+                    break
+            if missing:
+                raise ValueError(
+                    f"unknown stage {', '.join(sorted(missing))}: choose from {', '.join(names)}"
+                )
+    return {name: found[name] for name in stages if name in found}
+
+
+def merged(
+    held: Strongest | None, values: np.ndarray, at: np.ndarray, numbers: np.ndarray, k: int
+) -> Strongest:
+    """The strongest of those held and a batch's peaks. Batches come in the order of the pictures'
+    numbers, so a stable sort gives ties to the lower number."""
+    N, M = values.shape
+    if held is None:
+        none = np.zeros((k, M), values.dtype)
+        held = Strongest(none, np.full((k, M), -1), np.zeros((k, M, 2), int), np.zeros(M, int), 0)
+    values = np.concatenate([held.values, np.where(values > 0, values, 0)])
+    pictures = np.concatenate([held.pictures, np.repeat(numbers[:, None], M, axis=1)])
+    at = np.concatenate([held.at, at])
+    first = np.argsort(-values, axis=0, kind="stable")[:k]
+    best = np.take_along_axis(values, first, axis=0)
+    return Strongest(
+        best,
+        np.where(best > 0, np.take_along_axis(pictures, first, axis=0), -1),
+        np.take_along_axis(at, first[..., None], axis=0),
+        held.active + (values[k:] > 0).sum(axis=0),
+        held.seen + N,
+    )
+
+
+def project_strongest(
+    model: nn.Module,
+    loader: Loader,
+    stage: str,
+    found: Strongest,
+    maps: Sequence[int],
+    device: str = "cpu",
+    **rules: str,
+) -> dict[tuple[int, int], np.ndarray]:
+    """The projection (deconvnet.project) of each of a map's strongest activations, by (map, rank):
+    (H, W, C)."""
+    places = [(m, r) for m in maps for r in range(len(found.values)) if found.pictures[r, m] >= 0]
+    pixels: dict[tuple[int, int], np.ndarray] = {}
+    for i in range(0, len(places), loader.batch_size):
+        some = places[i : i + loader.batch_size]
+        index = tuple(np.array([(r, m) for m, r in some]).T)
+        x = loader.prepare(found.pictures[index])[0]
+        projection = project(
+            model, backend.to_device(x, device), stage, [m for m, _ in some], found.at[index],
+            **rules,
+        )  # fmt: skip
+        pixels |= zip(some, projection.pixels)
+    return pixels
+
+
+def patch(picture: np.ndarray, row: Row, at: Sequence[int], fill: int = 128) -> np.ndarray:
+    """What the unit at (row, column) of a stage sees of a picture (size, size, C), which is the
+    crop that the network sees: its receptive field, with `fill` where that reaches past the
+    border. A dense unit sees all of it."""
+    if len(row.shape) < 3:
+        return picture
+    seen = np.full((row.field, row.field, picture.shape[2]), fill, picture.dtype)
+    (top, bottom), (left, right) = (
+        (row.start + place * row.jump, row.start + place * row.jump + row.field) for place in at
+    )
+    H, W = picture.shape[:2]
+    inside = picture[max(top, 0) : min(bottom, H), max(left, 0) : min(right, W)]
+    seen[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
+    return seen
