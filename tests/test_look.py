@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import alexnet
 from minigrad import data, look
 from minigrad.engine import no_grad
+from minigrad.look import filters, sheet
 from minigrad.network import Network, ledger, shrunken
+from minigrad.training import health
 
 SIDE = 67
 
@@ -102,3 +105,102 @@ def test_a_patch_is_what_a_unit_sees():
     assert corner[0, 0].tolist() == [128, 128, 0]
     assert (corner[227 - 128 :] == 255).all()
     assert look.patch(picture, rows["fc6"], (0, 0)) is picture
+
+
+def pixels_of(path):
+    return np.asarray(Image.open(path))
+
+
+def test_colours_of_signed_numbers():
+    tile = sheet.signed(np.array([[0.0, 2, -2, 1], [4, -9, np.nan, 0]]), 2)
+    assert tile[0, 0].tolist() == [255, 255, 255]
+    assert tile[0, 1].tolist() == tile[1, 0].tolist() == [178, 24, 43]
+    assert tile[0, 2].tolist() == tile[1, 1].tolist() == [33, 102, 172]
+    assert tile[1, 2].tolist() == [0, 0, 0]
+    assert 178 < tile[0, 3, 0] < 255
+    assert sheet.coloured(np.zeros((1, 1, 3)))[0, 0].tolist() == [128] * 3
+
+
+def test_filters_are_drawn_where_they_are(model, tmp_path):
+    """conv1 as colour tiles in the two groups of conv2; conv2's rows are filters, columns maps."""
+    with pytest.raises(ValueError, match="'relu1' has no weights: choose from conv1, conv2, conv3"):
+        look.draw_filters(model, "relu1", tmp_path / "x.png")
+    groups = [filters.columns_of(model, stage) for stage in ("conv1", "conv2", "conv3", "fc6")]
+    assert groups == [2, 2, 2, 1]
+    page = pixels_of(look.draw_filters(model, "conv1", tmp_path / "conv1.png"))
+    w = model["conv1"].w.data
+    for o in range(w.shape[3]):
+        tile = sheet.enlarged(sheet.coloured(w[..., o]), 44)
+        windows = np.lib.stride_tricks.sliding_window_view(page, tile.shape)[..., 0, :, :, :]
+        found = np.argwhere((windows[:, :, ::44, ::44] == tile[::44, ::44]).all(axis=(2, 3, 4)))
+        assert any(np.array_equal(page[y : y + 44, x : x + 44], tile) for y, x in found), o
+    page = pixels_of(look.draw_filters(model, "conv2", tmp_path / "conv2.png"))
+    w = model["conv2"].w.data  # (5, 5, 3, 16)
+    colours = sheet.signed(w.transpose(3, 0, 2, 1), np.abs(w).max())  # as for one filter's maps
+    first = 3 + 14  # a gap and the title
+    for o, c in ((0, 0), (5, 2), (15, 1)):
+        tile = page[first + 6 * o : first + 6 * o + 5, 3 + 6 * c : 3 + 6 * c + 5]
+        assert np.array_equal(tile, colours[o, :, c])
+    page = pixels_of(look.draw_filters(model, "fc8", tmp_path / "fc8.png"))
+    w = model["fc8"].w.data.T
+    assert np.array_equal(page[first : first + 250 : 25, 3:67], sheet.signed(w, np.abs(w).max()))
+
+
+def test_a_dense_layer_larger_than_its_picture():
+    w = np.zeros((3000, 2))
+    w[3:6, 1] = 2, 0, 2  # one pixel: the root mean square of three inputs
+    tile = filters.dense_sheet(w, "fc")[17:]
+    assert tile[255, 3 + 1].tolist() == tile[128, 3 + 1].tolist() == [178, 24, 43]
+    assert tile[:128, 3:1003].min() == tile[128:256, 3 + 2 : 1003].min() == 255
+
+
+def test_dead_maps_are_those_of_health(model, loader, tmp_path):
+    x = loader(20).prepare(np.arange(20))[0]
+    shares = {
+        row["layer"]: row["dead"]
+        for row in health.readings(model, {n: p.data for n, p in model.named_parameters()}, x, 0)
+        if "dead" in row
+    }
+    with no_grad():
+        activations = {name: y.data for name, y in model.activations(x).items()}
+    for name in ("relu1", "relu5", "relu7"):
+        dead = look.dead_maps(activations[name])
+        assert f"{dead.mean():.4f}" == shares[name]
+    assert look.dead_maps(activations["relu5"])[3]
+    strongest = look.find_strongest(model, loader(20), ["relu5"])["relu5"]
+    assert np.array_equal(look.dead_maps(activations["relu5"]), strongest.active == 0)
+    y = activations["conv2"][0]
+    y[..., 4] = 0
+    for scale in ("map", "layer"):
+        page = pixels_of(look.draw_maps(y, "conv2", tmp_path / "maps.png", scale))
+        tile = sheet.hatched(*sheet.enlarged(y[..., :3], 56).shape[:2])
+        windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], tile.shape[:2])
+        assert (windows == tile[..., 0]).all(axis=(2, 3)).sum() == 1
+    page = pixels_of(look.draw_maps(activations["relu7"][0], "relu7", tmp_path / "units.png"))
+    assert np.array_equal(
+        page[17 + 4, 3 + 4 : 3 + 512 : 8], sheet.signed(activations["relu7"][0][None])[0]
+    )
+    with pytest.raises(ValueError, match="scale must be map or layer, not 'log'"):
+        look.draw_maps(y, "conv2", tmp_path / "maps.png", "log")
+
+
+def test_the_spectrum_of_waves():
+    """Filters that are one wave have their energy in its band; white noise has 1 everywhere."""
+    v, u = np.mgrid[:32, :32]
+    slow, fast = np.cos(2 * np.pi * 2 / 32 * u), np.cos(2 * np.pi * 10 / 32 * v)
+    w = np.stack([slow, fast, 0.01 * slow], axis=2)[:, :, None]
+    found = look.spectrum(w[..., :1], stride=4)
+    assert found.frequencies[found.density.argmax()] == pytest.approx(2 / 32, abs=1 / 64)
+    assert found.density[found.frequencies > 0.2].max() < 0.01 * found.density.max()
+    found = look.spectrum(w, stride=4)
+    assert found.aliased.tolist() == [False, True, False]  # 1/8 is the highest that stride 4 tells
+    assert found.dead.tolist() == [False, False, True]
+    assert not look.spectrum(w, stride=1).aliased.any()
+    noise = np.random.default_rng(0).normal(size=(11, 11, 3, 500))
+    np.testing.assert_allclose(look.spectrum(noise).density, 1, atol=0.1)
+
+
+def test_the_spectrum_is_drawn(tmp_path):
+    w = np.random.default_rng(0).normal(size=(5, 5, 3, 8))
+    path = look.draw_spectrum({"a": (w, 4), "b": (w, 1)}, tmp_path / "spectrum.png")
+    assert pixels_of(path).std() > 5

@@ -1,4 +1,4 @@
-"""Learning curves, the first layer's filters, and pictures with their predictions."""
+"""Learning curves, pictures with their predictions, and confusions, by matplotlib."""
 
 from __future__ import annotations
 
@@ -41,26 +41,6 @@ def draw_curves(
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    return _save(figure, path)
-
-
-def draw_filters(w: np.ndarray, path: Path) -> Path:
-    """The filters of a first layer, (KH, KW, 3, O), as colour tiles, each stretched to its own
-    range (the paper's figure 3)."""
-    KH, KW, C, O = w.shape
-    columns = int(np.ceil(np.sqrt(O * 1.5)))
-    rows = -(-O // columns)
-    sheet = np.ones((rows * (KH + 1) + 1, columns * (KW + 1) + 1, 3))
-    for o in range(O):
-        tile = w[..., o]
-        low, high = tile.min(), tile.max()
-        r, c = divmod(o, columns)
-        y, x = 1 + r * (KH + 1), 1 + c * (KW + 1)
-        sheet[y : y + KH, x : x + KW] = (tile - low) / max(high - low, 1e-12)
-    figure = new_figure((9, 9 * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
-    axes.axis("off")
     return _save(figure, path)
 
 

@@ -226,9 +226,9 @@ def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[P
     few = random.Stream(settings.options.seed, "grid").permutation(len(result.labels))[:24]
     rows = run.rows("steps.csv"), run.rows("metrics.csv")
     files = [look.draw_curves(*rows, run.path / "curves.png")]
-    convs = [layer for _, layer in trainer.model.modules() if isinstance(layer, nn.Conv2d)]
-    if convs:
-        files.append(look.draw_filters(convs[0].w.numpy(), run.path / "filters.png"))
+    if isinstance(trainer.model, Network):
+        first = look.weight_stages(trainer.model)[0]
+        files.append(look.draw_filters(trainer.model, first, run.path / "filters.png"))
     files.append(
         look.draw_predictions(
             [trainer.val.pictures.read(int(result.indices[i])) for i in few],
