@@ -4,11 +4,8 @@ with the bytes of one left alone.
 pytest tests/test_kill.py -m slow -s        twenty trials, a line for each
 """
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,25 +14,9 @@ import pytest
 from minigrad.data import synthetic
 from minigrad.training import checkpoint
 from tests.rows import read as read_rows
-from tests.test_command_line import TINY
+from tests.test_command_line import TRAIN, start
 
 EPOCHS, STEPS = 12, 120
-
-
-def start(place, *args):
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(place / "cache"),
-        "MPLCONFIGDIR": str(place / "mpl"),
-    }
-    command = [sys.executable, "-c", TINY, "train", *map(str, args)]
-    return subprocess.Popen(
-        command,
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def finish(process):
@@ -43,25 +24,14 @@ def finish(process):
     assert process.returncode == 0, out
 
 
-FIRST = [
-    "--data",
-    "set",
-    "--preset",
-    "tiny",
-    "--batch-size",
-    16,
-    "--epochs",
-    EPOCHS,
-    "--save-every",
-    0.15,
-]
+FIRST = f"{TRAIN} --batch-size 16 --epochs {EPOCHS} --save-every 0.15"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("killed")
     synthetic.draw_set(place / "set", train=16, val=2)
-    finish(start(place, *FIRST, "--output", "whole", "--workers", 0))
+    finish(start(f"{FIRST} --output whole --workers 0", place))
     return place
 
 
@@ -70,12 +40,11 @@ def trial(place, k: int) -> str:
     what was lost."""
     folder, rng, lost = place / f"run{k}", random.Random(k), []
     for life in range(2):
-        args = (
-            [*FIRST, "--output", folder]
-            if life == 0
-            else ["--resume", folder, "--workers", rng.choice([0, 1, 3])]
-        )
-        process = start(place, *args)
+        if life == 0:
+            command = f"{FIRST} --output {folder}"
+        else:
+            command = f"train --resume {folder} --workers {rng.choice([0, 1, 3])}"
+        process = start(command, place)
         after = rng.randint(1, STEPS * 2 // 5) + life * STEPS // 2  # steps
         while process.poll() is None and len(read_rows(folder / "steps.csv")) < after:
             time.sleep(0.002)
@@ -85,7 +54,7 @@ def trial(place, k: int) -> str:
         done = len(read_rows(folder / "steps.csv"))
         saved = checkpoint.load(folder / "checkpoint.safetensors")[1]["place"]["step"]
         lost.append(f"{max(0, done - saved)} of {done}")
-    finish(start(place, "--resume", folder, "--workers", k % 3))
+    finish(start(f"train --resume {folder} --workers {k % 3}", place))
     ours, theirs = (
         checkpoint.load(f / "checkpoint.safetensors")[0] for f in (folder, place / "whole")
     )

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 import alexnet
-from minigrad import data, look
-from minigrad.engine import no_grad
+from minigrad import data, look, nn
+from minigrad import functions as F
+from minigrad.engine import Tensor, no_grad
 from minigrad.look import filters, sheet
 from minigrad.network import Network, ledger, shrunken
 from minigrad.training import health
@@ -204,3 +205,117 @@ def test_the_spectrum_is_drawn(tmp_path):
     w = np.random.default_rng(0).normal(size=(5, 5, 3, 8))
     path = look.draw_spectrum({"a": (w, 4), "b": (w, 1)}, tmp_path / "spectrum.png")
     assert pixels_of(path).std() > 5
+
+
+class OnePixel(nn.Module):
+    """Logits (red of pixel (9, 13), 0): whether a square covers it is all that counts."""
+
+    def forward(self, x):
+        red = x.data[:, 9, 13, 0]
+        return Tensor(np.stack([red, 0 * red], axis=1))
+
+
+@pytest.mark.parametrize(("size", "stride"), [(5, 2), (4, 4), (20, 1), (1, 1)])
+def test_the_occlusion_map_of_a_planted_pixel(size, stride):
+    picture = np.full((20, 20, 3), 100, np.uint8)
+    picture[9, 13, 0] = 103
+    preparation = data.Preparation(20, np.full((20, 20, 3), 100, np.float32), 1.0)
+    model = nn.Sequential(pixel=OnePixel())
+    found = look.occlude(
+        model, picture, preparation, "pixel", size=size, stride=stride, grey=98, batch_size=7
+    )
+    covers = np.zeros((20, 20), int)
+    expected = np.zeros_like(found.probability)
+    for (r, c), _ in np.ndenumerate(expected):
+        v, u = found.starts[r], found.starts[c]
+        covers[v : v + size, u : u + size] += 1
+        hidden = v <= 9 < v + size and u <= 13 < u + size
+        expected[r, c] = 1 / (1 + np.exp(2.0 if hidden else -3.0))
+        assert found.strength[r, c] == (-2 if hidden else 3)
+        assert found.likeliest[r, c] == hidden
+    assert covers.min() >= 1, "together the squares cover every pixel"
+    np.testing.assert_allclose(found.probability, expected, rtol=1e-6)
+    assert (found.label, found.map) == (0, 0)
+    other = look.occlude(model, picture, preparation, "pixel", 1, size, stride, grey=98)
+    np.testing.assert_allclose(other.probability, 1 - expected, rtol=1e-5)
+
+
+def test_occlusion_of_a_network(model, loader, tmp_path):
+    batches = loader(8)
+    crop = batches.pictures.read(2)[1:-2, 1:-2]
+    found = look.occlude(model, crop, batches.preparation, "relu5", label=1)
+    x = batches.preparation.centre(crop[None].copy())
+    x[0, : found.size, -found.size :] = (128 - 100) * 0.02
+    y, p = model.run(x, "relu5").data[0, ..., found.map].sum(), F.softmax(model(x)).data[0]
+    np.testing.assert_allclose(found.strength[0, -1], y, rtol=1e-4)
+    np.testing.assert_allclose(found.probability[0, -1], p[1], rtol=1e-4)
+    path = look.draw_occlusion(found, crop, [f"class {i}" for i in range(10)], tmp_path / "o.png")
+    assert pixels_of(path).std() > 5
+    for size, stride in ((8, 9), (68, 1), (0, 0)):
+        with pytest.raises(ValueError, match="do not cover every pixel of 67"):
+            look.occlude(model, crop, batches.preparation, "relu5", size=size, stride=stride)
+    with pytest.raises(ValueError, match="unknown stage 'conv9': choose from conv1"):
+        look.occlude(model, crop, batches.preparation, "conv9")
+
+
+def test_changes_of_a_picture():
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for change, identity in look.IDENTITY.items():
+        assert np.array_equal(look.changed(picture, change, identity), picture)
+    down = look.changed(picture, "translation", 5)
+    assert np.array_equal(down[5:], picture[:-5])
+    assert (down[:4] == 128).all()
+    for quarters in (1, 2, 3):
+        turned = look.changed(picture, "rotation", 90 * quarters).astype(int)
+        difference = np.abs(turned - np.rot90(picture, quarters))
+        assert difference[1:-1, 1:-1].max() <= 1  # Pillow rounds down
+    ramp = np.repeat(np.arange(16, dtype=np.uint8)[:, None, None] * 10, 16, axis=1)
+    larger = look.changed(ramp, "scale", 2)[4:12, 8, 0].astype(int)
+    assert set(np.diff(larger)) == {5}
+    assert abs(larger.mean() - 75) <= 1
+    with pytest.raises(ValueError, match="change must be one of translation, scale, rotation"):
+        look.changed(picture, "shear", 1)
+
+
+def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
+    batches = loader(8)
+    raw = np.stack([batches.pictures.read(i) for i in (0, 7)])
+    x = batches.prepare(np.array([0, 7]))[0]
+    p = F.softmax(model(x)).data
+    found = []
+    for change, identity in look.IDENTITY.items():
+        amounts = [identity, identity + 7]
+        one = look.invariance(
+            model, raw, [3, 4], batches.preparation, ["pool1", "relu7"], change, amounts
+        )
+        for distances in one.distances.values():
+            assert (distances[:, 0] == 0).all()
+            assert (distances[:, 1] > 0).all()
+        np.testing.assert_allclose(one.probability[:, 0], p[[0, 1], [3, 4]], rtol=1e-4)
+        found.append(one)
+    path = look.draw_invariance(
+        found, [3, 4], [f"class {i}" for i in range(10)], tmp_path / "i.png"
+    )
+    assert pixels_of(path).std() > 5
+    with pytest.raises(ValueError, match="unknown stage 'relu9'"):
+        look.invariance(model, raw, [3, 4], batches.preparation, ["relu9"], "scale", [1])
+
+
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_neighbours_are_those_of_brute_force(model, loader, batch_size):
+    """Picture 13 is picture 4 again: each is the other's nearest, at distance 0."""
+    queries = [13, 2, 4]
+    found = look.find_neighbours(model, loader(batch_size), queries, "relu7", k=5)
+    with no_grad():
+        x = loader(1).prepare(np.arange(20))[0]
+        every = model.run(x, "relu7").data.astype(np.float64)
+    for q, nearest, distances in zip(queries, found.pictures, found.distances):
+        far = np.linalg.norm(every - every[q], axis=1)
+        order = [i for i in np.argsort(far, kind="stable") if i != q][:5]
+        assert nearest.tolist() == order
+        np.testing.assert_allclose(distances, far[order], rtol=1e-4, atol=1e-6)
+    assert (found.pictures[0, 0], found.pictures[2, 0]) == (4, 13)
+    few = look.find_neighbours(model, loader(6), [0], "relu7", k=30)
+    assert few.pictures.shape == (1, 19)
+    with pytest.raises(ValueError, match="unknown stage 'fc9'"):
+        look.find_neighbours(model, loader(6), [0], "fc9")
