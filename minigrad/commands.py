@@ -22,7 +22,7 @@ from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor, no_grad
 from minigrad.models.records import Preset, find
-from minigrad.network import check_network, ledger, summary
+from minigrad.network import Network, check_network, ledger, summary
 from minigrad.training import session
 from minigrad.training.evaluation import (
     Evaluation,
@@ -31,6 +31,7 @@ from minigrad.training.evaluation import (
     write_by_class,
     write_predictions,
 )
+from minigrad.training.inside import INSTRUMENTS, Inside
 from minigrad.training.options import Options
 from minigrad.training.run_folder import RunError
 from minigrad.training.trainer import Stopped
@@ -71,9 +72,9 @@ def main(
 ) -> int:
     """Run the command that the arguments give. Returns the exit code: 0 done, 2 a mistake in what
     was given, 130 stopped."""
-    about = "AlexNet and its relatives: count, train, evaluate, predict, check."
+    about = "AlexNet and its relatives: count, train, evaluate, predict, look inside, check."
     parser = argparse.ArgumentParser(prog=program, description=about)
-    names = "summary|train|evaluate|predict|gradcheck"
+    names = "summary|train|evaluate|predict|look|gradcheck"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
     every = ", ".join(presets)
@@ -81,6 +82,8 @@ def main(
     sub.add_argument("--classes", type=int, help="default: as many as the preset was made for")
     compared = "say how many times the parameters and multiply-adds of this preset it has"
     sub.add_argument("--compare", metavar="PRESET", help=compared)
+    drawn = "draw it, stage by stage, with measured time; beside --compare's preset"
+    sub.add_argument("--plot", metavar="FILE.png", help=drawn)
     sub = commands.add_parser("train", help="train on a folder of pictures")
     add_options(sub, presets)
     sub = commands.add_parser("evaluate", help="accuracy of a run on validation pictures")
@@ -102,6 +105,7 @@ def main(
     sub.add_argument("run", help=run)
     sub.add_argument("pictures", nargs="+", help="picture files")
     sub.add_argument("--device", default=Options.device)
+    add_look(commands)
     sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
     sub.add_argument("preset", nargs="?", default="paper")
     given = vars(parser.parse_args(argv))
@@ -113,9 +117,42 @@ def main(
         "train": lambda: session.train(given, presets),
         "evaluate": lambda: evaluate_runs(**given),
         "predict": lambda: predict(**given),
+        "look": lambda: look_inside(**given),
         "gradcheck": lambda: gradcheck(presets, **given),
     }
     return run_command(actions[command])
+
+
+def add_look(commands: Any) -> None:
+    """The parser of `look`."""
+    sub = commands.add_parser("look", help="draw what is inside a run's network")
+    sub.add_argument("run", help="run folder, or a checkpoint file")
+    every = list(INSTRUMENTS)
+    what = f"any of {', '.join(every)}; default: all"
+    sub.add_argument("--what", nargs="+", choices=every, metavar="WHAT", default=every, help=what)
+    one = "to look at; default: the first that the run held out"
+    sub.add_argument("--picture", metavar="FILE", help=one)
+    place = "pictures of the same classes; default: what the run held out"
+    sub.add_argument("--data", dest="place", metavar="WHERE", help=place)
+    sub.add_argument("--stage", help="such as conv5; default: each instrument's usual one")
+    maps = "default: the strongest"
+    sub.add_argument("--map", dest="maps", type=int, nargs="+", metavar="N", help=maps)
+    back = "how nine and evolution project"
+    sub.add_argument("--method", choices=tuple(look.METHODS), default="deconvnet", help=back)
+    sub.add_argument("--size", type=int, help="of the occlusion's square, in pixels")
+    sub.add_argument("--stride", type=int, help="that the occlusion's square is moved by")
+    folder = "for the PNG files; default: look, in the run's folder"
+    sub.add_argument("-o", "--output", metavar="DIR", help=folder)
+    sub.add_argument("--batch-size", type=int, default=64)
+    sub.add_argument("--workers", type=int, default=Options.workers)
+    sub.add_argument("--device", default=Options.device)
+
+
+def look_inside(run: str, what: Sequence[str], output: str | None, **options: Any) -> None:
+    """Draw what is inside a run's network."""
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    inside = Inside(run, Path(output) if output else folder / "look", **options)
+    inside.draw(what)
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -139,9 +176,22 @@ def run_command(command: Callable[[], object]) -> int:
 
 
 def print_summaries(
-    presets: Mapping[str, Preset], preset: str, classes: int | None, compare: str | None
+    presets: Mapping[str, Preset],
+    preset: str,
+    classes: int | None,
+    compare: str | None,
+    plot: str | None,
 ) -> None:
-    """The table of a preset, or with "all" of each; and how it compares with another."""
+    """The table of a preset, or with "all" of each; how it compares with another; a picture."""
+    if plot:
+        names = list(presets) if preset == "all" else [preset]
+        drawn: dict[str, int | None] = dict.fromkeys(names, classes)
+        if compare is not None:
+            drawn[compare] = None
+        chosen = {name: find(name, presets) for name in drawn}
+        seconds = {name: look.stage_seconds(Network(p, drawn[name])) for name, p in chosen.items()}
+        ledgers = {name: ledger(p, drawn[name]) for name, p in chosen.items()}
+        print(f"written: {look.draw_ledgers(ledgers, Path(plot), seconds)}")
     for name in presets if preset == "all" else [preset]:
         print(summary(find(name, presets), name, classes))
         if compare is not None:

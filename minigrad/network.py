@@ -235,6 +235,23 @@ class Network(nn.Sequential):
         return optim.SGD(self.parameter_groups(), r.lr, r.momentum, r.weight_decay, r.form)
 
 
+def feature_stage(preset: Preset) -> str:
+    """The last stage whose output is maps after a nonlinearity, such as relu5: the highest features
+    that have a place in the picture. Without one, the last stage."""
+    kinds = records.ReLU, records.Tanh, records.Sigmoid
+    rows = ledger(preset)
+    places = [r.stage for r in rows if len(r.shape) == 3 and isinstance(r.layer, kinds)]
+    return places[-1] if places else rows[-1].stage
+
+
+def last_hidden_stage(preset: Preset) -> str:
+    """The stage whose output the last layer with weights reads, before dropout: relu7."""
+    rows = ledger(preset)
+    last = max(i for i, r in enumerate(rows) if r.parameters)
+    hidden = [r.stage for r in rows[:last] if not isinstance(r.layer, Dropout)]
+    return hidden[-1] if hidden else rows[last].stage
+
+
 def build(row: Row, seed: int, dtype: str) -> nn.Module:
     """The layer of a ledger's row, with its weights."""
     layer, name = row.layer, row.stage

@@ -24,7 +24,7 @@ import alexnet
 from minigrad.data import synthetic
 from minigrad.models.records import LRN
 from minigrad.network import shrunken
-from minigrad.training import session
+from minigrad.training import checkpoint, session
 from tests.rows import read as read_rows
 from tests.test_workers import assert_they_end
 
@@ -139,7 +139,17 @@ def test_train_leaves_a_run_folder(trained):
         "curves.png",
         "filters.png",
         "predictions.png",
+        "strongest.png",
+        "ledger.png",
+        "features",
     }
+    for epoch in (1, 2):  # of the weights, those of the convolutions are kept for good
+        name = f"epoch-{epoch:04}.safetensors"
+        weights = checkpoint.part(checkpoint.load(place / "run" / name)[0], "model.")
+        features, description = checkpoint.load(place / "run" / "features" / name)
+        assert set(features) == {name for name in weights if name.startswith("conv")}
+        assert all(np.array_equal(array, weights[name]) for name, array in features.items())
+        assert description == {"epoch": epoch}
     assert "recipe 'small': 2 epochs, batch 8" in out
     assert "the training will take about" in out
     assert "held-out pictures, last epoch" in out
@@ -164,6 +174,96 @@ def test_predict(trained):
     out = run("predict run set/val/stars/0000.JPEG set/val/rings/0000.JPEG", cwd=place)
     assert out.startswith("set/val/stars/0000.JPEG: ")
     assert out.count("%") == 10
+
+
+def test_look_draws_what_is_inside(trained):
+    """Every instrument, on the run's own pictures; then some of them, as asked for."""
+    place, _ = trained
+    before = (place / "run" / "checkpoint.safetensors").read_bytes()
+    out = run("look run", cwd=place)
+    drawn = sorted(p.name for p in (place / "run" / "look").iterdir())
+    tiny = list(TINY.layers)
+    weights = [name for name in tiny if name.startswith(("conv", "fc"))]
+    expected = [f"filters-{name}.png" for name in weights] + [f"maps-{name}.png" for name in tiny]
+    expected += [
+        "deconvnet-relu5.png", "evolution-relu5.png", "invariance.png", "ledger.png",
+        "neighbours-relu7.png", "nine-relu5.png", "occlusion.png", "predictions.png",
+        "spectrum.png",
+    ]  # fmt: skip
+    assert drawn == sorted(expected)
+    assert out.count("written: ") == len(drawn)
+    for name in drawn:
+        assert np.asarray(Image.open(place / "run" / "look" / name)).std() > 1, name
+    assert (place / "run" / "checkpoint.safetensors").read_bytes() == before
+    picture = "--picture set/train/dots/0001.JPEG"
+    out = run(
+        f"look run/best.safetensors {picture} --what maps deconvnet occlusion --stage conv4 --map 7"
+        " --size 20 --stride 19 -o seen/there --batch-size 5 --workers 0",
+        cwd=place,
+    )
+    drawn = sorted(p.name for p in (place / "seen" / "there").iterdir())
+    assert drawn == ["deconvnet-conv4.png", "maps-conv4.png", "occlusion.png"]
+    run(
+        "look run --what nine neighbours --data set/train --stage relu3 --method guided -o more",
+        cwd=place,
+    )
+    assert sorted(p.name for p in (place / "more").iterdir()) == [
+        "neighbours-relu3.png",
+        "nine-relu3.png",
+        "predictions.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "args"),
+    [
+        ("there is no checkpoint", "look set"),
+        ("unknown stage 'conv9': choose from conv1, relu1", "look run --stage conv9"),
+        ("relu5 has maps 0 to 15, not 16", "look run --map 3 16"),
+        ("not a picture that can be read", "look run --what maps --picture words.txt"),
+        ("No such file", "look run --what maps --picture cat.jpg"),
+        ("there is no folder or archive nowhere", "look run --what nine --data nowhere"),
+        ("squares of 9 moved by 10 do not", "look run --what occlusion --size 9 --stride 10"),
+        ("followed as far as the convolutions go", "look run --what evolution --stage relu6"),
+        ("is no run folder: evolution", "look run/best.safetensors --what evolution"),
+        ("has no weights: choose from conv1", "look run --what filters --stage relu1"),
+    ],
+)
+def test_mistakes_in_looking_get_a_sentence(trained, words, args):
+    place, _ = trained
+    out = run(f"{args} -o nothing", cwd=place, code=2)
+    assert words in out
+    assert out.splitlines()[-1].startswith("error: ")
+
+
+def test_look_without_the_runs_pictures(trained, tmp_path):
+    """A run whose pictures are gone looks at others; of other classes it says so."""
+    place, _ = trained
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.copytree(place / "set" / "val", tmp_path / "pictures")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["options"]["data"] == str(place / "set")
+    (place / "set").rename(place / "gone")
+    try:
+        out = run("look run --what nine -o a", cwd=tmp_path, code=2)
+        assert f"there is no folder or archive {place / 'set'}" in out
+        run("look run --what maps --stage conv1 --picture pictures/dots/0000.JPEG -o a", tmp_path)
+        run("look run --what nine --data pictures -o a", cwd=tmp_path)
+    finally:
+        (place / "gone").rename(place / "set")
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "maps-conv1.png",
+        "nine-relu5.png",
+    ]
+    shutil.rmtree(tmp_path / "pictures" / "dots")
+    out = run("look run --what nine --data pictures", cwd=tmp_path, code=2)
+    assert "dots" in out
+
+
+def test_a_ledger_is_drawn(tmp_path):
+    out = run("summary lenet5 --compare cifar10 --plot l.png", cwd=tmp_path)
+    assert "written: l.png" in out
+    assert np.asarray(Image.open(tmp_path / "l.png")).std() > 5
 
 
 def test_resume_goes_on(trained):

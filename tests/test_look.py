@@ -9,7 +9,7 @@ from minigrad import data, look, nn
 from minigrad import functions as F
 from minigrad.engine import Tensor, no_grad
 from minigrad.look import filters, sheet
-from minigrad.network import Network, ledger, shrunken
+from minigrad.network import Network, feature_stage, last_hidden_stage, ledger, shrunken
 from minigrad.training import health
 
 SIDE = 67
@@ -285,7 +285,7 @@ def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
     found = []
     for change, identity in look.IDENTITY.items():
         amounts = [identity, identity + 7]
-        one = look.invariance(
+        one = look.measure_invariance(
             model, raw, [3, 4], batches.preparation, ["pool1", "relu7"], change, amounts
         )
         for distances in one.distances.values():
@@ -298,7 +298,7 @@ def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
     )
     assert pixels_of(path).std() > 5
     with pytest.raises(ValueError, match="unknown stage 'relu9'"):
-        look.invariance(model, raw, [3, 4], batches.preparation, ["relu9"], "scale", [1])
+        look.measure_invariance(model, raw, [3, 4], batches.preparation, ["relu9"], "scale", [1])
 
 
 @pytest.mark.parametrize("batch_size", [3, 20])
@@ -319,3 +319,63 @@ def test_neighbours_are_those_of_brute_force(model, loader, batch_size):
     assert few.pictures.shape == (1, 19)
     with pytest.raises(ValueError, match="unknown stage 'fc9'"):
         look.find_neighbours(model, loader(6), [0], "fc9")
+
+
+def test_features_are_followed(model, loader, tmp_path):
+    """Each moment is that of its own weights, and the model keeps its own."""
+    before = model.state_dict()
+    convs = {name: w for name, w in before.items() if name.startswith("conv")}
+    other = Network(model.preset, 10, seed=7)
+    others = {name: w for name, w in other.state_dict().items() if name.startswith("conv")}
+    maps = [0, 3, 8]
+    moments = look.follow_features(model, [(1, others), (5, convs)], loader(8), "relu5", maps)
+    for moment, epoch, network in zip(moments, (1, 5), (other, model)):
+        assert moment.epoch == epoch
+        found = look.find_strongest(network, loader(8), ["relu5"], k=1)["relu5"]
+        assert np.array_equal(moment.strongest.pictures, found.pictures)
+        assert np.array_equal(moment.strongest.values, found.values)
+        pixels = look.project_strongest(network, loader(8), "relu5", found, maps)
+        assert set(moment.pixels) == {m for m, _ in pixels}
+        assert all(np.array_equal(moment.pixels[m], p) for (m, _), p in pixels.items())
+    assert 3 not in moments[1].pixels, "map 3 is never active in the model"
+    path = look.draw_evolution(moments, model, "relu5", maps, tmp_path / "e.png")
+    assert pixels_of(path).std() > 5
+    del others["conv2.w"]
+    with pytest.raises(ValueError, match="the features kept at epoch 9 have no conv2.w of shape"):
+        look.follow_features(model, [(9, others)], loader(8), "relu5", maps)
+    assert all(np.array_equal(w, before[name]) for name, w in model.state_dict().items())
+
+
+def test_a_figure_of_nine(model, loader, tmp_path):
+    """A map's nine patches and projections; a map that is never active is empty, with its count."""
+    batches = loader(8)
+    found = look.find_strongest(model, batches, ["relu5"])["relu5"]
+    pixels = look.project_strongest(model, batches, "relu5", found, [0, 3])
+    row = next(r for r in ledger(model.preset, 10) if r.stage == "relu5")
+
+    def crop(number):
+        return batches.pictures.read(number)[1:-2, 1:-2]
+
+    page = pixels_of(look.draw_nine(found, row, [3], crop, pixels, tmp_path / "n.png"))
+    tile = sheet.hatched(64, 64)[..., 0]
+    windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], tile.shape)
+    assert (windows == tile).all(axis=(2, 3)).sum() == 18
+    page = pixels_of(look.draw_nine(found, row, [0], crop, pixels, tmp_path / "n.png"))
+    first = look.patch(crop(int(found.pictures[0, 0])), row, found.at[0, 0])
+    tile = sheet.shrunk(first, 64)
+    windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], tile.shape[:2])
+    assert (windows == tile[..., 0]).all(axis=(2, 3)).any()
+
+
+def test_stages_to_look_at():
+    for name, features, hidden in (
+        ("paper", "relu5", "relu7"), ("lenet5", "tanh2", "tanh4"), ("cifar10", "relu3", "relu4"),
+    ):  # fmt: skip
+        found = feature_stage(alexnet.MODELS[name]), last_hidden_stage(alexnet.MODELS[name])
+        assert found == (features, hidden)
+
+
+def test_seconds_by_stage(model):
+    seconds = look.stage_seconds(model, batch=2, repeats=2)
+    assert list(seconds) == model.stages
+    assert all(value >= 0 for value in seconds.values())

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from minigrad import backend, nn
+from minigrad.backend import Array
 from minigrad.data import Loader
 from minigrad.engine import Tensor, no_grad
 from minigrad.look.deconvnet import peaks, project
+from minigrad.look.sheet import (
+    beside,
+    coloured,
+    enlarged,
+    hatched,
+    largest,
+    photograph,
+    save,
+    sheet,
+    shrunk,
+)
 from minigrad.network import Row
 
 
@@ -126,3 +139,71 @@ def patch(picture: np.ndarray, row: Row, at: Sequence[int], fill: int = 128) -> 
     inside = picture[max(top, 0) : min(bottom, H), max(left, 0) : min(right, W)]
     seen[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
     return seen
+
+
+def peaks_of(y: Array, numbers: np.ndarray, k: int = 9) -> Strongest:
+    """The strongest activations of one batch: y of the pictures `numbers`, in ascending order."""
+    return merged(None, *peaks(y), numbers, k)
+
+
+def draw_nine(
+    found: Strongest,
+    row: Row,
+    maps: Sequence[int],
+    crops: Callable[[int], np.ndarray],
+    pixels: Mapping[tuple[int, int], np.ndarray],
+    path: Path,
+    side: int = 64,
+) -> Path:
+    """For each map, what its nine strongest units saw, beside their projections (Zeiler and Fergus,
+    figure 2); crops(number) is the crop of a picture that the network sees.
+
+    Outside the picture is grey. A map with fewer than nine has empty places, and above each stands
+    how many pictures excite it. The projections of a map are on one scale, grey is zero.
+    """
+    tiles, captions = [], []
+    for m in maps:
+        halves = []
+        top = max((largest(pixels[m, r]) for r in range(9) if (m, r) in pixels), default=0.0)
+        for kind in ("patch", "projection"):
+            nine = []
+            for r in range(9):
+                if (m, r) not in pixels:
+                    nine.append(hatched(side, side))
+                    continue
+                if kind == "patch":
+                    tile = photograph(patch(crops(int(found.pictures[r, m])), row, found.at[r, m]))
+                else:
+                    tile = coloured(patch(pixels[m, r], row, found.at[r, m], fill=0), top)
+                nine.append(shrunk(enlarged(tile, side), side))
+            halves.append(sheet(nine, columns=3))
+        tiles.append(beside(halves))
+        captions.append(f"map {m}: active in {found.active[m]} of {found.seen} pictures")
+    active = int((found.active > 0).sum())
+    title = (
+        f"{row.stage}: the nine strongest of each map, and what caused them;"
+        f" {active} of {len(found.active)} maps are ever active"
+    )
+    return save(sheet(tiles, captions=captions, title=title), path)
+
+
+def draw_projections(
+    picture: np.ndarray,
+    row: Row,
+    by_method: Mapping[str, Sequence[np.ndarray]],
+    maps: Sequence[int],
+    values: Sequence[float],
+    path: Path,
+    side: int = 227,
+) -> Path:
+    """The crop that the network sees, and for each map a row: its projection by each method, each
+    on its own scale, grey being zero."""
+    tiles, captions = [], []
+    for n, (m, value) in enumerate(zip(maps, values)):
+        tiles.append(enlarged(photograph(picture), side))
+        captions.append(f"map {m}: {value:.4g}")
+        for method, pixels in by_method.items():
+            tiles.append(enlarged(coloured(pixels[n]), side))
+            captions.append(f"{method}, to {largest(pixels[n]):.2g}")
+    title = f"{row.stage}: one activation of a map, projected to the pixels"
+    return save(sheet(tiles, 1 + len(by_method), captions, title), path)

@@ -61,7 +61,7 @@ def changed(picture: np.ndarray, change: str, amount: float) -> np.ndarray:
     return np.asarray(image)[..., : picture.shape[2]]
 
 
-def invariance(
+def measure_invariance(
     model: nn.Module,
     pictures: np.ndarray,
     labels: Sequence[int],

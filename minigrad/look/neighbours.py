@@ -3,8 +3,9 @@ et al. 2012, section 6.1 and figure 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -12,13 +13,15 @@ from tqdm import tqdm
 from minigrad import backend, nn
 from minigrad.data import Loader
 from minigrad.engine import Tensor, no_grad
+from minigrad.look.sheet import enlarged, photograph, save, sheet, shrunk
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of Q pictures, numbers of the k nearest in the set, the nearest first, and their Euclidean
-    distances: (Q, k) each; fewer columns where the set is smaller."""
+    """Of the pictures `queries` (Q,), numbers of the k nearest in the set, the nearest first, and
+    their Euclidean distances: (Q, k) each; fewer columns where the set is smaller."""
 
+    queries: np.ndarray
     pictures: np.ndarray
     distances: np.ndarray
 
@@ -36,7 +39,7 @@ def features(model: nn.Module, x: np.ndarray, stage: str, device: str = "cpu") -
 def find_neighbours(
     model: nn.Module,
     loader: Loader,
-    queries: Sequence[int],
+    queries: Sequence[int] | np.ndarray,
     stage: str,
     device: str = "cpu",
     k: int = 6,
@@ -45,8 +48,9 @@ def find_neighbours(
     picture itself. Exact: every distance is computed, from differences in float64; of equal ones
     the lower number. What is held does not grow with the set."""
     with model.in_test_mode(), no_grad():
-        own = features(model, loader.prepare(np.array(queries))[0], stage, device)
-        best = np.full((len(queries), k), np.inf), np.full((len(queries), k), -1)
+        x, _, readable = loader.prepare(np.asarray(queries))
+        own = features(model, x, stage, device)
+        best = np.full((len(own), k), np.inf), np.full((len(own), k), -1)
         for x, _, numbers in tqdm(
             loader.batches(), "neighbours", len(loader), leave=False, disable=None
         ):
@@ -55,10 +59,26 @@ def find_neighbours(
             others = features(model, x, stage, device)
             for q, query in enumerate(own):
                 far = np.sqrt(((others - query) ** 2).sum(axis=1))
-                far = np.where(numbers == queries[q], np.inf, far)
+                far = np.where(numbers == readable[q], np.inf, far)
                 far = np.concatenate([best[0][q], far])
                 first = np.argsort(far, kind="stable")[:k]
                 best[1][q] = np.concatenate([best[1][q], numbers])[first]
                 best[0][q] = far[first]
     there = np.isfinite(best[0]).all(axis=0)
-    return Neighbours(best[1][:, there], best[0][:, there])
+    return Neighbours(readable, best[1][:, there], best[0][:, there])
+
+
+def draw_neighbours(
+    found: Neighbours, crops: Callable[[int], np.ndarray], stage: str, path: Path, side: int = 96
+) -> Path:
+    """A row for each picture: itself, then the nearest with their distances. crops(number) is the
+    crop of a picture that the network sees."""
+    tiles, captions = [], []
+    for query, numbers, distances in zip(found.queries, found.pictures, found.distances):
+        for number, caption in zip(
+            (query, *numbers), ("picture", *(f"{distance:.4g}" for distance in distances))
+        ):
+            tiles.append(shrunk(enlarged(photograph(crops(int(number))), side), side))
+            captions.append(f"{number}: {caption}")
+    title = f"{stage}: pictures and those nearest to them, by Euclidean distance"
+    return save(sheet(tiles, 1 + found.pictures.shape[1], captions, title), path)

@@ -50,10 +50,11 @@ def draw_predictions(
     probabilities: np.ndarray,
     names: Sequence[str],
     path: Path,
+    best: int = 4,
 ) -> Path:
-    """Pictures with their class above and the most probable classes as bars below (the paper's
-    figure 4)."""
-    columns = min(6, len(pictures))
+    """Pictures with their class above and the `best` most probable classes as bars below (the
+    paper's figure 4)."""
+    columns = min(4 if len(pictures) <= 8 else 6, len(pictures))
     rows = -(-len(pictures) // columns)
     figure = new_figure((2.1 * columns, 3.3 * rows))
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1.3] * rows)
@@ -64,12 +65,12 @@ def draw_predictions(
         above, below = grid[2 * r, c], grid[2 * r + 1, c]
         above.imshow(picture, cmap="gray", vmin=0, vmax=255)  # the three are for one channel
         above.set_title(short(names[labels[i]]), fontsize=8)
-        best = np.argsort(-probabilities[i], kind="stable")[:4]
-        colours = ["tab:green" if k == labels[i] else "tab:gray" for k in best]
-        below.barh(range(len(best)), probabilities[i, best], color=colours, alpha=0.6)
-        for place, k in enumerate(best):
+        classes = np.argsort(-probabilities[i], kind="stable")[:best]
+        colours = ["tab:green" if k == labels[i] else "tab:gray" for k in classes]
+        below.barh(range(len(classes)), probabilities[i, classes], color=colours, alpha=0.6)
+        for place, k in enumerate(classes):
             below.text(0.02, place, short(names[k]), va="center", fontsize=7)
-        below.set(xlim=(0, 1), ylim=(len(best) - 0.5, -0.5))
+        below.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5))
     return _save(figure, path)
 
 

@@ -6,6 +6,7 @@ health.csv             every few hundred steps, a row for each parameter and eac
 skipped.csv            pictures that could not be read, and why
 checkpoint.safetensors weights, velocity, preparation, and where the run stood; epoch-*.safetensors
                        and best.safetensors are checkpoints under other names
+features/              the convolutions' parameters alone, after the epochs of FEATURE_EPOCHS
 
 All but the appended rows is written whole or not at all. A folder is written to if it was new or
 empty, or if its run is resumed.
@@ -18,7 +19,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ import numpy as np
 from minigrad.files import PREFIX, replacing, sweep
 from minigrad.training import checkpoint
 
+FEATURES = "features"
+FEATURE_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # Zeiler and Fergus, figure 4
 CHECKPOINT, BEST, SETTINGS = "checkpoint.safetensors", "best.safetensors", "settings.json"
 FILES = {
     "metrics.csv": (
@@ -162,7 +165,8 @@ class RunFolder:
     def start(self, settings: Mapping[str, Any], step: int) -> None:
         """Write settings.json and the CSV files' headers; rows after `step` are removed."""
         self.claim()
-        sweep(self.path)  # what a run that was killed left unfinished
+        for folder in (self.path, self.path / FEATURES):
+            sweep(folder)  # what a run that was killed left unfinished
         with replacing(self.path / SETTINGS) as unfinished:
             unfinished.write_text(json.dumps(settings, indent=1))
         for name, header in FILES.items():
@@ -230,6 +234,25 @@ class RunFolder:
             checkpoint.link(self.path / CHECKPOINT, self.path / name)
         for old in sorted(self.path.glob("epoch-*.safetensors"))[: -keep or None]:
             old.unlink()
+
+    def save_features(self, epoch: int, parameters: dict[str, np.ndarray]) -> None:
+        """Keep these parameters as those of an epoch. Raises CheckpointError, OSError."""
+        self.claim()
+        (self.path / FEATURES).mkdir(exist_ok=True)
+        path = self.path / FEATURES / f"epoch-{epoch:04}.safetensors"
+        checkpoint.save(path, parameters, {"epoch": epoch})
+
+    def features(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(epoch, parameters) that were kept, in order, the newest checkpoint's last. Raises
+        CheckpointError."""
+        epoch = 0
+        for path in sorted((self.path / FEATURES).glob("epoch-*.safetensors")):
+            parameters, description = checkpoint.load(path)
+            epoch = description["epoch"]
+            yield epoch, parameters
+        tensors, description = self.newest("model.")
+        if description["place"]["epoch"] > epoch:
+            yield description["place"]["epoch"], checkpoint.part(tensors, "model.")
 
     def newest(
         self, prefix: str | tuple[str, ...] = ""

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from minigrad import backend, data, look, nn, optim, random
+from minigrad import backend, data, nn, optim, random
 from minigrad.data.cache import default_cache_folder
 from minigrad.engine import Tensor
 from minigrad.models.records import Conv, Dense, Preset
 from minigrad.network import Network
 from minigrad.training import checkpoint
+from minigrad.training.drawings import draw_run
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.health import LossWatch
 from minigrad.training.options import Options
@@ -218,27 +219,6 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
             " for longer than such a run)"
         )
     return lines
-
-
-def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[Path]:
-    """Learning curves, filters and a grid of predictions, in the run's folder."""
-    run = trainer.run
-    few = random.Stream(settings.options.seed, "grid").permutation(len(result.labels))[:24]
-    rows = run.rows("steps.csv"), run.rows("metrics.csv")
-    files = [look.draw_curves(*rows, run.path / "curves.png")]
-    if isinstance(trainer.model, Network):
-        first = look.weight_stages(trainer.model)[0]
-        files.append(look.draw_filters(trainer.model, first, run.path / "filters.png"))
-    files.append(
-        look.draw_predictions(
-            [trainer.val.pictures.read(int(result.indices[i])) for i in few],
-            [int(result.labels[i]) for i in few],
-            result.probabilities[few],
-            settings.names,
-            run.path / "predictions.png",
-        )
-    )
-    return files
 
 
 def load_weights(model: nn.Module, run: str) -> str:

@@ -21,7 +21,13 @@ from minigrad import functions as F
 from minigrad.data import Loader
 from minigrad.training import checkpoint, health
 from minigrad.training.evaluation import Evaluation, evaluate, top_k
-from minigrad.training.run_folder import CHECKPOINT, RunError, RunFolder, tensorboard
+from minigrad.training.run_folder import (
+    CHECKPOINT,
+    FEATURE_EPOCHS,
+    RunError,
+    RunFolder,
+    tensorboard,
+)
 
 
 class Stopped(Exception):
@@ -305,9 +311,17 @@ class Trainer:
             self.best_error = before
 
     def link_epoch(self) -> None:
-        """Give the checkpoint at the end of an epoch its other names."""
+        """Give the checkpoint at the end of an epoch its other names, and keep its features."""
         best = self.last_error == self.best_error
         self.run.attempt(lambda: self.run.link_epoch(self.epoch, best, self.keep), self.step)
+        if self.epoch in FEATURE_EPOCHS:
+            convs = [name for name, m in self.model.modules() if isinstance(m, nn.Conv2d)]
+            features = {
+                name: p.numpy()
+                for name, p in self.model.named_parameters()
+                if name.rpartition(".")[0] in convs
+            }
+            self.run.attempt(lambda: self.run.save_features(self.epoch, features), self.step)
 
     def stop_if_asked(self) -> None:
         """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or
