@@ -641,6 +641,8 @@ def test_small_pictures_train_evaluate_and_predict(tmp_path, draw, monkeypatch, 
     assert "top-1 100.00%" in out
     Image.new("RGB", (90, 90), (10, 10, 10)).save("dark.png")
     assert run("predict", "run", "dark.png").startswith("dark.png: ")
+    what = "filters", "maps", "deconvnet", "nine", "occlusion", "neighbours"
+    assert run("look", "run", "--picture", "dark.png", "--what", *what).count("written: ") > 12
     assert {"curves.png", "filters.png", "predictions.png"} <= {
         p.name for p in Path("run").iterdir()
     }
