@@ -2,6 +2,7 @@
 // p 2^32. Forward and backward alike.
 //
 //     block = `span` numbers in a row (a multiple of 4); a Philox call gives four neighbours' bits
+//     start (a multiple of 4): the element of the whole batch that x begins with
 //
 // The bits are minigrad/random.py's, Philox4x32-10: counter (i / 4, 0, draw low, draw high), key
 // (seed, stream), word i % 4. Bytes an element: reads 4, writes 4.
@@ -17,12 +18,12 @@ __device__ inline void philox(u32 c[4], u32 k0, u32 k1) {
 }
 
 extern "C" __global__ void dropout(const real *__restrict__ x, real *__restrict__ y, i64 size,
-                                   int span, u32 threshold, real scale, u32 seed, u32 stream,
-                                   u32 draw_low, u32 draw_high) {
+                                   i64 start, int span, u32 threshold, real scale, u32 seed,
+                                   u32 stream, u32 draw_low, u32 draw_high) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   for (int i = 4 * threadIdx.x; i < count; i += 4 * blockDim.x) {
-    u32 words[4] = {(u32)((first + i) / 4), 0, draw_low, draw_high};
+    u32 words[4] = {(u32)((start + first + i) / 4), 0, draw_low, draw_high};
     philox(words, seed, stream);
     for (int j = 0; j < 4 && i + j < count; ++j) {
       real v = x[first + i + j];

@@ -92,6 +92,8 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
                 jump = 0
             shape = (layer.units or classes,)
             parameters, adds = (math.prod(inputs) + 1) * shape[0], math.prod(inputs) * shape[0]
+        elif isinstance(layer, records.Gather):
+            shape = (*inputs[:-1], sum(layer.parts))
         own += 0 if held or not keeps_input else 4 * math.prod(inputs)
         own += 4 * math.prod(shape) if keeps_output else 0
         held = keeps_output
@@ -155,7 +157,11 @@ class Network(nn.Sequential):
             )
         self.preset, self.classes, self.seed = preset, classes, seed
         rows = ledger(preset, classes)
-        super().__init__(**{row.stage: build(row, seed, dtype) for row in rows})
+        super().__init__(**{row.stage: self.build(row, dtype) for row in rows})
+
+    def build(self, row: Row, dtype: str) -> nn.Module:
+        """The layer of a ledger's row."""
+        return build(row, self.seed, dtype)
 
     stages = property(lambda self: list(self.layers), doc="Names of all stages, in order.")
 
@@ -252,11 +258,14 @@ def last_hidden_stage(preset: Preset) -> str:
     return hidden[-1] if hidden else rows[last].stage
 
 
-def build(row: Row, seed: int, dtype: str) -> nn.Module:
-    """The layer of a ledger's row, with its weights."""
+def build(row: Row, seed: int, dtype: str, place: tuple[int, int] | None = None) -> nn.Module:
+    """The layer of a ledger's row, with its weights. place: (first, of how many), where its outputs
+    are in a larger layer, of whose random numbers it takes its part."""
     layer, name = row.layer, row.stage
     if isinstance(layer, (Conv, Dense)):
         init = nn.he if layer.std is None else nn.gaussian(layer.std)
+        if place is not None:
+            init = part_of(init, *place)
         stream = random.Stream(seed, f"{name}.w")
         weights: dict[str, Any] = {"init": init, "bias": layer.bias, "rng": stream, "dtype": dtype}
     match layer:
@@ -282,7 +291,7 @@ def build(row: Row, seed: int, dtype: str) -> nn.Module:
             pool = nn.AvgPool2d if layer.mean else nn.MaxPool2d
             return pool(layer.size, layer.stride, ceil_mode=layer.ceil)
         case Dropout():
-            return nn.Dropout(layer.p, layer.inverted, random.Stream(seed, name))
+            return nn.Dropout(layer.p, layer.inverted, random.Stream(seed, name), place)
         case records.ReLU():
             return nn.ReLU()
         case records.Tanh():
@@ -290,6 +299,15 @@ def build(row: Row, seed: int, dtype: str) -> nn.Module:
         case records.Sigmoid():
             return nn.Sigmoid()
     raise TypeError(f"{name}: {layer!r} is no record of a layer")
+
+
+def part_of(init: nn.Init, first: int, whole: int) -> nn.Init:
+    """An initialiser that draws a weight with `whole` outputs and keeps those from `first` on."""
+
+    def part(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
+        return init(rng, (*shape[:-1], whole))[..., first : first + shape[-1]]
+
+    return part
 
 
 def shrunken(preset: Preset, width: int = 16) -> Preset:

@@ -21,6 +21,7 @@ import numpy as np
 from minigrad import backend, kernels, random
 from minigrad import functions as F
 from minigrad.backend import Array
+from minigrad.distributed import Communicator
 from minigrad.engine import Tensor, as_tensor
 from minigrad.functions.geometry import pair
 
@@ -340,19 +341,33 @@ class Dropout(Module):
     """functions.dropout; each instance draws from a stream of its own, so two layers never share a
     mask.
 
-    Args: p, inverted: as in functions.dropout; rng: its stream (if None, one of its own with the
-    seed of the default stream).
+    Args: p, inverted, place: as in functions.dropout; rng: its stream (if None, one of its own with
+    the seed of the default stream).
     """
 
     def __init__(
-        self, p: float = 0.5, inverted: bool = True, rng: random.Stream | None = None
+        self,
+        p: float = 0.5,
+        inverted: bool = True,
+        rng: random.Stream | None = None,
+        place: tuple[int, int] | None = None,
     ) -> None:
-        self.p, self.inverted = p, inverted
+        self.p, self.inverted, self.place = p, inverted, place
         own = random.Stream(random.default_stream().seed, f"dropout {next(_instances)}")
         self.rng = own if rng is None else random.stream(rng, "Dropout")
 
     def forward(self, x):
-        return F.dropout(x, self.p, self.training, self.inverted, self.rng)
+        return F.dropout(x, self.p, self.training, self.inverted, self.rng, self.place)
+
+
+class Gather(Module):
+    """functions.gather over a Communicator."""
+
+    def __init__(self, comm: Communicator, sizes: tuple[int, ...], shared: bool = False) -> None:
+        self.comm, self.sizes, self.shared = comm, tuple(sizes), shared
+
+    def forward(self, x):
+        return F.gather(x, self.comm, self.sizes, self.shared)
 
 
 class Flatten(Module):

@@ -49,15 +49,12 @@ def philox(counter: tuple[Array | int, ...], key: tuple[int, int]) -> tuple[Arra
 def bits(
     seed: int, stream: int, draw: int, size: int, like: Array | None = None, start: int = 0
 ) -> Array:
-    """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. start is a
-    multiple of 4.
-
-    Made on the device of `like`.
-    """
+    """Words start .. start + size - 1 of draw number `draw` of a stream, uint32. Made on the device
+    of `like`."""
     blocks = np.arange(start // 4, (start + size + 3) // 4, dtype=np.uint64, like=like)
     low, high = np.full_like(blocks, draw & LOW), np.full_like(blocks, draw >> 32)
     words = philox((blocks, np.zeros_like(blocks), low, high), (seed, stream))
-    return np.stack(words, axis=-1).astype(np.uint32).reshape(-1)[:size]
+    return np.stack(words, axis=-1).astype(np.uint32).reshape(-1)[start % 4 :][:size]
 
 
 class Stream:
@@ -138,6 +135,25 @@ def rewound() -> Iterator[None]:
         for stream, counter in _rewinding.counters.items():
             stream.counter = counter
         _rewinding.counters = outer
+
+
+_parts = threading.local()  # .row, inside `part`
+
+
+@contextmanager
+def part(row: int) -> Iterator[None]:
+    """Inside, a batch is a part of a larger one that begins at this row: dropout draws the numbers
+    that the whole batch would have there."""
+    before, _parts.row = first_row(), row
+    try:
+        yield
+    finally:
+        _parts.row = before
+
+
+def first_row() -> int:
+    """The row at which the batch in hand begins in the whole batch (`part`)."""
+    return getattr(_parts, "row", 0)
 
 
 _default = Stream(0, "default")

@@ -10,6 +10,7 @@ from minigrad.functions.avg_pool2d import avg_pool2d
 from minigrad.functions.basic import add, div, exp, log, matmul, mul, neg, pow, sub
 from minigrad.functions.conv2d import conv2d
 from minigrad.functions.dropout import dropout
+from minigrad.functions.gather import gather
 from minigrad.functions.linear import linear
 from minigrad.functions.lrn import lrn
 from minigrad.functions.lrn_within_map import lrn_within_map
@@ -32,6 +33,7 @@ __all__ = [
     "dropout",
     "exp",
     "flatten",
+    "gather",
     "getitem",
     "linear",
     "log",

@@ -7,7 +7,9 @@ al. 2012, section 4.2).
 
 m is 0 or 1: element i is kept when its 32 random bits, as a number below 2^32, are at least p 2^32.
 Saved: nothing but the number of the draw; the same bits are made again in backward (random.py).
-Both forms have the same mean at test time as in training. Kernel: dropout (kernels/dropout.cu).
+Both forms have the same mean at test time as in training. Of a batch that is a part of a larger one
+(random.part), and of units that are a part of a layer (`place`), the elements have the numbers of
+the whole. Kernel: dropout (kernels/dropout.cu).
 AlexNet: p = 0.5 on fc6 and fc7, not inverted.
 """
 
@@ -20,22 +22,35 @@ from minigrad.engine import Function, Tensor
 
 
 class Dropout(Function):
-    def __init__(self, p: float, scale: float, rng: random.Stream) -> None:
-        self.p, self.scale = p, scale
+    def __init__(
+        self, p: float, scale: float, rng: random.Stream, place: tuple[int, int] | None = None
+    ) -> None:
+        self.p, self.scale, self.place, self.row = p, scale, place, random.first_row()
         self.seed, self.stream, self.draw = rng.seed, rng.stream, rng.next_draw()
 
     def apply(self, a):
+        if self.place is None:
+            return self.drop(a)
+        first, whole = self.place
+        units = slice(first, first + a.shape[-1])
+        wide = np.zeros_like(a, shape=(*a.shape[:-1], whole), order="C")
+        wide[..., units] = a
+        return kernels.contiguous(self.drop(wide)[..., units])
+
+    def drop(self, a):
         threshold = int(self.p * 2**32)
-        if kernels.ready(a):
+        start = self.row * (a.size // max(1, len(a))) if a.ndim else 0
+        if kernels.ready(a) and start % 4 == 0:  # four neighbours' bits come from one call
             a = kernels.contiguous(a)
             out = np.empty_like(a)
             key = self.seed, self.stream, self.draw & random.LOW, self.draw >> 32
             blocks = -(-a.size // kernels.SPAN)
             kernels.launch(
-                "dropout", blocks, a, out, a.size, kernels.SPAN, threshold, self.scale, *key
+                "dropout", blocks, a, out, a.size, start, kernels.SPAN, threshold, self.scale, *key
             )
             return out
-        kept = random.bits(self.seed, self.stream, self.draw, a.size, like=a) >= threshold
+        words = random.bits(self.seed, self.stream, self.draw, a.size, like=a, start=start)
+        kept = words >= threshold
         return a * kept.reshape(a.shape) * a.dtype.type(self.scale)
 
     forward = apply
@@ -61,6 +76,7 @@ def dropout(
     training: bool = True,
     inverted: bool = True,
     rng: random.Stream | None = None,
+    place: tuple[int, int] | None = None,
 ) -> Tensor:
     """Zero each element with probability p while training.
 
@@ -71,10 +87,12 @@ def dropout(
         inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as
             the paper does.
         rng: the random.Stream to draw from (a layer owns one); the default stream if None.
+        place: (first, of how many), where x's units (its last axis) are in a layer that is shared
+            out; None: x has all of them.
     """
     p, rng = float(p), random.stream(rng, "dropout")
     if not 0 <= p < 1:
         raise ValueError(f"dropout: p must be at least 0 and below 1, not {p}")
     if training:
-        return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng)(x)
+        return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng, place)(x)
     return Scale(1.0 if inverted else 1 - p)(x)

@@ -96,10 +96,17 @@ class Dropout:
     inverted: bool = False
 
 
-Layer = Conv | Dense | ReLU | Tanh | Sigmoid | LRN | LRNWithinMap | Pool | Dropout
+@dataclass(frozen=True)
+class Gather:
+    """functions.gather: the maps of all columns, which have `parts` of them (columns.py)."""
+
+    parts: tuple[int, ...]
+
+
+Layer = Conv | Dense | ReLU | Tanh | Sigmoid | LRN | LRNWithinMap | Pool | Dropout | Gather
 KINDS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (Conv, Dense, ReLU, Tanh, Sigmoid, LRN, LRNWithinMap, Pool, Dropout)
+    for kind in (Conv, Dense, ReLU, Tanh, Sigmoid, LRN, LRNWithinMap, Pool, Dropout, Gather)
 }
 
 
