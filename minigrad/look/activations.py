@@ -17,9 +17,9 @@ from minigrad.look.deconvnet import peaks, project
 from minigrad.look.sheet import (
     beside,
     coloured,
+    contrast,
     enlarged,
     hatched,
-    largest,
     photograph,
     save,
     sheet,
@@ -159,12 +159,17 @@ def draw_nine(
     figure 2); crops(number) is the crop of a picture that the network sees.
 
     Outside the picture is grey. A map with fewer than nine has empty places, and above each stands
-    how many pictures excite it. The projections of a map are on one scale, grey is zero.
+    how many pictures excite it. The projections of a map are on one scale, grey is zero;
+    contrast is enhanced, as in the figure, to what 1 % of the pixels exceed.
     """
     tiles, captions = [], []
     for m in maps:
         halves = []
-        top = max((largest(pixels[m, r]) for r in range(9) if (m, r) in pixels), default=0.0)
+        found_here = [r for r in range(9) if (m, r) in pixels]
+        small = {
+            r: shrunk(patch(pixels[m, r], row, found.at[r, m], fill=0), side) for r in found_here
+        }
+        limit = max((contrast(p) for p in small.values()), default=0.0)
         for kind in ("patch", "projection"):
             nine = []
             for r in range(9):
@@ -174,7 +179,7 @@ def draw_nine(
                 if kind == "patch":
                     tile = photograph(patch(crops(int(found.pictures[r, m])), row, found.at[r, m]))
                 else:
-                    tile = coloured(patch(pixels[m, r], row, found.at[r, m], fill=0), top)
+                    tile = coloured(small[r], limit)
                 nine.append(shrunk(enlarged(tile, side), side))
             halves.append(sheet(nine, columns=3))
         tiles.append(beside(halves))
@@ -196,14 +201,15 @@ def draw_projections(
     path: Path,
     side: int = 227,
 ) -> Path:
-    """The crop that the network sees, and for each map a row: its projection by each method, each
-    on its own scale, grey being zero."""
+    """The crop that the network sees, and for each map a row: its projection by each method. Grey
+    is zero; full colour is the number above, which 1 % of the pixels exceed."""
     tiles, captions = [], []
     for n, (m, value) in enumerate(zip(maps, values)):
         tiles.append(enlarged(photograph(picture), side))
         captions.append(f"map {m}: {value:.4g}")
         for method, pixels in by_method.items():
-            tiles.append(enlarged(coloured(pixels[n]), side))
-            captions.append(f"{method}, to {largest(pixels[n]):.2g}")
+            limit = contrast(pixels[n])
+            tiles.append(enlarged(coloured(pixels[n], limit), side))
+            captions.append(f"{method}, to {limit:.2g}")
     title = f"{row.stage}: one activation of a map, projected to the pixels"
     return save(sheet(tiles, 1 + len(by_method), captions, title), path)

@@ -13,7 +13,7 @@ import numpy as np
 from minigrad import backend
 from minigrad.data import Loader
 from minigrad.look.activations import Strongest, find_strongest, patch, project_strongest
-from minigrad.look.sheet import coloured, enlarged, hatched, save, sheet, shrunk
+from minigrad.look.sheet import coloured, contrast, enlarged, hatched, save, sheet, shrunk
 from minigrad.network import Network, ledger
 
 
@@ -79,8 +79,8 @@ def draw_evolution(
             before = picture
             if m in moment.pixels:
                 p = moment.pixels[m]
-                tile = coloured(patch(p, row, moment.strongest.at[0, m], fill=0))
-                tiles.append(enlarged(shrunk(tile, 96), 96))
+                tile = shrunk(patch(p, row, moment.strongest.at[0, m], fill=0), 96)
+                tiles.append(enlarged(coloured(tile, contrast(tile)), 96))
                 captions.append(f"{m} @{moment.epoch}: {picture}{jump}")
             else:
                 tiles.append(hatched(96, 96))

@@ -50,6 +50,12 @@ def largest(a: np.ndarray) -> float:
     return float(np.abs(np.nan_to_num(a, nan=0, posinf=0, neginf=0)).max(initial=0))
 
 
+def contrast(a: np.ndarray) -> float:
+    """A limit for `coloured` that shows a projection: of its |a| above 0, 1 % lie beyond it."""
+    size = np.abs(a)
+    return float(np.quantile(size[size > 0], 0.99)) if size.any() else 0.0
+
+
 def enlarged(tile: np.ndarray, side: int) -> np.ndarray:
     """Every pixel as a square of pixels, as large as fits into `side`, and at least 1."""
     factor = max(1, side // max(tile.shape[:2]))
@@ -57,12 +63,14 @@ def enlarged(tile: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrunk(tile: np.ndarray, side: int) -> np.ndarray:
-    """At most `side` pixels wide and high."""
-    if max(tile.shape[:2]) <= side:
+    """A square tile (s, s, C) of numbers or colours, at most `side` pixels wide and high."""
+    if len(tile) <= side:
         return tile
-    image = Image.fromarray(tile)
-    image.thumbnail((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BILINEAR))
+        for channel in np.moveaxis(tile, -1, 0)
+    ]
+    return np.stack(channels, axis=-1)
 
 
 def sheet(
