@@ -129,13 +129,13 @@ def add_look(commands: Any) -> None:
     sub.add_argument("run", help="run folder, or a checkpoint file")
     every = list(INSTRUMENTS)
     what = f"any of {', '.join(every)}; default: all"
-    sub.add_argument("--what", nargs="+", choices=every, metavar="WHAT", default=every, help=what)
-    one = "to look at; default: the first that the run held out"
+    sub.add_argument("--what", nargs="+", choices=every, metavar="WHAT", help=what)
+    one = "for maps, deconvnet, occlusion, invariance; default: of what the run held out"
     sub.add_argument("--picture", metavar="FILE", help=one)
     place = "pictures of the same classes; default: what the run held out"
     sub.add_argument("--data", dest="place", metavar="WHERE", help=place)
     sub.add_argument("--stage", help="such as conv5; default: each instrument's usual one")
-    maps = "default: the strongest"
+    maps = "for deconvnet, nine, occlusion, evolution; default: the strongest"
     sub.add_argument("--map", dest="maps", type=int, nargs="+", metavar="N", help=maps)
     back = "how nine and evolution project"
     sub.add_argument("--method", choices=tuple(look.METHODS), default="deconvnet", help=back)
@@ -148,10 +148,11 @@ def add_look(commands: Any) -> None:
     sub.add_argument("--device", default=Options.device)
 
 
-def look_inside(run: str, what: Sequence[str], output: str | None, **options: Any) -> None:
+def look_inside(run: str, what: Sequence[str] | None, output: str | None, **options: Any) -> None:
     """Draw what is inside a run's network."""
-    folder = Path(run) if Path(run).is_dir() else Path(run).parent
-    inside = Inside(run, Path(output) if output else folder / "look", **options)
+    path = Path(run)
+    folder = path / "look" if path.is_dir() else path.with_name(f"look-{path.stem}")
+    inside = Inside(run, Path(output) if output else folder, **options)
     inside.draw(what)
 
 
@@ -187,11 +188,12 @@ def print_summaries(
         names = list(presets) if preset == "all" else [preset]
         drawn: dict[str, int | None] = dict.fromkeys(names, classes)
         if compare is not None:
-            drawn[compare] = None
+            drawn.setdefault(compare, None)
         chosen = {name: find(name, presets) for name in drawn}
         seconds = {name: look.stage_seconds(Network(p, drawn[name])) for name, p in chosen.items()}
         ledgers = {name: ledger(p, drawn[name]) for name, p in chosen.items()}
-        print(f"written: {look.draw_ledgers(ledgers, Path(plot), seconds)}")
+        path = Path(plot) if plot.endswith(".png") else Path(f"{plot}.png")
+        print(f"written: {look.draw_ledgers(ledgers, path, seconds)}")
     for name in presets if preset == "all" else [preset]:
         print(summary(find(name, presets), name, classes))
         if compare is not None:

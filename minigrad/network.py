@@ -92,6 +92,8 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
                 jump = 0
             shape = (layer.units or classes,)
             parameters, adds = (math.prod(inputs) + 1) * shape[0], math.prod(inputs) * shape[0]
+        elif isinstance(layer, LRNWithinMap):
+            field, start = field + (layer.n - 1) * jump, start - layer.n // 2 * jump
         elif isinstance(layer, records.Gather):
             shape = (*inputs[:-1], sum(layer.parts))
         own += 0 if held or not keeps_input else 4 * math.prod(inputs)

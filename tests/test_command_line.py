@@ -25,6 +25,7 @@ from minigrad.data import synthetic
 from minigrad.models.records import LRN
 from minigrad.network import shrunken
 from minigrad.training import checkpoint, session
+from minigrad.training.run_folder import CHECKPOINT, RunFolder
 from tests.rows import read as read_rows
 from tests.test_workers import assert_they_end
 
@@ -214,10 +215,44 @@ def test_look_draws_what_is_inside(trained):
     ]
 
 
+def test_look_leaves_out_what_does_not_apply(trained):
+    """Where no instrument is named, one that has nothing to show is told, and the others draw."""
+    place, _ = trained
+    out = run("look run/best.safetensors --stage fc6", cwd=place)
+    assert "left out, evolution: run/best.safetensors is no run folder" in out
+    drawn = {p.name for p in (place / "run" / "look-best").iterdir()}
+    assert {"filters-fc6.png", "maps-fc6.png", "nine-fc6.png", "ledger.png"} <= drawn
+    assert not any(name.startswith("evolution") for name in drawn)
+    out = run("look run --what neighbours -o run", cwd=place, code=2)
+    assert "run is the run's own folder: choose another --output" in out
+
+
+def test_features_of_a_life_that_was_given_up(place):
+    """A run that goes back to an earlier checkpoint keeps no features from after it, and the newest
+    weights are followed last, in the middle of an epoch too."""
+    run(f"{ONE_EPOCH} --epochs 2 --keep 9 --output lives", cwd=place)
+    folder = RunFolder(place / "lives")
+    assert [epoch for epoch, _ in folder.features()] == [1, 2]
+    shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
+    assert [epoch for epoch, _ in folder.features()] == [1]
+    tensors, description = checkpoint.load(folder.path / CHECKPOINT)
+    description["place"]["batch"] = 1
+    checkpoint.save(folder.path / CHECKPOINT, tensors, description)
+    assert [epoch for epoch, _ in folder.features()] == [1, 1]
+    shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
+    folder.claimed = True
+    folder.start({}, description["place"]["step"], 1)
+    assert [p.name for p in (folder.path / "features").iterdir()] == ["epoch-0001.safetensors"]
+    shutil.copyfile(folder.path / CHECKPOINT, folder.path / "features" / "epoch-0001.safetensors")
+    with pytest.raises(checkpoint.CheckpointError, match="holds no features that a run kept"):
+        list(folder.features())
+
+
 @pytest.mark.parametrize(
     ("words", "args"),
     [
         ("there is no checkpoint", "look set"),
+        ("--batch-size must be at least 1, not 0", "look run --batch-size 0"),
         ("unknown stage 'conv9': choose from conv1, relu1", "look run --stage conv9"),
         ("relu5 has maps 0 to 15, not 16", "look run --map 3 16"),
         ("not a picture that can be read", "look run --what maps --picture words.txt"),
@@ -618,10 +653,10 @@ def test_nothing_is_written_over(place):
             ),
         ),
     ):
-        before = {p.name: p.read_bytes() for p in (place / folder).iterdir()}
+        before = {p: p.read_bytes() for p in (place / folder).rglob("*") if p.is_file()}
         out = run(f"{TRAIN} --output {folder}", cwd=place, code=2)
         assert f"{folder} is not empty, and nothing in it is written over: {reason}" in out
-        assert {p.name: p.read_bytes() for p in (place / folder).iterdir()} == before
+        assert {p: p.read_bytes() for p in (place / folder).rglob("*") if p.is_file()} == before
     shutil.copyfile(place / "lost" / "best.safetensors", place / "lost" / "checkpoint.safetensors")
     (place / "lost" / "draft.tmp").write_text("mine")
     run("train --resume lost --epochs 2", cwd=place)

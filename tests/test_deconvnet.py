@@ -63,14 +63,15 @@ def test_nothing_outside_the_receptive_field(name):
         if len(row.shape) < 3:
             continue
         at = (row.shape[0] // 2, 0)
-        pixels = look.project(model, x, row.stage, maps=0, at=at).pixels[0]
-        for axis, place in enumerate(at):
-            first = row.start + place * row.jump
-            seen = np.flatnonzero(pixels.any(axis=(1 - axis, 2)))
-            if seen.size:
-                assert first <= seen[0], row.stage
-                assert seen[-1] < first + row.field, row.stage
-            filled.append(seen.size == row.field)
+        for rules in look.METHODS.values():
+            pixels = look.project(model, x, row.stage, maps=0, at=at, **rules).pixels[0]
+            for axis, place in enumerate(at):
+                first = row.start + place * row.jump
+                seen = np.flatnonzero(pixels.any(axis=(1 - axis, 2)))
+                if seen.size:
+                    assert first <= seen[0], row.stage
+                    assert seen[-1] < first + row.field, row.stage
+                filled.append(seen.size == row.field)
     assert filled[0]
 
 
@@ -237,12 +238,24 @@ def test_windows_of_zeros():
         ((_, above, back),) = deconvnet.descend(steps, seed, "backward", "skip", zeros)
         assert above is seed
         assert back[0, ..., 0].tolist() == [[0, 0, kept, 0], [0, 2, 0, 0]]
-    deep = nn.Sequential(pool=nn.MaxPool2d(2), sum=nn.Conv2d(1, 1, (1, 2), init=ones, bias=None))
-    assert look.project(deep, x, "sum").zero_windows == {"pool": 0.5}
+    deep = nn.Sequential(pool=nn.MaxPool2d(2), sum=nn.Conv2d(1, 1, (1, 2), init=signs, bias=None))
+    assert look.project(deep, x, "sum").zero_windows == {"pool": 0.5}, "without the sign"
 
 
-def ones(rng, shape):
-    return np.ones(shape)
+def signs(rng, shape):
+    return np.array([1.0, -1]).reshape(shape)
+
+
+def test_normalisation_is_left_out():
+    """Of both kinds: the signal goes through as it is."""
+    model = network("krizhevsky2012")
+    steps = deconvnet.ascend(model, pictures(model), "relu5")
+    kinds = [step.stage for step in steps if "n" in step.stage[0] or "within" in step.stage]
+    assert kinds == ["norm1", "norm2", "within2"]
+    for step, above, below in deconvnet.descend(steps, steps[-1].y, "backward", "skip"):
+        assert (below is above) == (step.stage in kinds), step.stage
+    for step, above, below in deconvnet.descend(steps, steps[-1].y, "backward", "gradient"):
+        assert below is not above, step.stage
 
 
 def test_mistakes():
@@ -253,6 +266,11 @@ def test_mistakes():
         ("conv5 has maps 0 to 15, not 16", {"stage": "conv5", "maps": 16}),
         ("conv5 has 3 x 3 places, not \\(3, 0\\)", {"stage": "conv5", "at": (3, 0)}),
         ("a map is given in whole numbers", {"stage": "conv5", "maps": 1.5}),
+        (
+            "conv5: one map for all pictures, or one for each of 2",
+            {"stage": "conv5", "maps": [0] * 3},
+        ),
+        ("conv5: one place for all pictures", {"stage": "conv5", "at": 1}),
         ("relu must be one of backward, mask, both", {"stage": "conv5", "relu": "clip"}),
     ):
         with pytest.raises(ValueError, match=words):
@@ -262,8 +280,10 @@ def test_mistakes():
 
 
 def test_the_model_is_left_as_it_was():
-    model = network("paper").train()
-    look.project(model, pictures(model), "fc8")
+    model = network("paper")
+    expected = look.project(model, pictures(model), "fc8").pixels
+    model.train()
+    assert np.array_equal(look.project(model, pictures(model), "fc8").pixels, expected)
     assert model.training
     assert all(p.grad is None for p in model.parameters())
 

@@ -1,5 +1,7 @@
 """The instruments of minigrad/look/ on small networks, against brute force and planted models."""
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,8 @@ from minigrad import data, look, nn
 from minigrad import functions as F
 from minigrad.engine import Tensor, no_grad
 from minigrad.look import filters, sheet
-from minigrad.network import Network, feature_stage, last_hidden_stage, ledger, shrunken
+from minigrad.look import pictures as pictures_by_matplotlib
+from minigrad.network import Network, Row, feature_stage, last_hidden_stage, ledger, shrunken
 from minigrad.training import health
 
 SIDE = 67
@@ -53,6 +56,7 @@ def test_nine_strongest_are_those_of_brute_force(model, loader, batch_size):
         y = activations[stage]
         y = y if y.ndim == 4 else y[:, None, None]
         assert strongest.seen == 20
+        assert (np.diff(strongest.values[0][strongest.order()]) <= 0).all()
         for m in range(y.shape[3]):
             peaks = [(float(y[i, ..., m].max()), i) for i in range(20)]
             best = sorted((p for p in peaks if p[0] > 0), key=lambda p: (-p[0], p[1]))
@@ -108,6 +112,34 @@ def test_a_patch_is_what_a_unit_sees():
     assert look.patch(picture, rows["fc6"], (0, 0)) is picture
 
 
+def crop(loader, number):
+    return loader.preparation.crop_of(loader.pictures.read(number))
+
+
+def captured(monkeypatch, module):
+    """The arguments of every sheet that a file of look/ lays out from here on."""
+    own, seen = sheet.sheet, []
+
+    def keep(tiles, columns=0, captions=(), title="", limit=None):
+        seen.append({"tiles": tiles, "captions": list(captions), "title": title, "limit": limit})
+        return own(tiles, columns, captions, title, limit)
+
+    monkeypatch.setattr(sys.modules[f"minigrad.look.{module}"], "sheet", keep)
+    return seen
+
+
+def figures(monkeypatch, module):
+    """The figures that a file of look/ draws from here on."""
+    own, seen = pictures_by_matplotlib.new_figure, []
+
+    def keep(size):
+        seen.append(own(size))
+        return seen[-1]
+
+    monkeypatch.setattr(sys.modules[f"minigrad.look.{module}"], "new_figure", keep)
+    return seen
+
+
 def pixels_of(path):
     return np.asarray(Image.open(path))
 
@@ -155,7 +187,7 @@ def test_a_dense_layer_larger_than_its_picture():
     assert tile[:128, 3:1003].min() == tile[128:256, 3 + 2 : 1003].min() == 255
 
 
-def test_dead_maps_are_those_of_health(model, loader, tmp_path):
+def test_dead_maps_are_those_of_health(model, loader, tmp_path, monkeypatch):
     x = loader(20).prepare(np.arange(20))[0]
     shares = {
         row["layer"]: row["dead"]
@@ -170,8 +202,17 @@ def test_dead_maps_are_those_of_health(model, loader, tmp_path):
     assert look.dead_maps(activations["relu5"])[3]
     strongest = look.find_strongest(model, loader(20), ["relu5"])["relu5"]
     assert np.array_equal(look.dead_maps(activations["relu5"]), strongest.active == 0)
+    assert not look.dead_maps(np.array([[0.0, -1], [1e-9, -1]]))[0]
     y = activations["conv2"][0]
     y[..., 4] = 0
+    sheets = captured(monkeypatch, "maps")
+    for scale, limit in (("map", None), ("layer", np.abs(y).max())):
+        look.draw_maps(y, "conv2", tmp_path / "maps.png", scale)
+        expected = sheet.enlarged(sheet.signed(y[..., 7], limit), 56)
+        assert np.array_equal(sheets[-1]["tiles"][7], expected)
+        assert sheets[-1]["captions"][7] == f"7: {np.abs(y[..., 7]).max():.3g}"
+        assert sheets[-1]["limit"] == limit
+        assert sheets[-1]["title"] == "conv2: 16 maps, 1 of them dead"
     for scale in ("map", "layer"):
         page = pixels_of(look.draw_maps(y, "conv2", tmp_path / "maps.png", scale))
         tile = sheet.hatched(*sheet.enlarged(y[..., :3], 56).shape[:2])
@@ -240,17 +281,32 @@ def test_the_occlusion_map_of_a_planted_pixel(size, stride):
     np.testing.assert_allclose(other.probability, 1 - expected, rtol=1e-5)
 
 
-def test_occlusion_of_a_network(model, loader, tmp_path):
+def test_occlusion_of_a_network(model, loader, tmp_path, monkeypatch):
     batches = loader(8)
-    crop = batches.pictures.read(2)[1:-2, 1:-2]
+    crop = batches.preparation.crop_of(batches.pictures.read(2))
     found = look.occlude(model, crop, batches.preparation, "relu5", label=1)
     x = batches.preparation.centre(crop[None].copy())
     x[0, : found.size, -found.size :] = (128 - 100) * 0.02
     y, p = model.run(x, "relu5").data[0, ..., found.map].sum(), F.softmax(model(x)).data[0]
     np.testing.assert_allclose(found.strength[0, -1], y, rtol=1e-4)
     np.testing.assert_allclose(found.probability[0, -1], p[1], rtol=1e-4)
-    path = look.draw_occlusion(found, crop, [f"class {i}" for i in range(10)], tmp_path / "o.png")
-    assert pixels_of(path).std() > 5
+    drawn = figures(monkeypatch, "occlusion")
+    look.draw_occlusion(found, crop, [f"class {i}" for i in range(10)], tmp_path / "o.png")
+    _, probability, labels, strength, *_ = drawn[0].axes
+    assert np.array_equal(probability.collections[0].get_array(), found.probability)
+    assert np.array_equal(strength.collections[0].get_array(), found.strength)
+    edges = probability.collections[0].get_coordinates()
+    middles = found.starts + found.size / 2
+    assert ((edges[:-1, 0, 1] < middles) & (middles < edges[1:, 0, 1])).all()
+    assert np.array_equal(edges[0, :, 0], edges[:, 0, 1])
+    assert probability.get_ylim() == (67, 0), "row 0 is above"
+    most = f"class {np.bincount(found.likeliest.ravel()).argmax()}"
+    assert labels.get_legend().get_texts()[0].get_text() == most
+    other = look.occlude(model, crop, batches.preparation, "relu5", map=4)
+    assert other.map == 4
+    assert not np.array_equal(other.strength, found.strength)
+    with pytest.raises(ValueError, match="relu5 has maps 0 to 15, not 16"):
+        look.occlude(model, crop, batches.preparation, "relu5", map=16)
     for size, stride in ((8, 9), (68, 1), (0, 0)):
         with pytest.raises(ValueError, match="do not cover every pixel of 67"):
             look.occlude(model, crop, batches.preparation, "relu5", size=size, stride=stride)
@@ -292,6 +348,15 @@ def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
             assert (distances[:, 0] == 0).all()
             assert (distances[:, 1] > 0).all()
         np.testing.assert_allclose(one.probability[:, 0], p[[0, 1], [3, 4]], rtol=1e-4)
+        moved = np.stack([look.changed(picture, change, identity + 7) for picture in raw])
+        y = batches.preparation.centre(moved)
+        np.testing.assert_allclose(
+            one.probability[:, 1], F.softmax(model(y)).data[[0, 1], [3, 4]], rtol=1e-4
+        )
+        away = model.run(y, "relu7").data - model.run(x, "relu7").data
+        np.testing.assert_allclose(
+            one.distances["relu7"][:, 1], np.linalg.norm(away, axis=1), rtol=1e-3
+        )
         found.append(one)
     path = look.draw_invariance(
         found, [3, 4], [f"class {i}" for i in range(10)], tmp_path / "i.png"
@@ -302,7 +367,7 @@ def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [3, 20])
-def test_neighbours_are_those_of_brute_force(model, loader, batch_size):
+def test_neighbours_are_those_of_brute_force(model, loader, batch_size, tmp_path, monkeypatch):
     """Picture 13 is picture 4 again: each is the other's nearest, at distance 0."""
     queries = [13, 2, 4]
     found = look.find_neighbours(model, loader(batch_size), queries, "relu7", k=5)
@@ -315,21 +380,29 @@ def test_neighbours_are_those_of_brute_force(model, loader, batch_size):
         assert nearest.tolist() == order
         np.testing.assert_allclose(distances, far[order], rtol=1e-4, atol=1e-6)
     assert (found.pictures[0, 0], found.pictures[2, 0]) == (4, 13)
+    sheets = captured(monkeypatch, "neighbours")
+    look.draw_neighbours(found, lambda i: crop(loader(1), i), "relu7", tmp_path / "n.png")
+    numbers = [int(caption.split(":")[0]) for caption in sheets[0]["captions"]]
+    assert numbers == [n for q, row in zip(queries, found.pictures) for n in (q, *row)]
+    assert sheets[0]["captions"][:2] == ["13: picture", "4: 0"]
+    for number, tile in zip(numbers, sheets[0]["tiles"]):
+        assert np.array_equal(tile, sheet.enlarged(crop(loader(1), number), 96))
     few = look.find_neighbours(model, loader(6), [0], "relu7", k=30)
     assert few.pictures.shape == (1, 19)
     with pytest.raises(ValueError, match="unknown stage 'fc9'"):
         look.find_neighbours(model, loader(6), [0], "fc9")
 
 
-def test_features_are_followed(model, loader, tmp_path):
+def test_features_are_followed(model, loader, tmp_path, monkeypatch):
     """Each moment is that of its own weights, and the model keeps its own."""
     before = model.state_dict()
     convs = {name: w for name, w in before.items() if name.startswith("conv")}
     other = Network(model.preset, 10, seed=7)
     others = {name: w for name, w in other.state_dict().items() if name.startswith("conv")}
     maps = [0, 3, 8]
-    moments = look.follow_features(model, [(1, others), (5, convs)], loader(8), "relu5", maps)
-    for moment, epoch, network in zip(moments, (1, 5), (other, model)):
+    kept = [(1, others), (5, convs), (5.5, convs)]
+    moments = look.follow_features(model, kept, loader(8), "relu5", maps)
+    for moment, (epoch, _), network in zip(moments, kept, (other, model, model)):
         assert moment.epoch == epoch
         found = look.find_strongest(network, loader(8), ["relu5"], k=1)["relu5"]
         assert np.array_equal(moment.strongest.pictures, found.pictures)
@@ -338,33 +411,51 @@ def test_features_are_followed(model, loader, tmp_path):
         assert set(moment.pixels) == {m for m, _ in pixels}
         assert all(np.array_equal(moment.pixels[m], p) for (m, _), p in pixels.items())
     assert 3 not in moments[1].pixels, "map 3 is never active in the model"
-    path = look.draw_evolution(moments, model, "relu5", maps, tmp_path / "e.png")
-    assert pixels_of(path).std() > 5
+    sheets = captured(monkeypatch, "evolution")
+    look.draw_evolution(moments, model, "relu5", maps, tmp_path / "e.png")
+    expected = []
+    for m in maps:
+        seen = [int(moment.strongest.pictures[0, m]) for moment in moments]
+        for n, (moment, picture) in enumerate(zip(moments, seen)):
+            jump = "*" if n and picture != seen[n - 1] else ""
+            says = f"{picture}{jump}" if m in moment.pixels else "none"
+            expected.append(f"{m} @{moment.epoch:g}: {says}")
+    assert sheets[0]["captions"] == expected
+    jumps = [caption.endswith("*") for caption in expected]
+    assert jumps[1] or jumps[7], "these networks differ in their strongest pictures"
+    assert not any((jumps[2], jumps[8])), "the same weights have the same"
     del others["conv2.w"]
     with pytest.raises(ValueError, match="the features kept at epoch 9 have no conv2.w of shape"):
         look.follow_features(model, [(9, others)], loader(8), "relu5", maps)
     assert all(np.array_equal(w, before[name]) for name, w in model.state_dict().items())
 
 
-def test_a_figure_of_nine(model, loader, tmp_path):
+def test_a_figure_of_nine(model, loader, tmp_path, monkeypatch):
     """A map's nine patches and projections; a map that is never active is empty, with its count."""
     batches = loader(8)
     found = look.find_strongest(model, batches, ["relu5"])["relu5"]
     pixels = look.project_strongest(model, batches, "relu5", found, [0, 3])
     row = next(r for r in ledger(model.preset, 10) if r.stage == "relu5")
 
-    def crop(number):
-        return batches.pictures.read(number)[1:-2, 1:-2]
+    def crop_of(number):
+        return crop(batches, number)
 
-    page = pixels_of(look.draw_nine(found, row, [3], crop, pixels, tmp_path / "n.png"))
+    page = pixels_of(look.draw_nine(found, row, [3], crop_of, pixels, tmp_path / "n.png"))
     tile = sheet.hatched(64, 64)[..., 0]
     windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], tile.shape)
     assert (windows == tile).all(axis=(2, 3)).sum() == 18
-    page = pixels_of(look.draw_nine(found, row, [0], crop, pixels, tmp_path / "n.png"))
-    first = look.patch(crop(int(found.pictures[0, 0])), row, found.at[0, 0])
-    tile = sheet.shrunk(first, 64)
-    windows = np.lib.stride_tricks.sliding_window_view(page[..., 0], tile.shape[:2])
-    assert (windows == tile[..., 0]).all(axis=(2, 3)).any()
+    sheets = captured(monkeypatch, "activations")
+    look.draw_nine(found, row, [0], crop_of, pixels, tmp_path / "n.png")
+    patches, projections, whole = sheets
+    assert whole["captions"] == [f"map 0: active in {found.active[0]} of 20 pictures"]
+    for r in range(9):
+        if found.pictures[r, 0] < 0:
+            continue
+        seen = look.patch(crop_of(int(found.pictures[r, 0])), row, found.at[r, 0])
+        assert np.array_equal(patches["tiles"][r], sheet.shrunk(seen, 64))
+        caused = sheet.shrunk(look.patch(pixels[0, r], row, found.at[r, 0], fill=0), 64)
+        expected = sheet.coloured(caused, sheet.contrast(caused))
+        assert np.array_equal(projections["tiles"][r], expected)
 
 
 def test_stages_to_look_at():
@@ -378,4 +469,49 @@ def test_stages_to_look_at():
 def test_seconds_by_stage(model):
     seconds = look.stage_seconds(model, batch=2, repeats=2)
     assert list(seconds) == model.stages
-    assert all(value >= 0 for value in seconds.values())
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_a_ledger_as_a_picture(tmp_path, monkeypatch):
+    rows = ledger(alexnet.PAPER)
+    seconds = {"paper": {row.stage: 0.001 * n for n, row in enumerate(rows)}}
+    drawn = figures(monkeypatch, "ledgers")
+    both = {"paper": rows, "lenet5": ledger(alexnet.MODELS["lenet5"])}
+    look.draw_ledgers(both, tmp_path / "ledger.png", seconds)
+    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+
+    def heights(title, group=0):
+        return [bar.get_height() for bar in panels[title].containers[group]]
+
+    assert heights("paper: 60,965,224 parameters") == [row.parameters for row in rows]
+    assert sum(heights("paper: 724,406,816 multiply-adds")) == 724_406_816
+    memory = "paper: kilobytes a picture"
+    assert heights(memory) == [row.bytes_out / 1e3 for row in rows]
+    assert heights(memory, 1) == [row.bytes_kept / 1e3 for row in rows]
+    np.testing.assert_allclose(heights("paper: 231 milliseconds a picture, forward"), range(22))
+    assert "lenet5: 61,706 parameters" in panels
+
+
+def test_a_dense_layer_with_a_rest():
+    """A block at the border is the mean of what it has."""
+    tile = filters.dense_sheet(np.ones((1025, 2)), "fc")[17:]
+    assert (tile[:256, 3 : 3 + 513] == [178, 24, 43]).all()
+
+
+def test_a_patch_wholly_outside():
+    row = Row("pool", None, (), (3, 3, 1), 0, 0, 0, 0, 1, 1, -2, "")
+    assert (look.patch(np.zeros((9, 9, 3), np.uint8), row, (0, 1), 7) == 7).all()
+
+
+def test_nothing_readable(loader, model, monkeypatch):
+    batches = loader(8)
+    monkeypatch.setattr(type(batches.pictures), "read", unreadable)
+    batches.most_skipped = 1.0
+    with pytest.raises(data.DataError, match="not one readable picture"):
+        look.find_strongest(model, batches, ["relu5"])
+    with pytest.raises(data.DataError, match="whose neighbours are wanted can be read"):
+        look.find_neighbours(model, batches, [0, 1], "relu7")
+
+
+def unreadable(self, i):
+    raise data.ImageError(f"picture {i}: damaged")

@@ -393,7 +393,7 @@ def test_a_row_is_written_whole_or_not_at_all(pictures, tmp_path):
     import resource
 
     run = RunFolder(tmp_path)
-    run.start({}, 0)
+    run.start({}, 0, 0)
     run.append("steps.csv", [{"step": 1, "epoch": "0.1", "loss": "2.3", "top1": "0.1"}])
     before = (tmp_path / "steps.csv").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

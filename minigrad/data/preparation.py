@@ -185,6 +185,11 @@ class Preparation:
         margin = (pictures.shape[1] - self.size) // 2
         return self.crop(pictures, margin, margin, False)
 
+    def crop_of(self, picture: np.ndarray) -> np.ndarray:
+        """The square in the middle of a picture that `centre` prepares, unprepared."""
+        margin = (picture.shape[0] - self.size) // 2
+        return picture[margin : margin + self.size, margin : margin + self.size]
+
     def views(self, pictures: np.ndarray) -> Iterator[np.ndarray]:
         """The paper's ten test views (section 4.1): four corners and the centre, each also
         mirrored; each (n, size, size, C)."""

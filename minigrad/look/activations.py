@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from minigrad import backend, nn
 from minigrad.backend import Array
-from minigrad.data import Loader
+from minigrad.data import DataError, Loader
 from minigrad.engine import Tensor, no_grad
 from minigrad.look.deconvnet import peaks, project
 from minigrad.look.sheet import (
@@ -54,7 +54,7 @@ def find_strongest(
     model: nn.Module, loader: Loader, stages: Sequence[str], device: str = "cpu", k: int = 9
 ) -> dict[str, Strongest]:
     """The k strongest activations of every map of these stages, in one pass over the loader's
-    pictures. What is held does not grow with their number."""
+    pictures. Memory use does not depend on their number."""
     found: dict[str, Strongest] = {}
     with model.in_test_mode(), no_grad():
         for x, _, numbers in tqdm(
@@ -74,7 +74,9 @@ def find_strongest(
                 raise ValueError(
                     f"unknown stage {', '.join(sorted(missing))}: choose from {', '.join(names)}"
                 )
-    return {name: found[name] for name in stages if name in found}
+    if not found:
+        raise DataError("there is not one readable picture to look at")
+    return {name: found[name] for name in stages}
 
 
 def merged(
@@ -136,7 +138,7 @@ def patch(picture: np.ndarray, row: Row, at: Sequence[int], fill: int = 128) -> 
         (row.start + place * row.jump, row.start + place * row.jump + row.field) for place in at
     )
     H, W = picture.shape[:2]
-    inside = picture[max(top, 0) : min(bottom, H), max(left, 0) : min(right, W)]
+    inside = picture[max(top, 0) : max(min(bottom, H), 0), max(left, 0) : max(min(right, W), 0)]
     seen[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
     return seen
 
@@ -159,17 +161,12 @@ def draw_nine(
     figure 2); crops(number) is the crop of a picture that the network sees.
 
     Outside the picture is grey. A map with fewer than nine has empty places, and above each stands
-    how many pictures excite it. The projections of a map are on one scale, grey is zero;
-    contrast is enhanced, as in the figure, to what 1 % of the pixels exceed.
+    how many pictures excite it. In the projections grey is zero, and each is scaled, as
+    in the figure, to what 1 % of its pixels exceed.
     """
     tiles, captions = [], []
     for m in maps:
         halves = []
-        found_here = [r for r in range(9) if (m, r) in pixels]
-        small = {
-            r: shrunk(patch(pixels[m, r], row, found.at[r, m], fill=0), side) for r in found_here
-        }
-        limit = max((contrast(p) for p in small.values()), default=0.0)
         for kind in ("patch", "projection"):
             nine = []
             for r in range(9):
@@ -179,7 +176,8 @@ def draw_nine(
                 if kind == "patch":
                     tile = photograph(patch(crops(int(found.pictures[r, m])), row, found.at[r, m]))
                 else:
-                    tile = coloured(small[r], limit)
+                    small = shrunk(patch(pixels[m, r], row, found.at[r, m], fill=0), side)
+                    tile = coloured(small, contrast(small))
                 nine.append(shrunk(enlarged(tile, side), side))
             halves.append(sheet(nine, columns=3))
         tiles.append(beside(halves))

@@ -192,4 +192,9 @@ def checked(value: object, shape: tuple[int, ...], what: str, stage: str) -> np.
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{stage}: a {what} is given in whole numbers, not {value!r}")
+    if array.shape not in (shape[1:], shape):
+        raise ValueError(
+            f"{stage}: one {what} for all pictures, or one for each of {shape[0]}, is wanted, not"
+            f" {value!r}"
+        )
     return np.broadcast_to(array, shape)

@@ -1,4 +1,4 @@
-"""How features came to be: a map's strongest activation, projected, at epoch after epoch (Zeiler
+"""How features develop: a map's strongest activation, projected, at epoch after epoch (Zeiler
 and Fergus, arXiv 1311.2901v3, section 4.1 and figure 4). "Sudden jumps in appearance result from a
 change in the image from which the strongest activation originates", so each picture is named."""
 
@@ -22,14 +22,14 @@ class Moment:
     """A stage after an epoch: the strongest activation of each map over a set, and by map its
     projection (H, W, C); a map that is not active has none."""
 
-    epoch: int
+    epoch: float
     strongest: Strongest
     pixels: dict[int, np.ndarray]
 
 
 def follow_features(
     model: Network,
-    weights: Iterable[tuple[int, Mapping[str, np.ndarray]]],
+    weights: Iterable[tuple[float, Mapping[str, np.ndarray]]],
     loader: Loader,
     stage: str,
     maps: Sequence[int],
@@ -51,7 +51,7 @@ def follow_features(
             for name in needed:
                 if name not in kept or kept[name].shape != own[name].shape:
                     raise ValueError(
-                        f"the features kept at epoch {epoch} have no {name} of shape"
+                        f"the features kept at epoch {epoch:g} have no {name} of shape"
                         f" {own[name].shape}; they can be followed as far as the convolutions go"
                     )
                 own[name].data = backend.to_device(kept[name], own[name].device)
@@ -61,6 +61,8 @@ def follow_features(
     finally:
         for name in needed:
             own[name].data = before[name]
+    if not moments:
+        raise ValueError("no features were kept: there is nothing to follow")
     return moments
 
 
@@ -68,7 +70,7 @@ def draw_evolution(
     moments: Sequence[Moment], model: Network, stage: str, maps: Sequence[int], path: Path
 ) -> Path:
     """A row for each map, a column for each epoch; the numbers are the map, the epoch and the
-    picture, * where that is another than before. Colours are each stretched, as in the figure."""
+    picture, * where that is another than before. Each tile is scaled by itself, as there."""
     row = next(r for r in ledger(model.preset, model.classes) if r.stage == stage)
     tiles, captions = [], []
     for m in maps:
@@ -81,9 +83,9 @@ def draw_evolution(
                 p = moment.pixels[m]
                 tile = shrunk(patch(p, row, moment.strongest.at[0, m], fill=0), 96)
                 tiles.append(enlarged(coloured(tile, contrast(tile)), 96))
-                captions.append(f"{m} @{moment.epoch}: {picture}{jump}")
+                captions.append(f"{m} @{moment.epoch:g}: {picture}{jump}")
             else:
                 tiles.append(hatched(96, 96))
-                captions.append(f"{m} @{moment.epoch}: none")
+                captions.append(f"{m} @{moment.epoch:g}: none")
     title = f"{stage}: map @epoch: number of the picture with the strongest activation"
     return save(sheet(tiles, len(moments), captions, title), path)

@@ -66,13 +66,16 @@ def draw_filters(model: Network, stage: str, path: Path) -> Path:
 def dense_sheet(w: np.ndarray, stage: str) -> np.ndarray:
     """A dense layer's weights (in, out), at most 1,024 pixels either way."""
     a, b = (-(-side // 1024) for side in w.shape)
-    squares = np.zeros((-(-w.shape[0] // a) * a, -(-w.shape[1] // b) * b))
-    squares[: w.shape[0], : w.shape[1]] = np.square(w, dtype=np.float64)
-    mean = squares.reshape(len(squares) // a, a, -1, b).mean(axis=(1, 3)).T
-    shown = np.sqrt(mean) if a * b > 1 else w.T
+    shown = w.T
     title = f"{stage}: {w.shape[1]} units (rows), {w.shape[0]} inputs (columns)"
     if a * b > 1:
         title += f"; a pixel is the root mean square of {a} x {b} weights"
+        rows = np.arange(0, w.shape[0], a)
+        sums = np.stack([np.square(w[r : r + a], dtype=np.float64).sum(axis=0) for r in rows])
+        sums = np.add.reduceat(sums, np.arange(0, w.shape[1], b), axis=1)
+        counts = (np.minimum(part, side - np.arange(0, side, part)) for part, side in
+                  zip((a, b), w.shape))  # fmt: skip
+        shown = np.sqrt(sums / np.outer(*counts)).T
     tile = signed(shown, largest(shown)).repeat(max(1, 256 // len(shown)), axis=0)
     return sheet([tile], title=title, limit=largest(shown))
 
@@ -85,7 +88,7 @@ class Spectrum:
     over filters of the energy there, 1 where white noise, such as untrained filters, has as much.
     dead: (O,) whether a filter's root mean square is under a tenth of the largest one's. aliased:
     (O,) whether more than half of a filter's energy lies above the frequency 1 / (2 stride), along
-    either axis, that its stride can tell apart.
+    either axis, that its stride can tell apart: white noise is, at every stride above 1.
     """
 
     frequencies: np.ndarray
@@ -122,7 +125,7 @@ def draw_spectrum(layers: Mapping[str, tuple[np.ndarray, int]], path: Path) -> P
         s = spectrum(w, stride)
         label = (
             f"{name}, stride {stride}: {s.dead.sum()} dead, {s.aliased.sum()} aliased of"
-            f" {w.shape[3]} filters"
+            f" {w.shape[3]} filters{' (of white noise: all)' if stride > 1 else ''}"
         )
         axes.plot(s.frequencies, s.density, f"C{i}", marker=".", label=label)
         if stride > 1:

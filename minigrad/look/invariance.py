@@ -18,7 +18,7 @@ from minigrad.engine import Tensor, no_grad
 from minigrad.look.pictures import new_figure, short
 from minigrad.look.sheet import photograph
 
-# The figure's ranges: pixels of a picture of 256, downwards; times the size; degrees.
+# The figure's ranges: 256ths of the picture's side, downwards; times the size; degrees.
 CHANGES: Mapping[str, Sequence[float]] = {
     "translation": range(-60, 61, 6),
     "scale": [1 + i / 20 for i in range(17)],
@@ -72,8 +72,13 @@ def measure_invariance(
     device: str = "cpu",
 ) -> Invariance:
     """Change each picture (P, side, side, C) uint8 by each amount, and see what the features of
-    `stages` and the probability of its label do. Raises ValueError for an unknown stage."""
-    amounts = list(CHANGES[change]) if amounts is None else list(amounts)
+    `stages` and the probability of its label do. amounts: pixels, times or degrees; None takes the
+    figure's. Raises ValueError for an unknown stage or change."""
+    if change not in CHANGES:
+        raise ValueError(f"change must be one of {', '.join(CHANGES)}, not {change!r}")
+    if amounts is None:
+        unit = pictures.shape[1] / 256 if change == "translation" else 1
+        amounts = [unit * amount for amount in CHANGES[change]]
     distances: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
     probability = []
     with model.in_test_mode(), no_grad():

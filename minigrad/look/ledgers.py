@@ -11,13 +11,12 @@ import numpy as np
 from minigrad import backend
 from minigrad.engine import Tensor, no_grad
 from minigrad.look.pictures import new_figure
-from minigrad.models.records import Dropout
 from minigrad.network import Network, Row
 
 
 def stage_seconds(model: Network, batch: int = 32, repeats: int = 3) -> dict[str, float]:
-    """Seconds of the forward pass by stage, in test mode, the median of several passes over a batch
-    of zeros."""
+    """Seconds of the forward pass of one picture by stage, in test mode: of a batch of zeros, the
+    median of several passes, divided by its size."""
     p = model.preset.preprocessing
     zeros = np.zeros((batch, p.size, p.size, p.channels), np.float32)
     x = Tensor(backend.to_device(zeros, model.parameters()[0].device))
@@ -30,7 +29,7 @@ def stage_seconds(model: Network, batch: int = 32, repeats: int = 3) -> dict[str
                 now = time.perf_counter()
                 seconds[name].append(now - began)
                 began = now
-    return {name: float(np.median(each)) for name, each in seconds.items()}
+    return {name: float(np.median(each)) / batch for name, each in seconds.items()}
 
 
 def draw_ledgers(
@@ -41,11 +40,10 @@ def draw_ledgers(
     """Networks side by side, by name; a bar for each stage: its parameters, multiply-adds, the
     memory of its output and what backward keeps of it, and where measured its time."""
     panels = ["parameters", "multiply-adds", "kilobytes a picture"]
-    panels += ["milliseconds forward"] if seconds else []
+    panels += ["milliseconds a picture, forward"] if seconds else []
     figure = new_figure((6.5 * len(ledgers), 2.6 * len(panels)))
     grid = figure.subplots(len(panels), len(ledgers), squeeze=False)
     for column, (name, rows) in zip(grid.T, ledgers.items()):
-        rows = [row for row in rows if not isinstance(row.layer, Dropout)]
         where = np.arange(len(rows))
         values: dict[str, list[float]] = {
             "parameters": [row.parameters for row in rows],
@@ -53,7 +51,9 @@ def draw_ledgers(
             "kilobytes a picture": [row.bytes_out / 1e3 for row in rows],
         }
         if seconds and name in seconds:
-            values["milliseconds forward"] = [1e3 * seconds[name][row.stage] for row in rows]
+            values["milliseconds a picture, forward"] = [
+                1e3 * seconds[name][row.stage] for row in rows
+            ]
         for axes, what in zip(column, panels):
             if what not in values:
                 axes.axis("off")

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigrad import backend, nn
-from minigrad.data import Loader
+from minigrad.data import DataError, Loader
 from minigrad.engine import Tensor, no_grad
 from minigrad.look.sheet import enlarged, photograph, save, sheet, shrunk
 
@@ -46,9 +46,11 @@ def find_neighbours(
 ) -> Neighbours:
     """The k pictures of the loader's set nearest to each of its pictures `queries`, without the
     picture itself. Exact: every distance is computed, from differences in float64; of equal ones
-    the lower number. What is held does not grow with the set."""
+    the lower number. Memory use does not depend on the size of the set."""
     with model.in_test_mode(), no_grad():
         x, _, readable = loader.prepare(np.asarray(queries))
+        if len(readable) == 0:
+            raise DataError("not one of the pictures whose neighbours are wanted can be read")
         own = features(model, x, stage, device)
         best = np.full((len(own), k), np.inf), np.full((len(own), k), -1)
         for x, _, numbers in tqdm(

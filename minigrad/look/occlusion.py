@@ -1,5 +1,5 @@
-"""Occlusion: what a prediction hangs on, by covering the picture piece by piece (Zeiler and Fergus,
-arXiv 1311.2901v3, section 4.2 and figure 7).
+"""Occlusion: what a prediction depends on, by covering the picture piece by piece (Zeiler and
+Fergus, arXiv 1311.2901v3, section 4.2 and figure 7).
 
 A grey square is laid over one place after the other; for each, the network says how probable the
 right class still is, which label is the likeliest, and how strong a map of a late convolution is,
@@ -62,13 +62,15 @@ def occlude(
     grey: int = 128,
     batch_size: int = 64,
     device: str = "cpu",
+    map: int | None = None,
 ) -> Occlusion:
     """Cover a picture square by square.
 
     Args:
         picture: (side, side, C) uint8, the crop that the network sees, before it is prepared.
-        stage: whose strongest map is summed, such as "relu5". label: whose probability is asked;
-            None takes what the network says where nothing is covered.
+        stage, map: which map is summed, such as "relu5", 173; None takes the strongest.
+        label: whose probability is asked; None takes what the network says where nothing is
+            covered.
         size, stride: of the square, in pixels. grey: its value, 0 to 255.
     Raises ValueError for sizes that do not cover every pixel, and for a stage that does not exist.
     """
@@ -95,9 +97,11 @@ def occlude(
                 raise ValueError(f"unknown stage {stage!r}: choose from {', '.join(names)}")
             probabilities.append(F.softmax(y).numpy())
             if i == 0:
-                peaks = a[0].max(axis=tuple(range(a.ndim - 2)))
-                strongest = int(peaks.argmax())
-    p, strength = np.concatenate(probabilities), np.concatenate(sums)[:, strongest]
+                strongest = int(a[0].max(axis=tuple(range(a.ndim - 2))).argmax())
+                summed = strongest if map is None else map
+                if not 0 <= summed < a.shape[-1]:
+                    raise ValueError(f"{stage} has maps 0 to {a.shape[-1] - 1}, not {map}")
+    p, strength = np.concatenate(probabilities), np.concatenate(sums)[:, summed]
     label = int(p[0].argmax()) if label is None else label
     shape = len(starts), len(starts)
     return Occlusion(
@@ -108,39 +112,54 @@ def occlude(
         strength[1:].reshape(shape),
         label,
         stage,
-        strongest,
+        summed,
     )
 
 
-def draw_occlusion(found: Occlusion, picture: np.ndarray, names: Sequence[str], path: Path) -> Path:
+def draw_occlusion(
+    found: Occlusion,
+    picture: np.ndarray,
+    names: Sequence[str],
+    path: Path,
+    predicted: bool = False,
+) -> Path:
     """The picture, and what is left of its class, its label and its strongest map, each place drawn
-    where the middle of the square was (figure 7, columns a, b, d and e)."""
+    where the middle of the square was (figure 7, columns a, b, d and e). predicted: the class is
+    the network's own answer."""
     from matplotlib.patches import Rectangle
 
     figure = new_figure((15, 4.2))
     first, *rest = figure.subplots(1, 4)
     first.imshow(photograph(picture))
     first.add_patch(Rectangle((2, 2), found.size, found.size, color="0.5"))
-    first.set_title(f"{short(names[found.label])}; the square", fontsize=9)
-    step = found.starts[1] - found.starts[0] if len(found.starts) > 1 else found.size
-    ends = found.starts[[0, -1]] + found.size / 2 + np.array([-step, step]) / 2
-    extent = (ends[0], ends[1], ends[1], ends[0])
-    labels, numbers = np.unique(found.likeliest, return_inverse=True)
+    answer = " (predicted)" if predicted else ""
+    first.set_title(f"{short(names[found.label])}{answer}; the square", fontsize=9)
+    middles = found.starts + found.size / 2
+    step = np.diff(middles, prepend=middles[0] - found.size, append=middles[-1] + found.size)
+    edges = np.append(middles - step[:-1] / 2, middles[-1] + step[-1] / 2)
+    labels, counts = np.unique(found.likeliest, return_counts=True)
+    most = labels[np.argsort(-counts, kind="stable")[:11]]
+    numbers = np.full(found.likeliest.shape, len(most))
+    for n, k in enumerate(most):
+        numbers[found.likeliest == k] = n
     for axes, what, values in zip(
         rest,
         ("probability of the class", "likeliest label", f"{found.stage}, map {found.map}, summed"),
-        (found.probability, numbers.reshape(found.likeliest.shape), found.strength),
+        (found.probability, numbers, found.strength),
     ):
-        if what == "likeliest label":
-            image = axes.imshow(values, cmap="tab20", extent=extent, vmin=-0.5, vmax=19.5)
-            for n, k in enumerate(labels[:12]):
-                axes.plot([], [], "s", color=image.cmap(image.norm(n)), label=short(names[k]))
+        if values is numbers:
+            image = axes.pcolormesh(edges, edges, values, cmap="tab20", vmin=-0.5, vmax=19.5)
+            for n, name in enumerate([short(names[k]) for k in most] + ["another"]):
+                if (numbers == n).any():
+                    axes.plot([], [], "s", color=image.cmap(image.norm(n)), label=name)
             axes.legend(fontsize=6, loc="lower left")
         else:
-            top = 1 if what.startswith("probability") else max(float(values.max()), 1e-30)
-            image = axes.imshow(values, cmap="viridis", extent=extent, vmin=0, vmax=top)
+            low, high = min(0.0, float(values.min())), float(values.max())
+            high = 1 if values is found.probability else max(high, low + 1e-30)
+            image = axes.pcolormesh(edges, edges, values, vmin=low, vmax=high)
             figure.colorbar(image, ax=axes, shrink=0.75)
-        axes.set(xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
+        side = picture.shape[0]
+        axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal")
         axes.set_title(what, fontsize=9)
     figure.savefig(path, dpi=110)
     return path

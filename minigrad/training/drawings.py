@@ -52,9 +52,7 @@ def draw_strongest(trainer: Trainer, model: Network, few: np.ndarray, rows: Sequ
         found = look.peaks_of(model.run(x, stage).data, few)
     maps = [int(m) for m in found.order()[:MAPS]]
     pixels = look.project_strongest(model, val, stage, found, maps, trainer.device)
-    margin = (val.pictures.shape[0] - val.preparation.size) // 2
-    inner = slice(margin, margin + val.preparation.size)
     path = trainer.run.path / "strongest.png"
     return look.draw_nine(
-        found, row, maps, lambda i: val.pictures.read(i)[inner, inner], pixels, path
+        found, row, maps, lambda i: val.preparation.crop_of(val.pictures.read(i)), pixels, path
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from minigrad.models.records import Conv
 from minigrad.models.zfnet import ZFNET
 from minigrad.network import Row, feature_stage, last_hidden_stage, ledger
 from minigrad.training import session
+from minigrad.training.checkpoint import CheckpointError
 from minigrad.training.drawings import MAPS
-from minigrad.training.run_folder import RunFolder
+from minigrad.training.run_folder import RunError, RunFolder
 
 QUERIES = 8  # pictures of the paper's figure 4
 
@@ -31,7 +32,8 @@ class Inside:
 
     picture: a file to look at; None takes the first of the held-out set. place: another set of
     pictures, of the same classes. stage, maps: where to look; None takes each instrument's usual
-    one. size, stride: of the occlusion's square.
+    one; maps concern deconvnet, nine, occlusion (the first of them) and evolution. size, stride: of
+    the occlusion's square.
     """
 
     run: str
@@ -48,6 +50,8 @@ class Inside:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
         self.model, self.preparation, self.settings = session.load_run(self.run, self.device)
         self.rows = {row.stage: row for row in ledger(self.model.preset, self.model.classes)}
         if self.stage is not None and self.stage not in self.rows:
@@ -75,14 +79,21 @@ class Inside:
             workers=self.workers, most_skipped=1.0,
         )  # fmt: skip
 
-    def crop(self, picture: np.ndarray) -> np.ndarray:
-        """The square in the middle of a picture, which the network sees."""
-        size = self.preparation.size
-        margin = (picture.shape[0] - size) // 2
-        return picture[margin : margin + size, margin : margin + size]
-
     def crop_of(self, number: int) -> np.ndarray:
-        return self.crop(self.loader.pictures.read(number))
+        """The square in the middle of a picture, which the network sees."""
+        return self.preparation.crop_of(self.loader.pictures.read(number))
+
+    def readable(self, numbers: Iterable[int], count: int) -> list[int]:
+        """The first `count` of these pictures of the set that can be read."""
+        good = []
+        for number in numbers:
+            if len(self.loader.prepare(np.array([number]))[2]):
+                good.append(int(number))
+            if len(good) == count:
+                break
+        if not good:
+            raise data.DataError("there is not one readable picture to look at")
+        return good
 
     @cached_property
     def one(self) -> tuple[np.ndarray, int | None]:
@@ -91,7 +102,8 @@ class Inside:
         if self.picture is not None:
             return data.read_image(self.picture, shape), None
         pictures = self.loader.pictures
-        return pictures.read(0), int(pictures.images.labels[0])
+        (first,) = self.readable(range(len(pictures)), 1)
+        return pictures.read(first), int(pictures.images.labels[first])
 
     def prepared(self) -> Any:
         return backend.to_device(self.preparation.centre(self.one[0][None]), self.device)
@@ -109,7 +121,7 @@ class Inside:
         ]
         layer = self.rows[stages[0]].layer
         if isinstance(layer, Conv) and stages[0] in named:
-            w = self.model.state_dict()[f"{stages[0]}.w"]
+            w = dict(self.model.named_parameters())[f"{stages[0]}.w"].numpy()
             layers = {f"{self.settings.options.preset}, {stages[0]}": (w, layer.stride)}
             files.append(look.draw_spectrum(layers, self.output / "spectrum.png"))
         return files
@@ -139,7 +151,11 @@ class Inside:
         path = self.output / f"deconvnet-{row.stage}.png"
         by_method = {name: list(p.pixels) for name, p in projections.items()}
         values = projections["deconvnet"].values.tolist()
-        return [look.draw_projections(self.crop(self.one[0]), row, by_method, maps, values, path)]
+        return [
+            look.draw_projections(
+                self.preparation.crop_of(self.one[0]), row, by_method, maps, values, path
+            )
+        ]
 
     def nine(self) -> list[Path]:
         row = self.row()
@@ -154,20 +170,20 @@ class Inside:
 
     def occlusion(self) -> list[Path]:
         picture, label = self.one
-        crop = self.crop(picture)
+        crop = self.preparation.crop_of(picture)
         found = look.occlude(
             self.model, crop, self.preparation, self.row().stage, label, self.size, self.stride,
-            batch_size=self.batch_size, device=self.device,
+            batch_size=self.batch_size, device=self.device, map=self.maps[0] if self.maps else None,
         )  # fmt: skip
         path = self.output / "occlusion.png"
-        return [look.draw_occlusion(found, crop, self.settings.names, path)]
+        guess = label is None
+        return [look.draw_occlusion(found, crop, self.settings.names, path, guess)]
 
     def few(self, count: int) -> np.ndarray:
-        """Numbers of a few pictures of the set, in ascending order."""
-        order = random.Stream(self.settings.options.seed, "grid").permutation(
-            len(self.loader.pictures)
-        )
-        return np.sort(order[:count])
+        """Numbers of a few pictures of the set that can be read, in ascending order."""
+        stream = random.Stream(self.settings.options.seed, "grid")
+        order = stream.permutation(len(self.loader.pictures))
+        return np.sort(self.readable(order, count))
 
     def invariance(self) -> list[Path]:
         """Of five pictures: features of the first layer and of the last hidden one."""
@@ -194,11 +210,10 @@ class Inside:
         row = self.row()
         if not Path(self.run).is_dir():
             raise ValueError(f"{self.run} is no run folder: evolution needs what a run kept")
-        kept = list(RunFolder(self.run).features())
         last = look.find_strongest(self.model, self.loader, [row.stage], self.device, 1)[row.stage]
         maps = self.chosen(last)
         moments = look.follow_features(
-            self.model, kept, self.loader, row.stage, maps, self.device,
+            self.model, RunFolder(self.run).features(), self.loader, row.stage, maps, self.device,
             **look.METHODS[self.method],
         )  # fmt: skip
         path = self.output / f"evolution-{row.stage}.png"
@@ -226,14 +241,23 @@ class Inside:
         rows = {"zfnet": ledger(ZFNET), "lenet5": ledger(LENET5)} | rows
         return [look.draw_ledgers(rows, self.output / "ledger.png", seconds)]
 
-    def draw(self, what: Sequence[str], report: Callable[[str], None] = print) -> None:
-        """Use these instruments. Raises ValueError, RunError, CheckpointError, DataError, OSError
-        with a sentence."""
+    def draw(self, what: Sequence[str] | None, report: Callable[[str], None] = print) -> None:
+        """Use these instruments; None: all that have something to show, with a line on the others.
+
+        Raises ValueError, RunError, CheckpointError, DataError, OSError with a sentence.
+        """
+        if Path(self.run).is_dir() and self.output.resolve() == Path(self.run).resolve():
+            raise ValueError(f"{self.output} is the run's own folder: choose another --output")
         self.output.mkdir(parents=True, exist_ok=True)
         try:
-            for name in what:
-                for path in INSTRUMENTS[name](self):
-                    report(f"written: {path}")
+            for name in what or INSTRUMENTS:
+                try:
+                    for path in INSTRUMENTS[name](self):
+                        report(f"written: {path}")
+                except (ValueError, RunError, CheckpointError) as error:
+                    if what:
+                        raise
+                    report(f"left out, {name}: {error}")
         finally:
             if "loader" in vars(self):
                 self.loader.close()

@@ -150,7 +150,7 @@ class RunFolder:
 
     def files_of_a_run(self) -> list[str]:
         """Names of files here that a run writes."""
-        patterns = (CHECKPOINT, BEST, "epoch-*.safetensors", SETTINGS, *FILES)
+        patterns = (CHECKPOINT, BEST, "epoch-*.safetensors", SETTINGS, *FILES, FEATURES)
         return sorted(p.name for pattern in patterns for p in self.path.glob(pattern))
 
     def claim(self) -> None:
@@ -162,11 +162,15 @@ class RunFolder:
             )
         self.claimed = True
 
-    def start(self, settings: Mapping[str, Any], step: int) -> None:
-        """Write settings.json and the CSV files' headers; rows after `step` are removed."""
+    def start(self, settings: Mapping[str, Any], step: int, epoch: int) -> None:
+        """Write settings.json and the CSV files' headers; rows after `step`, and features kept
+        after `epoch`, are removed."""
         self.claim()
         for folder in (self.path, self.path / FEATURES):
             sweep(folder)  # what a run that was killed left unfinished
+        for path in (self.path / FEATURES).glob("epoch-*.safetensors"):
+            if path.stem > f"epoch-{epoch:04}":
+                path.unlink()
         with replacing(self.path / SETTINGS) as unfinished:
             unfinished.write_text(json.dumps(settings, indent=1))
         for name, header in FILES.items():
@@ -242,17 +246,23 @@ class RunFolder:
         path = self.path / FEATURES / f"epoch-{epoch:04}.safetensors"
         checkpoint.save(path, parameters, {"epoch": epoch})
 
-    def features(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def features(self) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
         """(epoch, parameters) that were kept, in order, the newest checkpoint's last. Raises
         CheckpointError."""
-        epoch = 0
-        for path in sorted((self.path / FEATURES).glob("epoch-*.safetensors")):
-            parameters, description = checkpoint.load(path)
-            epoch = description["epoch"]
-            yield epoch, parameters
         tensors, description = self.newest("model.")
-        if description["place"]["epoch"] > epoch:
-            yield description["place"]["epoch"], checkpoint.part(tensors, "model.")
+        place = description["place"]
+        kept = 0
+        for path in sorted((self.path / FEATURES).glob("epoch-*.safetensors")):
+            parameters, about = checkpoint.load(path)
+            if "epoch" not in about:
+                raise checkpoint.CheckpointError(f"{path} holds no features that a run kept")
+            if about["epoch"] <= place["epoch"]:  # no later than the run stands
+                kept = about["epoch"]
+                yield kept, parameters
+        if place["batch"] or place["epoch"] != kept:
+            rows = [row for row in self.rows("steps.csv") if row["step"] == str(place["step"])]
+            now = float(rows[-1]["epoch"]) if rows else place["epoch"]
+            yield now, checkpoint.part(tensors, "model.")
 
     def newest(
         self, prefix: str | tuple[str, ...] = ""

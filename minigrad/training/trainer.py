@@ -181,7 +181,7 @@ class Trainer:
                 if not (self.run.path / CHECKPOINT).exists():
                     # a run that ends early can be resumed, and a full disk is known now
                     self.save()
-                self.run.start(self.settings, self.step)
+                self.run.start(self.settings, self.step, self.epoch)
                 self.board = tensorboard(self.run.path)
                 while self.epoch < epochs:
                     self.run_epoch(epochs)
