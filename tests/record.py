@@ -305,6 +305,7 @@ OTHERS: dict[tuple[str, str], list[str] | str] = {
     ("summary", "--help"): "prints this list",
     ("summary", "--classes"): ["tiny-paper", "--classes", "7"],
     ("summary", "--compare"): ["tiny-paper", "--compare", "lenet5"],
+    ("summary", "--plot"): "measures time; drawn in tests/test_command_line.py",
     ("gradcheck", "--help"): "prints this list",
 }
 
