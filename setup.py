@@ -102,6 +102,7 @@ setup(
         ],  # ctk: NVRTC, cuBLAS and headers, where only a driver is installed
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
+        "mpi": ["mpi4py>=4.1", "mpich>=5"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "clang-format==23.1.5"],
     },

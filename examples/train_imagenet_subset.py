@@ -26,6 +26,7 @@ import alexnet
 from minigrad import commands, data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
+from minigrad.distributed import Communicator
 from minigrad.training import session
 from minigrad.training.settings import Settings
 
@@ -75,16 +76,17 @@ def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, 
     }
 
 
-def run(given: dict[str, Any]) -> None:
+def run(given: dict[str, Any], comm: Communicator) -> None:
     """Train as the options say that are given; without pictures, on the synthetic set."""
     if not {"data", "resume", "config"} & set(given):
         root = Path("data/synthetic")
         print(f"no --data given: drawing ten classes of shapes and textures into {root}")
-        draw_set(root, seed=given.get("seed", 0), workers=given.get("workers") or 2)
+        seed, workers = given.get("seed", 0), given.get("workers") or 2
+        comm.in_turn(lambda: draw_set(root, seed=seed, workers=workers))
         given = {"epochs": SYNTHETIC_EPOCHS, **given, "data": str(root)}
-    trainer, result = session.train(given, alexnet.MODELS)
+    trainer, result = session.train(given, alexnet.MODELS, comm=comm)
     options = Settings.from_json(trainer.settings).options
-    if (Path(options.data or "") / "synthetic.json").is_file():
+    if comm.rank == 0 and (Path(options.data or "") / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
         sets = session.open_sets(options)
         for name, accuracy in baselines(*sets, options.seed).items():
@@ -95,7 +97,7 @@ def run(given: dict[str, Any]) -> None:
 
 def main() -> int:
     given = commands.training_options(__doc__, alexnet.MODELS)
-    return commands.run_command(lambda: run(given))
+    return commands.run_command(lambda comm: run(given, comm))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ together are the grouped network, with its checkpoints; random numbers are the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from minigrad import nn
 from minigrad.distributed import Communicator
 from minigrad.engine import Tensor, as_tensor
 from minigrad.models.records import LRN, Conv, Dense, Dropout, Gather, Layer, Preset
-from minigrad.network import Network, Row, build, ledger
+from minigrad.network import Network, Row, build
 
 
 def parts(count: int, columns: int) -> tuple[int, ...]:
@@ -170,14 +170,3 @@ def cut(whole: Mapping[str, np.ndarray], columns: int, rank: int) -> dict[str, n
         name: np.ascontiguousarray(np.array_split(array, columns, axis=-1)[rank])
         for name, array in whole.items()
     }
-
-
-def summary_of_columns(preset: Preset, columns: int, print_rows: Callable[[Preset], str]) -> str:
-    """The table of one column, and what it sends."""
-    own = column_of(preset, columns, 0)
-    rows = ledger(own)
-    total = sum(row.parameters for row in rows)
-    return (
-        f"{print_rows(own)}\none of {columns} columns: {total:,} parameters; in a step it sends"
-        f" {bytes_sent(rows, 0):,} bytes a picture"
-    )

@@ -9,6 +9,8 @@ import argparse
 import io
 import os
 import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,8 +20,10 @@ import numpy as np
 
 from minigrad import functions as F
 from minigrad import kernels, look, machine
+from minigrad.columns import bytes_sent, column_of
 from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
+from minigrad.distributed import Communicator, DistributedError, connect
 from minigrad.engine import Tensor, no_grad
 from minigrad.models.records import Preset, find
 from minigrad.network import Network, check_network, ledger, summary
@@ -83,6 +87,8 @@ def main(
     compared = "say how many times the parameters and multiply-adds of this preset it has"
     sub.add_argument("--compare", metavar="PRESET", help=compared)
     drawn = "draw it, stage by stage, with measured time; beside --compare's preset"
+    apart = "the table of one of N columns, and the bytes that it sends"
+    sub.add_argument("--columns", type=int, metavar="N", help=apart)
     sub.add_argument("--plot", metavar="FILE.png", help=drawn)
     sub = commands.add_parser("train", help="train on a folder of pictures")
     add_options(sub, presets)
@@ -112,13 +118,13 @@ def main(
     command = given.pop("command")
     if command == "train" and not {"data", "resume", "config"} & set(given):
         parser.error("train needs --data WHERE (or --resume RUN, or --config FILE)")
-    actions: dict[str, Callable[[], object]] = {
-        "summary": lambda: print_summaries(presets, **given),
-        "train": lambda: session.train(given, presets),
-        "evaluate": lambda: evaluate_runs(**given),
-        "predict": lambda: predict(**given),
-        "look": lambda: look_inside(**given),
-        "gradcheck": lambda: gradcheck(presets, **given),
+    actions: dict[str, Callable[[Communicator], object]] = {
+        "summary": lambda comm: print_summaries(presets, **given),
+        "train": lambda comm: session.train(given, presets, comm=comm),
+        "evaluate": lambda comm: evaluate_runs(**given),
+        "predict": lambda comm: predict(**given),
+        "look": lambda comm: look_inside(**given),
+        "gradcheck": lambda comm: gradcheck(presets, **given),
     }
     return run_command(actions[command])
 
@@ -156,24 +162,44 @@ def look_inside(run: str, what: Sequence[str] | None, output: str | None, **opti
     inside.draw(what)
 
 
-def run_command(command: Callable[[], object]) -> int:
-    """Run a command; a mistake in what it was given becomes one sentence and exit code 2, Ctrl-C
-    130."""
+def run_command(command: Callable[[Communicator], object]) -> int:
+    """Run a command, which is given the Communicator of this process; a mistake in what it was
+    given becomes one sentence and exit code 2, Ctrl-C 130. Where one rank of several fails, all
+    end."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
+    comm = Communicator()
     try:
-        machine.set_up()
-        command()
-    except (ValueError, RunError, kernels.KernelError, OSError) as error:
+        comm = connect()
+        machine.set_up(comm.local_size)
+        command(comm)
+    except (ValueError, RunError, DistributedError, kernels.KernelError, OSError) as error:
         if "MINIGRAD_TRACEBACK" in os.environ:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (Stopped, KeyboardInterrupt) as stop:
-        print(stop or "stopped", file=sys.stderr)
+        return fail(comm, f"error: {error}", 2)
+    except Stopped as stop:  # all ranks have
+        if comm.rank == 0:
+            print(stop, file=sys.stderr)
         return 130
+    except KeyboardInterrupt:
+        return fail(comm, "stopped", 130)
+    except BaseException:
+        if comm.size == 1:
+            raise
+        return fail(comm, traceback.format_exc(), 1)
     return 0
+
+
+def fail(comm: Communicator, sentence: str, code: int) -> int:
+    """Say why, and end the other ranks, if there are any. A rank behind the first waits a moment:
+    where the first has the same to say, it says it for all."""
+    if comm.size > 1:
+        time.sleep(0.5 * (comm.rank > 0))
+        sentence = f"rank {comm.rank} on {comm.host}: {sentence}" if comm.rank else sentence
+    print(sentence, file=sys.stderr, flush=True)
+    comm.abort(code)
+    return code
 
 
 def print_summaries(
@@ -181,9 +207,11 @@ def print_summaries(
     preset: str,
     classes: int | None,
     compare: str | None,
+    columns: int | None,
     plot: str | None,
 ) -> None:
-    """The table of a preset, or with "all" of each; how it compares with another; a picture."""
+    """The table of a preset, or with "all" of each; how it compares with another; of one column; a
+    picture."""
     if plot:
         names = list(presets) if preset == "all" else [preset]
         drawn: dict[str, int | None] = dict.fromkeys(names, classes)
@@ -195,11 +223,20 @@ def print_summaries(
         path = Path(plot) if plot.endswith(".png") else Path(f"{plot}.png")
         print(f"written: {look.draw_ledgers(ledgers, path, seconds)}")
     for name in presets if preset == "all" else [preset]:
-        print(summary(find(name, presets), name, classes))
+        own, count = find(name, presets), classes
+        if columns:
+            own, count = column_of(own, columns, 0, classes), None
+        print(summary(own, name, count))
+        if columns:
+            rows = ledger(own)
+            print(
+                f"one of {columns} columns: {sum(r.parameters for r in rows):,} parameters; in a"
+                f" step it sends {bytes_sent(rows, 0):,} bytes a picture"
+            )
         if compare is not None:
-            rows = ledger(find(name, presets), classes), ledger(find(compare, presets))
-            parameters = [sum(r.parameters for r in part) for part in rows]
-            adds = [sum(r.multiply_adds for r in part) for part in rows]
+            both = ledger(find(name, presets), classes), ledger(find(compare, presets))
+            parameters = [sum(r.parameters for r in part) for part in both]
+            adds = [sum(r.multiply_adds for r in part) for part in both]
             print(
                 f"{parameters[0] / parameters[1]:.4g} times the parameters and "
                 f"{adds[0] / adds[1]:.4g} times the multiply-adds of {compare} ({parameters[1]:,}; "

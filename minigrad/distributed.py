@@ -7,10 +7,12 @@ without a launcher mpi4py is not imported. Arrays on a GPU travel through the ho
 
 from __future__ import annotations
 
+import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +22,14 @@ from minigrad.backend import Array
 # Set by launchers: the number of processes (MPICH's and Intel's, Open MPI's, SLURM's through PMIx).
 COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
 PIECE = 16 << 20  # bytes summed at a time: pieces of 8 to 25 MB measured best (docs/distributed.md)
+
+
+T = TypeVar("T")
+
+
+def share(count: int, part: int, parts: int) -> slice:
+    """The contiguous part number `part` of `count` things; parts differ by at most one."""
+    return slice(count * part // parts, count * (part + 1) // parts)
 
 
 class DistributedError(RuntimeError):
@@ -60,18 +70,24 @@ class Communicator:
     def abort(self, code: int) -> None:
         """End all ranks. Alone: nothing, the caller ends."""
 
-    def share(self, count: int) -> slice:
-        """This rank's contiguous part of `count` things; parts differ by at most one."""
-        edges = [count * r // self.size for r in (self.rank, self.rank + 1)]
-        return slice(*edges)
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """What the action returns: called by one rank of each host first, so that the others find
+        what it leaves on the disk."""
+        if self.local_rank == 0:
+            result = action()
+        self.exchange(None)
+        if self.local_rank != 0:
+            result = action()
+        return result
 
 
 class Mpi(Communicator):
     """Ranks over MPI."""
 
-    def __init__(self, world: Any) -> None:
-        self.world, self.rank, self.size = world, world.Get_rank(), world.Get_size()
-        hosts = world.allgather(self.host)
+    def __init__(self, mpi: Any) -> None:
+        self.world, self.in_place = mpi.COMM_WORLD, mpi.IN_PLACE
+        self.rank, self.size = self.world.Get_rank(), self.world.Get_size()
+        hosts = self.world.allgather(self.host)
         self.local_rank = hosts[: self.rank].count(self.host)
         self.local_size = hosts.count(self.host)
 
@@ -86,48 +102,39 @@ class Mpi(Communicator):
         flat = host.reshape(-1)
         step = max(1, PIECE // array.itemsize)
         for i in range(0, flat.size, step):
-            self.world.Allreduce(MPI_IN_PLACE(), flat[i : i + step])
+            self.world.Allreduce(self.in_place, flat[i : i + step])
         if host is not array:
             array[...] = backend.to_device(host, backend.device_of(array))
 
     def join(self, array: Array, sizes: Sequence[int]) -> Array:
-        own, device = backend.to_numpy(array), backend.device_of(array)
-        rows = own.size // max(1, own.shape[-1])
-        parts = [np.empty((*own.shape[:-1], size), own.dtype) for size in sizes]
-        parts[self.rank][...] = own
-        flat = np.empty(rows * sum(sizes), own.dtype)
+        own, device = np.ascontiguousarray(backend.to_numpy(array)), backend.device_of(array)
+        rows = math.prod(own.shape[:-1])
         counts = [rows * size for size in sizes]
-        self.world.Allgatherv(np.ascontiguousarray(own).reshape(-1), [flat, counts])
-        pieces = np.split(flat, np.cumsum(counts)[:-1])
-        whole = np.concatenate([p.reshape(part.shape) for p, part in zip(pieces, parts)], axis=-1)
-        return backend.to_device(whole, device)
+        received = np.empty(sum(counts), own.dtype)
+        self.world.Allgatherv(own, [received, counts])
+        parts = np.split(received, np.cumsum(counts)[:-1])
+        shaped = [part.reshape(*own.shape[:-1], size) for part, size in zip(parts, sizes)]
+        return backend.to_device(np.concatenate(shaped, axis=-1), device)
 
     def scatter_sum(self, array: Array, sizes: Sequence[int]) -> Array:
         whole, device = backend.to_numpy(array), backend.device_of(array)
         parts = np.split(whole, np.cumsum(sizes)[:-1], axis=-1)
-        rows = whole.size // max(1, whole.shape[-1])
-        sent = [np.empty(0, whole.dtype) if r == self.rank else p.reshape(-1) for r, p in
-                enumerate(parts)]  # fmt: skip
         own = parts[self.rank]
-        received = np.empty((self.size - 1, *own.shape), own.dtype)
-        counts = [0 if r == self.rank else rows * sizes[self.rank] for r in range(self.size)]
-        self.world.Alltoallv(
-            [np.concatenate(sent), [s.size for s in sent]], [received.reshape(-1), counts]
-        )
-        others = iter(received)
-        total = own if self.rank == 0 else next(others)
-        for r in range(1, self.size):
-            total = total + (own if r == self.rank else next(others))
-        return backend.to_device(np.ascontiguousarray(total), device)
+        sent = [part.reshape(-1) for part in parts]
+        sent[self.rank] = sent[self.rank][:0]  # stays here
+        counts = [0 if r == self.rank else own.size for r in range(self.size)]
+        received = np.empty(sum(counts), own.dtype)
+        self.world.Alltoallv([np.concatenate(sent), [s.size for s in sent]], [received, counts])
+        others = iter(received.reshape(self.size - 1, *own.shape))
+        terms = [own if r == self.rank else next(others) for r in range(self.size)]
+        total = terms[0] + terms[1]
+        for term in terms[2:]:
+            total += term
+        return backend.to_device(total, device)
 
     def abort(self, code: int) -> None:
+        time.sleep(0.2)  # for the launcher to pass on what was said
         self.world.Abort(code)
-
-
-def MPI_IN_PLACE() -> Any:  # noqa: N802
-    from mpi4py import MPI
-
-    return MPI.IN_PLACE
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> Communicator:
@@ -144,7 +151,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> Communicator:
             f"a launcher started {count} processes ({name}), but mpi4py cannot be loaded ({error}):"
             " pip install 'minigrad[mpi]'"
         ) from error
-    comm = Mpi(MPI.COMM_WORLD)
+    comm = Mpi(MPI)
     if str(comm.size) != count:
         raise DistributedError(
             f"the launcher started {count} processes ({name}), but MPI sees {comm.size}: mpiexec"

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
+import threadpoolctl
+
 from minigrad import backend, kernels
 
 
-def set_up() -> None:
-    """Keep freed memory for the next step, and have NumPy's BLAS work on the kernels' threads."""
+def set_up(processes: int = 1) -> None:
+    """Keep freed memory for the next step, and have NumPy's BLAS work on the kernels' threads. Of
+    several processes on this host each takes its part of the processors, unless the environment
+    says how many threads it has."""
+    if processes > 1 and not {"MINIGRAD_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
+        threads = max(1, kernels.threads() // processes)
+        os.environ["MINIGRAD_THREADS"] = str(threads)
+        threadpoolctl.threadpool_limits(threads, "blas")
     backend.keep_memory()
     kernels.lend_threads_to_blas()

@@ -204,7 +204,7 @@ class Network(nn.Sequential):
         section 3; Salimans and Kingma (arXiv 1602.07868), section 3.
         """
         before = self.checked(x)
-        last = self.layers[self.stages[-1]]
+        last = [x for x in self.layers.values() if isinstance(x, (nn.Conv2d, nn.Linear))][-1]
         with no_grad(), random.rewound():
             for _, layer, y in self.walk(before):
                 if isinstance(layer, (nn.Conv2d, nn.Linear)):

@@ -275,6 +275,8 @@ TRAIN: dict[str, list[str] | str] = {
     "--batch-size": ["--batch-size", "7"],
     "--lr": ["--lr", "0.0001"],
     "--device": ["--device", "cpu"],
+    "--columns": "needs ranks: tests/test_distributed.py",
+    "--accumulate": "the same run up to rounding: tests/test_distributed.py",
     "--workers": ["--workers", "1"],
     "--worker-timeout": ["--workers", "1", "--worker-timeout", "45"],
     "--most-skipped": ["--data", "broken", "--most-skipped", "0.3"],
@@ -305,6 +307,7 @@ OTHERS: dict[tuple[str, str], list[str] | str] = {
     ("summary", "--help"): "prints this list",
     ("summary", "--classes"): ["tiny-paper", "--classes", "7"],
     ("summary", "--compare"): ["tiny-paper", "--compare", "lenet5"],
+    ("summary", "--columns"): "tests/test_columns.py",
     ("summary", "--plot"): "measures time; drawn in tests/test_command_line.py",
     ("gradcheck", "--help"): "prints this list",
 }

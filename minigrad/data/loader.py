@@ -13,6 +13,7 @@ from minigrad.data.cache import Pictures
 from minigrad.data.preparation import Preparation
 from minigrad.data.sources import DataError
 from minigrad.data.workers import POSSIBLE, TIMEOUT, Batch, Workers, read_batch
+from minigrad.distributed import share
 
 MOST_SKIPPED = 0.1  # share of a set's pictures that may be unreadable
 
@@ -33,6 +34,8 @@ class Loader:
         most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
         ten_views: in testing, x holds the paper's ten views of each picture instead of its centre:
             (10 n, size, size, channels), the first view of every picture, then the second.
+        part: (rank, ranks): in training, this rank's contiguous part of each batch, which may be
+            empty; otherwise every batch whose number is its rank, modulo the ranks.
 
     `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as
     many. `images`, `reading` and `waiting` count pictures delivered, seconds of work that reading
@@ -52,6 +55,7 @@ class Loader:
         say: Callable[[str], None] = print,
         worker_timeout: float = TIMEOUT,
         colour_until: float = float("inf"),
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.processes: Workers | None = None
         if batch_size < 1:
@@ -61,6 +65,7 @@ class Loader:
         self.pictures, self.preparation, self.batch_size = pictures, preparation, batch_size
         self.training, self.seed, self.most_skipped, self.say = training, seed, most_skipped, say
         self.worker_timeout, self.colour_until = worker_timeout, colour_until
+        self.part = part
         self.workers = workers if POSSIBLE else 0
         self.ten_views = ten_views and not training
         self.skipped: dict[str, str] = {}
@@ -97,6 +102,10 @@ class Loader:
             order[i : i + self.batch_size]
             for i in range(start * self.batch_size, n, self.batch_size)
         ]
+        if self.training:
+            pieces = [piece[share(len(piece), *self.part)] for piece in pieces]
+        else:
+            pieces = pieces[self.part[0] :: self.part[1]]
         reader = self.read(pieces)
         try:
             while True:

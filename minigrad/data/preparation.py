@@ -176,7 +176,7 @@ class Preparation:
             )
         shift, scale = np.zeros((n, C), np.float32), self.scale
         if self.colour is not None and noise is not None:
-            shift[:] = noise @ self.colour.T
+            shift[:] = (noise[:, None] * self.colour).sum(axis=2)  # each picture by itself
             scale /= self.shrink
         prepare_images(pictures, crops, self.mean, shift, scale, out)
 

@@ -10,6 +10,7 @@ import numpy as np
 from minigrad import backend, look, random
 from minigrad.engine import no_grad
 from minigrad.network import Network, Row, feature_stage, ledger
+from minigrad.training import checkpoint
 from minigrad.training.evaluation import Evaluation
 from minigrad.training.settings import Settings
 from minigrad.training.trainer import Trainer
@@ -22,15 +23,20 @@ def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[P
     """At the end of a training: learning curves, filters, the ledger, a grid of predictions, and
     for its pictures the strongest maps with what caused them, in the run's folder."""
     run, model, pictures = trainer.run, trainer.model, trainer.val.pictures
+    if trainer.in_columns:  # the whole network, from the checkpoint
+        own = checkpoint.part(run.newest("model.")[0], "model.")
+        model = Network(settings.network, len(settings.classes))
+        model.load_state_dict(own)
+        model.to(trainer.device)
     few = random.Stream(settings.options.seed, "grid").permutation(len(result.labels))[:GRID]
     rows = run.rows("steps.csv"), run.rows("metrics.csv")
     files = [look.draw_curves(*rows, run.path / "curves.png")]
     if isinstance(model, Network):
         first = look.weight_stages(model)[0]
         files.append(look.draw_filters(model, first, run.path / "filters.png"))
-        own = ledger(model.preset, model.classes)
-        files.append(look.draw_ledgers({settings.options.preset: own}, run.path / "ledger.png"))
-        files.append(draw_strongest(trainer, model, np.sort(result.indices[few]), own))
+        stages = ledger(model.preset, model.classes)
+        files.append(look.draw_ledgers({settings.options.preset: stages}, run.path / "ledger.png"))
+        files.append(draw_strongest(trainer, model, np.sort(result.indices[few]), stages))
     files.append(
         look.draw_predictions(
             [pictures.read(int(result.indices[i])) for i in few],

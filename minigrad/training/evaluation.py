@@ -15,6 +15,7 @@ from tqdm import tqdm
 from minigrad import backend, nn
 from minigrad import functions as F
 from minigrad.data import DataError, Loader
+from minigrad.distributed import Communicator
 from minigrad.engine import no_grad
 
 
@@ -61,9 +62,14 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 
 def evaluate(
-    model: nn.Module, loader: Loader, device: str = "cpu", what: str = "evaluating"
+    model: nn.Module,
+    loader: Loader,
+    device: str = "cpu",
+    what: str = "evaluating",
+    comm: Communicator | None = None,
 ) -> Evaluation:
-    """Run a model, in test mode, over every picture of a loader.
+    """Run a model, in test mode, over every picture of a loader; with a Communicator, over the
+    pictures of all ranks' loaders, each of which returns the whole.
 
     Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the
     predictions made by the network's softmax layer on the ten patches" (Krizhevsky et al. 2012,
@@ -81,9 +87,13 @@ def evaluate(
             rows.append(np.mean(views, axis=0))
             labels.append(t)
             indices.append(i)
-    if not rows:
+    own = [np.concatenate(part) for part in (rows, labels, indices)] if rows else []
+    found = [parts for parts in (comm or Communicator()).exchange(own) if parts]
+    if not found:
         raise DataError("there is not one readable picture to evaluate")
-    return scored(np.concatenate(rows), np.concatenate(labels), np.concatenate(indices))
+    probabilities, truth, numbers = (np.concatenate(part) for part in zip(*found))
+    order = np.argsort(numbers, kind="stable")  # as one process would have read them
+    return scored(probabilities[order], truth[order], numbers[order])
 
 
 def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Evaluation:

@@ -78,6 +78,16 @@ class Options:
         None, "initial learning rate; default: the recipe's", "RATE", resume="free", least=0
     )
     device: str = option("cpu", "cpu, gpu or gpu:N", resume="free")
+    columns: int | None = option(
+        None,
+        "train the network in N columns, each on a rank of its own, as the paper did on two GPUs",
+        "N",
+        resume="never",
+        least=2,
+    )
+    accumulate: int = option(
+        1, "send each batch through in N parts, for what has no room", "N", resume="free", least=1
+    )
     workers: int = option(
         2, "processes that read pictures; changes no result", "N", resume="free", least=0
     )
@@ -171,11 +181,13 @@ class Options:
             report(line)
         free = {f.name for f in fields(self) if f.metadata["resume"] == "free"}
         anew = {name: value for name, value in given.items() if name in free}
-        return replace(self, **anew, resume=run, output=run, config=None)
+        once = {"resume": run, "output": run, "config": None, "columns": given.get("columns")}
+        return replace(self, **anew, **once)
 
     def repeated(self, given: Mapping[str, Any]) -> Options:
         """The options of a run that is run again, with what is given in place of its own."""
-        return replace(self, **{"resume": None, "output": None, "config": None, **given})
+        once = {"resume": None, "output": None, "config": None, "columns": None}
+        return replace(self, **{**once, **given})
 
 
 def flag_of(name: str) -> str:

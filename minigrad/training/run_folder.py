@@ -278,6 +278,16 @@ class RunFolder:
             raise checkpoint.CheckpointError(f"{error}{hint if others else ''}") from error
 
 
+class Guest(RunFolder):
+    """The run's folder for a process that writes nothing there: another rank does."""
+
+    def nothing(self, *arguments: Any) -> None:
+        """What a guest does in place of writing."""
+
+    claim = start = write = append = save = nothing  # type: ignore[assignment]
+    write_skipped = link_epoch = save_features = nothing  # type: ignore[assignment]
+
+
 def checkpoint_of(run: str | Path) -> Path:
     """The newest checkpoint of a run folder, or the file itself."""
     path = Path(run)

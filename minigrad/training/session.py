@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from minigrad import backend, data, nn, optim, random
+from minigrad.columns import Column
 from minigrad.data.cache import default_cache_folder
+from minigrad.distributed import Communicator
 from minigrad.engine import Tensor
 from minigrad.models.records import Conv, Dense, Preset
 from minigrad.network import Network
@@ -19,22 +21,32 @@ from minigrad.training.drawings import draw_run
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.health import LossWatch
 from minigrad.training.options import Options
-from minigrad.training.run_folder import RunFolder, checkpoint_of
+from minigrad.training.run_folder import Guest, RunFolder, checkpoint_of
 from minigrad.training.settings import Settings, configured, settled
 from minigrad.training.trainer import Trainer, duration
 
 Report = Callable[[str], None]
 
 
+def silent(line: str) -> None:
+    """How a rank other than the first reports."""
+
+
 def train(
-    given: Mapping[str, Any], presets: Mapping[str, Preset], report: Report = print
+    given: Mapping[str, Any],
+    presets: Mapping[str, Preset],
+    report: Report = print,
+    comm: Communicator | None = None,
 ) -> tuple[Trainer, Evaluation]:
-    """Train as the options say that are given, by name, and leave a run folder.
+    """Train as the options say that are given, by name, and leave a run folder. With a Communicator
+    of several ranks, each calls this; rank 0 reports and writes.
 
     Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError,
     OSError with a sentence, Stopped if a signal came.
     """
     began = time.perf_counter()
+    comm = comm or Communicator()
+    report = report if comm.rank == 0 else silent
     before: Settings | None = None
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):
@@ -45,18 +57,32 @@ def train(
         options = configured(Path(given["config"])).repeated(given)
     else:
         options = Options(**given)
-    backend.use(options.device)  # fails early if the device is missing
-    sets = open_sets(options)
+    if options.columns not in (None, comm.size):
+        raise ValueError(
+            f"--columns {options.columns} needs {options.columns} ranks, one for each column, and"
+            f" there are {comm.size}: mpiexec -n {options.columns} python alexnet.py train ..."
+        )
+    device = options.device
+    if device == "gpu" and comm.size > 1:
+        device = f"gpu:{comm.local_rank}"
+    backend.use(device)  # fails early if the device is missing
+    sets = comm.in_turn(lambda: open_sets(options))
     settings = settled(options, before, sets[0], presets)
-    if before:
+    if comm.rank == 0 and before:
         run = RunFolder.resume(given["resume"])
-    else:
+    elif comm.rank == 0:
         run = RunFolder.create(options.output, options.preset)
+    path = comm.broadcast(run.path if comm.rank == 0 else None)
+    if comm.rank:
+        run = Guest(path, report)
     try:
         for line in announcement(sets, settings):
             report(line)
-        training, validation = open_loaders(sets, settings, tensors, report)
-        trainer = make_trainer(settings, training, validation, run, report)
+        if comm.size > 1:
+            what = "a column of the network" if options.columns else "a part of each batch"
+            report(f"{comm.size} ranks, {what} on each")
+        training, validation = open_loaders(sets, settings, tensors, report, comm)
+        trainer = make_trainer(settings, training, validation, run, report, device, comm)
         if before:
             trainer.resume()
             report(
@@ -69,8 +95,9 @@ def train(
         ahead = duration(trainer.seconds_ahead(epochs))
         report(f"run folder {run.path}; the training will take about {ahead}")
         trainer.fit(epochs)
-        result = trainer.result or evaluate(trainer.model, validation, options.device)
-        conclude(trainer, result, settings)
+        result = trainer.result or evaluate(trainer.model, validation, device, comm=trainer.sharers)
+        if comm.rank == 0:
+            conclude(trainer, result, settings)
         report(f"all of it took {duration(time.perf_counter() - began)}")
         return trainer, result
     finally:
@@ -94,19 +121,23 @@ def open_loaders(
     settings: Settings,
     tensors: Mapping[str, np.ndarray],
     report: Report,
+    comm: Communicator,
 ) -> tuple[data.Loader, data.Loader]:
-    """Loaders of the training and the validation pictures, prepared as `tensors`, of the run that
-    is resumed, say, or where there are none by the training pictures' statistics."""
+    """Loaders of this rank's training and validation pictures, prepared as `tensors`, of the run
+    that is resumed, say, or where there are none by the training pictures' statistics."""
     o, p, recipe = settings.options, settings.network.preprocessing, settings.network.recipe
     cache = cache_folder(o.cache)
-    train, val = (
-        data.open_pictures(some, cache, o.workers, report, what, o.worker_timeout, p.shape)
-        for some, what in zip(sets, ("training pictures", "validation pictures"))
-    )
+
+    def opened(some: data.ImageSet, what: str) -> data.Pictures:
+        return data.open_pictures(some, cache, o.workers, report, what, o.worker_timeout, p.shape)
+
+    names = "training pictures", "validation pictures"
+    train, val = comm.in_turn(lambda: [opened(*each) for each in zip(sets, names)])
     if tensors:
         prep = data.Preparation.from_arrays(tensors, p)
     else:
-        prep = data.Preparation.of(p, data.statistics(train, seed=o.seed))
+        known = data.statistics(train, seed=o.seed) if comm.rank == 0 else None
+        prep = data.Preparation.of(p, comm.broadcast(known))
 
     def loader(pictures: data.Pictures, training: bool) -> data.Loader:
         return data.Loader(
@@ -119,6 +150,7 @@ def open_loaders(
             o.most_skipped,
             worker_timeout=o.worker_timeout,
             colour_until=recipe.colour_until,
+            part=(0, 1) if o.columns else (comm.rank, comm.size),
         )
 
     return loader(train, True), loader(val, False)
@@ -130,11 +162,18 @@ def make_trainer(
     validation: data.Loader,
     run: RunFolder,
     report: Report,
+    device: str,
+    comm: Communicator,
 ) -> Trainer:
-    """The network of the settings, with its optimiser and schedule, ready to train."""
-    o, recipe = settings.options, settings.network.recipe
-    model = Network(settings.network, len(settings.classes), o.seed)
-    model.to(o.device)
+    """The network of the settings, or this rank's column of it, with its optimiser and schedule,
+    ready to train."""
+    o, recipe, classes = settings.options, settings.network.recipe, len(settings.classes)
+    if o.columns:
+        own = settings.network, classes, o.seed, "float32"
+        model: Network = Column(*own, comm, o.columns, comm.rank)
+    else:
+        model = Network(settings.network, classes, o.seed)
+    model.to(device)
     optimizer = model.make_optimizer()
     return Trainer(
         model,
@@ -145,11 +184,14 @@ def make_trainer(
         run,
         settings.to_json(),
         training.preparation.arrays(),
-        o.device,
+        device,
         report,
         o.save_every,
         o.keep,
-        watch=LossWatch(len(settings.classes)),
+        watch=LossWatch(classes),
+        comm=comm,
+        accumulate=o.accumulate,
+        in_columns=bool(o.columns),
     )
 
 
@@ -157,10 +199,12 @@ def initialise(trainer: Trainer, settings: Settings, report: Report) -> None:
     """Weights that are not drawn at random: of another run (--finetune), or fitted to pictures."""
     o, model = settings.options, trainer.model
     if o.finetune:
+        if o.columns:
+            raise ValueError("--finetune begins on one rank: train with --columns by --resume then")
         report(load_weights(model, o.finetune))
     elif settings.network.recipe.standardize and isinstance(model, Network):
         few = random.Stream(o.seed, "standardize").permutation(len(trainer.train.pictures))[:128]
-        model.standardize(Tensor(trainer.train.prepare(few)[0]).to(o.device))
+        model.standardize(Tensor(trainer.train.prepare(few)[0]).to(trainer.device))
 
 
 def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:

@@ -8,17 +8,19 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, nn, optim, random
+from minigrad import backend, columns, kernels, nn, optim, random
 from minigrad import functions as F
 from minigrad.data import Loader
+from minigrad.distributed import Communicator, share
 from minigrad.training import checkpoint, health
 from minigrad.training.evaluation import Evaluation, evaluate, top_k
 from minigrad.training.run_folder import (
@@ -47,6 +49,10 @@ class Trainer:
         save_every: seconds between checkpoints, at the least; the end of a run always saves.
         keep: checkpoints of so many last epochs stay beside the newest and the best.
         health_every: steps between two readings in health.csv; 0 for none.
+        comm: the ranks that train this model together. accumulate: parts of a batch (on each rank)
+            that go through the network one after the other, where the whole has no room.
+        in_columns: whether the ranks hold columns of the model (columns.py), each all pictures;
+            otherwise each holds the model, and a part of each batch.
     """
 
     model: nn.Module
@@ -63,6 +69,9 @@ class Trainer:
     keep: int = 2
     health_every: int = 200
     watch: health.LossWatch | None = None
+    comm: Communicator = field(default_factory=Communicator)
+    accumulate: int = 1
+    in_columns: bool = False
     # Where training stands; checkpoints hold these.
     epoch: int = 0
     batch: int = 0  # batches done in this epoch
@@ -79,8 +88,13 @@ class Trainer:
     saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
+    @property
+    def sharers(self) -> Communicator:
+        """The ranks that share out each batch."""
+        return Communicator() if self.in_columns else self.comm
+
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-        """One step on one batch: (loss, top-1)."""
+        """One step on one batch, of which this rank has the part x, t: (loss, top-1)."""
         try:
             return self.try_to_learn(x, t)
         except Exception as error:
@@ -112,22 +126,48 @@ class Trainer:
     def gradients(self, x: np.ndarray, t: np.ndarray) -> None:
         """Forward and backward, as in a step, with no effect on the random streams."""
         with random.rewound():
-            F.softmax_cross_entropy(
-                self.model(backend.to_device(x, self.device)), backend.to_device(t, self.device)
-            ).backward()
+            self.add_gradients(x, t, 0, len(t))
         backend.synchronize(self.device)
 
+    def add_gradients(
+        self, x: np.ndarray, t: np.ndarray, first: int, total: int
+    ) -> tuple[float, float]:
+        """Forward and backward of rows `first`, ... of a batch of `total`, part after part: what
+        they add to its loss and top-1, and to the gradients."""
+        loss = top1 = 0.0
+        parts = [share(len(t), k, self.accumulate) for k in range(self.accumulate)]
+        for k, rows in enumerate(parts):
+            part, labels = (backend.to_device(a[rows], self.device) for a in (x, t))
+            last = k == self.accumulate - 1  # only then the random streams go on
+            with random.part(first + rows.start), nullcontext() if last else random.rewound():
+                logits = self.model(part)
+            if len(labels):
+                weight = len(labels) / total
+                mean = F.softmax_cross_entropy(logits, labels)
+                mean.backward(np.full_like(mean.data, weight))
+                loss += weight * mean.item()
+                top1 += weight * top_k(logits.numpy(), t[rows], 1)
+        return loss, top1
+
+    def add_up(self) -> None:
+        """The gradients of all ranks' parts, added up."""
+        if self.sharers.size > 1:
+            for p in self.model.parameters():
+                p.grad = np.zeros_like(p.data) if p.grad is None else kernels.contiguous(p.grad)
+                self.sharers.sum(p.grad)
+
     def try_to_learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-        x_device = backend.to_device(x, self.device)
-        logits = self.model(x_device)
-        loss = F.softmax_cross_entropy(logits, backend.to_device(t, self.device))
+        counts = self.sharers.exchange(len(t))
         self.optimizer.zero_grad()
-        loss.backward()
-        value = loss.item()
+        own = self.add_gradients(x, t, sum(counts[: self.sharers.rank]), sum(counts))
+        self.add_up()
+        value, top1 = (sum(each) for each in zip(*self.sharers.exchange(own)))
         rate = self.optimizer.lr * self.optimizer.factor
+        x_device = backend.to_device(x, self.device)
         if not math.isfinite(value):
+            causes = self.comm.exchange(health.first_not_finite(self.model, x_device))
             cause = (
-                health.first_not_finite(self.model, x_device)
+                next(filter(None, causes), "")
                 or "every layer's output is finite: the loss itself overflowed"
             )
             advice = "" if "pictures" in cause else f"; try a lower rate than {rate:g} (--lr)"
@@ -144,7 +184,7 @@ class Trainer:
             self.append("health.csv", health.readings(self.model, before, x_device, self.step + 1))
         if self.watch is not None and (warning := self.watch.note(value, rate, self.step + 1)):
             self.report(warning)
-        return value, top_k(logits.numpy(), t, 1)
+        return value, top1
 
     def seconds_ahead(self, epochs: int) -> float:
         """How long the rest of a run of `epochs` will take: two steps are tried, the second timed,
@@ -152,9 +192,8 @@ class Trainer:
         batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
         if batches <= 0:
             return 0.0
-        x, t, _ = self.train.prepare(
-            np.arange(min(self.train.batch_size, len(self.train.pictures)))
-        )
+        rows = -(-self.train.batch_size // self.sharers.size)
+        x, t, _ = self.train.prepare(np.arange(min(rows, len(self.train.pictures))))
         if len(t) == 0:
             return math.nan
         elapsed = 0.0
@@ -178,14 +217,15 @@ class Trainer:
         self.run.claim()
         try:
             with self.stopping_on_signals():
-                if not (self.run.path / CHECKPOINT).exists():
+                if self.comm.broadcast(not (self.run.path / CHECKPOINT).exists()):
                     # a run that ends early can be resumed, and a full disk is known now
                     self.save()
                 self.run.start(self.settings, self.step, self.epoch)
-                self.board = tensorboard(self.run.path)
+                if self.comm.rank == 0:
+                    self.board = tensorboard(self.run.path)
                 while self.epoch < epochs:
                     self.run_epoch(epochs)
-            if self.saved != (self.epoch, self.batch, self.step):
+            if self.comm.broadcast(self.saved != (self.epoch, self.batch, self.step)):
                 self.save()
         finally:
             self.train.close()
@@ -220,7 +260,7 @@ class Trainer:
 
     def run_epoch(self, epochs: int) -> None:
         """Train for an epoch, or the rest of one, evaluate, and write what came of it."""
-        self.stop_if_asked()
+        self.agree()
         self.model.train()
         self.schedule.step(self.epoch, self.last_error if self.noted < self.epoch else None)
         self.noted = self.epoch
@@ -233,19 +273,20 @@ class Trainer:
             len(loader),
             initial=self.batch,
             leave=False,
-            disable=None,
+            disable=True if self.comm.rank else None,
         )
         for x, t, _ in bar:
-            self.stop_if_asked()
-            if time.monotonic() - self.saved_at > self.save_every:
-                self.save(essential=False)
+            self.agree()
             loss = self.run_step(x, t)
             n, _, top1 = self.epoch_sums
             bar.set_postfix(loss=f"{loss:.3f}", top1=f"{top1 / max(n, 1):.0%}")
         seconds = time.perf_counter() - began
         after = loader.waiting, loader.images, loader.reading
-        waited, images, reading = (b - a for a, b in zip(before, after))  # in this epoch
-        self.result = evaluate(self.model, self.val, self.device)
+        own = [b - a for a, b in zip(before, after)]  # in this epoch
+        waited, images, reading = (float(sum(a)) for a in zip(*self.sharers.exchange(own)))
+        waited /= self.sharers.size
+        self.result = evaluate(self.model, self.val, self.device, comm=self.sharers)
+        self.compare_parameters()
         self.seconds += time.perf_counter() - began
         self.last_error = 1 - self.result.top(1)
         rate = self.optimizer.lr * self.optimizer.factor
@@ -270,16 +311,20 @@ class Trainer:
         }
         self.report(sentence(row, epochs, self.seconds / self.epoch * (epochs - self.epoch)))
         self.append("metrics.csv", [row])
-        if skipped := loader.skipped | self.val.skipped:
+        skipped: dict[str, str] = {}
+        for some in self.sharers.exchange(loader.skipped | self.val.skipped):
+            skipped |= some
+        if skipped:
             self.run.attempt(lambda: self.run.write_skipped(skipped), self.step)
         self.save_epoch()
 
     def run_step(self, x: np.ndarray, t: np.ndarray) -> float:
         """Learn a batch, unless it has no readable picture, and write its row. Returns the loss."""
-        if self.batch and len(t):  # within an epoch too: a rate may drop in its middle
+        readable = sum(self.sharers.exchange(len(t)))
+        if self.batch and readable:  # within an epoch too: a rate may drop in its middle
             self.schedule.step(self.epoch + self.batch / len(self.train))
         self.batch += 1
-        if len(t) == 0:
+        if readable == 0:
             return math.nan
         loss, top1 = self.learn(x, t)
         self.step += 1
@@ -287,7 +332,7 @@ class Trainer:
         values = {"epoch": f"{when:.5g}", "loss": f"{loss:.6g}", "top1": f"{top1:.4f}"}
         self.append("steps.csv", [{"step": self.step, **values}])
         for k, value in enumerate((1, loss, top1)):
-            self.epoch_sums[k] += value * len(t)
+            self.epoch_sums[k] += value * readable
         return loss
 
     def append(self, file: str, rows: list[dict[str, Any]]) -> None:
@@ -321,11 +366,35 @@ class Trainer:
                 for name, p in self.model.named_parameters()
                 if name.rpartition(".")[0] in convs
             }
+            if self.in_columns:
+                features = columns.join(self.comm.exchange(features))
             self.run.attempt(lambda: self.run.save_features(self.epoch, features), self.step)
 
-    def stop_if_asked(self) -> None:
-        """Save and raise Stopped, if a signal came. Before an epoch's schedule has moved, or
-        between two of its steps."""
+    def compare_parameters(self) -> None:
+        """RunError, unless all ranks that share out the batches hold the same parameters."""
+        if self.sharers.size == 1:
+            return
+        own = {
+            name: zlib.crc32(np.ascontiguousarray(p.numpy()).data)
+            for name, p in self.model.named_parameters()
+        }
+        first, *others = self.sharers.exchange(own)
+        for rank, other in enumerate(others, 1):
+            for name, checksum in other.items():
+                if checksum != first[name]:
+                    raise RunError(
+                        f"after step {self.step} the parameter {name} of rank {rank} is not that of"
+                        " rank 0: the ranks have drifted apart. Checkpoints are untouched"
+                    )
+
+    def agree(self) -> None:
+        """Between two steps, or before an epoch's schedule has moved, on all ranks alike: save and
+        raise Stopped, if a signal came to one of them; save, if it is time."""
+        due = time.monotonic() - self.saved_at > self.save_every
+        wishes = self.comm.exchange((self.stopping, due))
+        self.stopping = any(stopping for stopping, _ in wishes)
+        if wishes[0][1] and not self.stopping and self.batch:
+            self.save(essential=False)
         if self.stopping:
             self.save()
             raise Stopped(
@@ -352,6 +421,8 @@ class Trainer:
         for name, p in parameters.items():
             if p in velocity:
                 tensors[f"velocity.{name}"] = backend.to_numpy(velocity[p])
+        if self.in_columns:
+            tensors = columns.join(self.comm.exchange(tensors))
         place: dict[str, Any] = {key: getattr(self, key) for key in PLACE}
         place["streams"] = {name: s.counter for name, s in self.model.streams().items()}
         if isinstance(self.schedule, optim.PlateauSchedule):
@@ -365,13 +436,16 @@ class Trainer:
         if essential:
             write()
             return True
-        return self.run.attempt(write, self.step)
+        return self.comm.broadcast(self.run.attempt(write, self.step))
 
     def resume(self) -> None:
         """Take weights, velocity and place from the run folder's newest checkpoint."""
         tensors, description = self.run.newest()
         self.run.claimed = True
         place = description["place"]
+        if self.in_columns:
+            trained = {n: a for n, a in tensors.items() if n.startswith(("model.", "velocity."))}
+            tensors = columns.cut(trained, self.comm.size, self.comm.rank)
         self.model.load_state_dict(checkpoint.part(tensors, "model."))
         for name, p in self.model.named_parameters():
             if f"velocity.{name}" in tensors:

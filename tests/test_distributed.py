@@ -1,0 +1,267 @@
+"""Several ranks over MPI, by real mpiexec: the same run as one process, and nothing hangs when one
+of them fails."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad.data import synthetic
+from minigrad.distributed import Communicator, DistributedError, connect, share
+from minigrad.training import checkpoint
+
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+needs_mpi = pytest.mark.skipif(
+    not MPIEXEC.exists() or (shutil.which("mpiexec") is None and not MPIEXEC.exists()),
+    reason="mpi4py and MPICH are not installed: pip install '.[mpi]'",
+)
+ROOT = Path(__file__).resolve().parents[1]
+# alexnet.py with two presets in small, without drawings; FAULT is what one rank does at a step.
+PROGRAM = """
+import os, signal, sys
+import alexnet
+from minigrad.models.records import LRN
+from minigrad.network import shrunken
+from minigrad.training import session, trainer
+for name in ("paper", "krizhevsky2012"):
+    alexnet.MODELS["tiny-" + name] = shrunken(alexnet.PRESETS[name]).with_each(LRN, alpha=1e-4)
+session.draw_run = lambda *a: []
+own = trainer.Trainer.run_step
+def run_step(self, x, t):
+    fault, rank, step = (os.environ.get("FAULT", "none 0 0") + " 0 0").split()[:3]
+    if self.comm.rank == int(rank) and self.step == int(step):
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "exit":
+            sys.exit("left")
+        if fault == "raise":
+            raise ZeroDivisionError("a mistake of one rank")
+        if fault == "refuse":
+            raise trainer.RunError("one rank will not go on")
+        if fault == "drift":
+            self.model.layers["conv1"].w.data[0, 0, 0, 0] += 1
+    return own(self, x, t)
+trainer.Trainer.run_step = run_step
+sys.exit(alexnet.main(sys.argv[1:]))
+"""
+TRAIN = "train --data set --epochs 2 --batch-size 12 --workers 1 --preset"
+
+
+def start(place, command, ranks=1, **environment):
+    """The program in one process, or on several ranks."""
+    launcher = [str(MPIEXEC), "-n", str(ranks)] if ranks > 1 else []
+    threads = {"MINIGRAD_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # BLAS's bits depend on them
+    own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(place / "cache"), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*launcher, sys.executable, "-c", PROGRAM, *command.split()],
+        cwd=place,
+        env=os.environ | threads | own | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(place, command, ranks=1, code=0, **environment):
+    process = start(place, command, ranks, **environment)
+    try:
+        out = process.communicate(timeout=120)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, out
+    return out
+
+
+def losses(folder):
+    with open(folder / "steps.csv") as file:
+        return np.array([float(row["loss"]) for row in csv.DictReader(file)])
+
+
+def state(folder):
+    return checkpoint.load(folder / "checkpoint.safetensors")[0]
+
+
+def assert_close(folder, other):
+    """The same run, as far as the order of sums allows."""
+    np.testing.assert_allclose(losses(folder), losses(other), rtol=1e-5)
+    ours, theirs = state(folder), state(other)
+    assert set(ours) == set(theirs)
+    for name, array in ours.items():
+        if name.startswith("model."):
+            error = np.abs(array - theirs[name]).max() / np.abs(theirs[name]).max()
+            assert error < 1e-4, name
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A set whose last batch is uneven, and one with two unreadable pictures."""
+    place = tmp_path_factory.mktemp("ranks")
+    synthetic.draw_set(place / "set", train=5, val=2)
+    shutil.copytree(place / "set", place / "broken")
+    for name in ("dots/0001", "stars/0003"):
+        (place / "broken" / "train" / f"{name}.JPEG").write_bytes(b"")
+    run(place, f"{TRAIN} tiny-paper --output one")
+    return place
+
+
+@needs_mpi
+def test_ranks_are_one_process_in_parts(place):
+    """Two ranks and one process that takes each batch in two parts: the same bytes; and as near to
+    the whole batch as sums in another order are."""
+    out = run(place, f"{TRAIN} tiny-paper --output two", ranks=2)
+    assert "2 ranks, a part of each batch on each" in out
+    assert out.count("held-out pictures, last epoch") == 1, "one rank speaks"
+    run(place, f"{TRAIN} tiny-paper --accumulate 2 --output parts")
+    ours, theirs = state(place / "two"), state(place / "parts")
+    assert all(np.array_equal(array, theirs[name]) for name, array in ours.items())
+    assert (place / "two" / "steps.csv").read_text() == (place / "parts" / "steps.csv").read_text()
+    assert_close(place / "two", place / "one")
+    metrics = [(place / name / "metrics.csv").read_text().split(",")[:8] for name in ("two", "one")]
+    assert metrics[0] == metrics[1]
+
+
+@needs_mpi
+def test_unreadable_pictures_and_few_rows(place):
+    """Three ranks, a last batch of fewer rows than ranks, pictures that cannot be read."""
+    command = f"{TRAIN} tiny-paper --data broken"
+    run(place, f"{command} --output broken1")
+    run(place, f"{command} --output broken3", ranks=3)
+    assert_close(place / "broken3", place / "broken1")
+    listed = [(place / f / "skipped.csv").read_text() for f in ("broken1", "broken3")]
+    assert listed[0] == listed[1]
+    assert listed[0].count("\n") == 3
+
+
+@needs_mpi
+def test_a_run_goes_on_on_another_number_of_ranks(place):
+    run(place, f"{TRAIN} tiny-paper --epochs 1 --output moved")
+    run(place, "train --resume moved --epochs 2", ranks=3)
+    run(place, "train --resume moved --epochs 3", ranks=2)
+    run(place, f"{TRAIN} tiny-paper --epochs 3 --output stayed")
+    # the drops of the rate depend on the epochs that a run is told, so the losses are compared
+    # as long as both were told the same
+    np.testing.assert_allclose(losses(place / "moved")[:3], losses(place / "stayed")[:3], rtol=1e-5)
+    assert len(losses(place / "moved")) == len(losses(place / "stayed"))
+
+
+@needs_mpi
+def test_two_columns_on_two_ranks(place):
+    """They train as the grouped network does; its checkpoint is evaluated and goes on on one."""
+    run(place, f"{TRAIN} tiny-krizhevsky2012 --output grouped")
+    out = run(place, f"{TRAIN} tiny-krizhevsky2012 --columns 2 --output columns", ranks=2)
+    assert "2 ranks, a column of the network on each" in out
+    assert_close(place / "columns", place / "grouped")
+    features = checkpoint.load(place / "columns" / "features" / "epoch-0002.safetensors")[0]
+    whole = state(place / "columns")
+    assert all(np.array_equal(array, whole[f"model.{n}"]) for n, array in features.items())
+    said = [run(place, f"evaluate {name} --workers 0") for name in ("columns", "grouped")]
+    assert said[0].split("loss ")[1][:5] == said[1].split("loss ")[1][:5]
+    run(place, "train --resume columns --epochs 3")
+    run(place, "train --resume columns --epochs 4 --columns 2", ranks=2)
+    assert len(losses(place / "columns")) == 4 * 5
+
+
+@needs_mpi
+def test_columns_that_cannot_be(place):
+    out = run(place, f"{TRAIN} tiny-krizhevsky2012 --columns 2 --output no", code=2)
+    assert "--columns 2 needs 2 ranks, one for each column, and there are 1" in out
+    out = run(place, f"{TRAIN} tiny-paper --columns 2 --output no", ranks=2, code=2)
+    assert out.count("error: norm1: the windows of its normalisation reach from one column") == 1
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        ("raise", 1, "rank 1 on .*ZeroDivisionError: a mistake of one rank"),
+        ("refuse", 2, "rank 1 on .*: error: one rank will not go on"),
+        ("exit", 1, "rank 1 on .*SystemExit: left"),
+        ("kill", 9, ""),
+        ("drift", 2, "the parameter conv1.w of rank 1 is not that of rank 0"),
+    ],
+)
+def test_one_rank_fails_and_all_end(place, fault, code, words):
+    """Within seconds, with its sentence; nothing is left running, and the run goes on."""
+    process = start(place, f"{TRAIN} tiny-paper --output {fault}", 2, FAULT=f"{fault} 1 3")
+    began = time.monotonic()
+    out = process.communicate(timeout=60)[0]
+    assert time.monotonic() - began < 60
+    assert process.returncode == code, out
+    assert re.search(words, out, re.DOTALL), out
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    run(place, f"train --resume {fault} --epochs 2", ranks=2)
+    assert_close(place / fault, place / "one")
+
+
+@needs_mpi
+def test_a_signal_stops_all_ranks_after_the_same_step(place):
+    process = start(place, f"{TRAIN} tiny-paper --epochs 900 --output stopped", 2)
+    while not (place / "stopped" / "steps.csv").exists() or len(losses(place / "stopped")) < 4:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out = process.communicate(timeout=60)[0]
+    assert "go on with --resume stopped" in out
+    steps = len(losses(place / "stopped"))
+    about = checkpoint.load(place / "stopped" / "checkpoint.safetensors")[1]
+    assert about["place"]["step"] == steps
+
+
+def test_without_a_launcher_mpi_is_not_loaded():
+    code = (
+        "import sys; from minigrad.distributed import connect; c = connect({});"
+        " print(c.rank, c.size, 'mpi4py' in sys.modules)"
+    )
+    own = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True)
+    assert out.stdout == "0 1 False\n", out.stderr
+
+
+def test_a_launcher_without_mpi4py(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    with pytest.raises(DistributedError, match="started 4 processes.*pip install 'minigrad.mpi.'"):
+        connect({"OMPI_COMM_WORLD_SIZE": "4"})
+
+
+@needs_mpi
+def test_a_launcher_that_mpi_does_not_see():
+    """N runs in one folder would come of it."""
+    code = (
+        "import sys; from minigrad import commands;"
+        " sys.exit(commands.run_command(lambda comm: print(comm.size)))"
+    )
+    own = {"PYTHONPATH": str(ROOT), "OMPI_COMM_WORLD_SIZE": "3"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "error: the launcher started 3 processes" in result.stderr
+    assert "but MPI sees 1: mpiexec and mpi4py belong to different MPIs" in result.stderr
+
+
+@pytest.mark.parametrize(("count", "parts"), [(12, 3), (5, 2), (2, 3), (0, 2), (7, 1)])
+def test_shares_are_all_of_it(count, parts):
+    slices = [share(count, k, parts) for k in range(parts)]
+    assert [i for s in slices for i in range(count)[s]] == list(range(count))
+    sizes = [len(range(count)[s]) for s in slices]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_alone_nothing_is_exchanged():
+    alone, array = Communicator(), np.arange(6.0).reshape(2, 3)
+    alone.sum(array)
+    assert alone.join(array, (3,)) is array
+    assert alone.scatter_sum(array, (3,)) is array
+    assert (alone.exchange(4), alone.broadcast(5), alone.in_turn(lambda: 6)) == ([4], 5, 6)
