@@ -58,7 +58,7 @@ def draw_ledgers(
             if what not in values:
                 axes.axis("off")
                 continue
-            total = f"{sum(values[what]):,.0f}"
+            total = f"{sum(values[what]):,.{'3g' if 'milli' in what else '0f'}}"
             if what == "kilobytes a picture":
                 kept = [row.bytes_kept / 1e3 for row in rows]
                 axes.bar(where - 0.2, values[what], 0.4, label=f"output, {total}")
