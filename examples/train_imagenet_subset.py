@@ -97,7 +97,7 @@ def run(given: dict[str, Any], comm: Communicator) -> None:
 
 def main() -> int:
     given = commands.training_options(__doc__, alexnet.MODELS)
-    return commands.run_command(lambda comm: run(given, comm))
+    return commands.run_command(lambda comm: run(given, comm), given)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from minigrad import kernels, look, machine
 from minigrad.columns import bytes_sent, column_of
 from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.data.cache import default_cache_folder
-from minigrad.distributed import Communicator, DistributedError, connect
+from minigrad.distributed import Communicator, DistributedError, connect, launched
 from minigrad.engine import Tensor, no_grad
+from minigrad.launcher import launch
 from minigrad.models.records import Preset, find
 from minigrad.network import Network, check_network, ledger, summary
 from minigrad.training import session
@@ -126,7 +127,7 @@ def main(
         "look": lambda comm: look_inside(**given),
         "gradcheck": lambda comm: gradcheck(presets, **given),
     }
-    return run_command(actions[command])
+    return run_command(actions[command], given)
 
 
 def add_look(commands: Any) -> None:
@@ -162,15 +163,20 @@ def look_inside(run: str, what: Sequence[str] | None, output: str | None, **opti
     inside.draw(what)
 
 
-def run_command(command: Callable[[Communicator], object]) -> int:
+def run_command(
+    command: Callable[[Communicator], object], given: Mapping[str, Any] | None = None
+) -> int:
     """Run a command, which is given the Communicator of this process; a mistake in what it was
     given becomes one sentence and exit code 2, Ctrl-C 130. Where one rank of several fails, all
-    end."""
+    end. given: the options of a training; with `ranks`, so many processes run this program's
+    command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
     comm = Communicator()
     try:
+        if given and given.get("ranks") and not launched():
+            return launch(given["ranks"], given.get("rank_timeout", Options.rank_timeout))
         comm = connect()
         machine.set_up(comm.local_size)
         command(comm)

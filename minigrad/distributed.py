@@ -7,11 +7,14 @@ without a launcher mpi4py is not imported. Arrays on a GPU travel through the ho
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +33,34 @@ T = TypeVar("T")
 def share(count: int, part: int, parts: int) -> slice:
     """The contiguous part number `part` of `count` things; parts differ by at most one."""
     return slice(count * part // parts, count * (part + 1) // parts)
+
+
+BEATS = "MINIGRAD_BEATS"  # the folder of the ranks' heartbeats, set by launcher.py
+
+
+class Beat:
+    """A rank's heartbeat: a small file, written anew at each step and around each exchange."""
+
+    SIZE = 1024
+
+    def __init__(self, folder: str, rank: int, host: str) -> None:
+        self.file = os.open(os.path.join(folder, f"rank-{rank}"), os.O_WRONLY | os.O_CREAT, 0o600)
+        self.now = {"rank": rank, "host": host, "pid": os.getpid(), "step": None, "run": None}
+        self(waiting=False)
+
+    def __call__(self, **values: Any) -> None:
+        self.now |= {"time": time.time(), **values}
+        os.pwrite(self.file, json.dumps(self.now).encode()[: self.SIZE].ljust(self.SIZE), 0)
+
+
+def read_beats(folder: str) -> list[dict[str, Any]]:
+    """What the ranks wrote last, by rank; of those that have begun."""
+    found = []
+    for name in os.listdir(folder):
+        text = Path(folder, name).read_bytes()
+        with contextlib.suppress(ValueError):  # begun, and not yet written
+            found.append(json.loads(text))
+    return sorted(found, key=lambda beat: beat["rank"])
 
 
 class DistributedError(RuntimeError):
@@ -70,6 +101,9 @@ class Communicator:
     def abort(self, code: int) -> None:
         """End all ranks. Alone: nothing, the caller ends."""
 
+    def beat(self, **values: Any) -> None:
+        """Tell the launcher, where there is one, that this rank goes on: step=, run=."""
+
     def in_turn(self, action: Callable[[], T]) -> T:
         """What the action returns: called by one rank of each host first, so that the others find
         what it leaves on the disk."""
@@ -90,19 +124,35 @@ class Mpi(Communicator):
         hosts = self.world.allgather(self.host)
         self.local_rank = hosts[: self.rank].count(self.host)
         self.local_size = hosts.count(self.host)
+        folder = os.environ.get(BEATS)
+        self.heart = Beat(folder, self.rank, self.host) if folder else None
+
+    def beat(self, **values: Any) -> None:
+        if self.heart is not None:
+            self.heart(**values)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, this rank waits for the others."""
+        self.beat(waiting=True)
+        yield
+        self.beat(waiting=False)
 
     def exchange(self, value: Any) -> list[Any]:
-        return self.world.allgather(value)
+        with self.waiting():
+            return self.world.allgather(value)
 
     def broadcast(self, value: Any) -> Any:
-        return self.world.bcast(value)
+        with self.waiting():
+            return self.world.bcast(value)
 
     def sum(self, array: Array) -> None:
         host = backend.to_numpy(array)  # the array itself on a CPU, a copy of one on a GPU
         flat = host.reshape(-1)
         step = max(1, PIECE // array.itemsize)
         for i in range(0, flat.size, step):
-            self.world.Allreduce(self.in_place, flat[i : i + step])
+            with self.waiting():
+                self.world.Allreduce(self.in_place, flat[i : i + step])
         if host is not array:
             array[...] = backend.to_device(host, backend.device_of(array))
 
@@ -111,7 +161,8 @@ class Mpi(Communicator):
         rows = math.prod(own.shape[:-1])
         counts = [rows * size for size in sizes]
         received = np.empty(sum(counts), own.dtype)
-        self.world.Allgatherv(own, [received, counts])
+        with self.waiting():
+            self.world.Allgatherv(own, [received, counts])
         parts = np.split(received, np.cumsum(counts)[:-1])
         shaped = [part.reshape(*own.shape[:-1], size) for part, size in zip(parts, sizes)]
         return backend.to_device(np.concatenate(shaped, axis=-1), device)
@@ -124,7 +175,9 @@ class Mpi(Communicator):
         sent[self.rank] = sent[self.rank][:0]  # stays here
         counts = [0 if r == self.rank else own.size for r in range(self.size)]
         received = np.empty(sum(counts), own.dtype)
-        self.world.Alltoallv([np.concatenate(sent), [s.size for s in sent]], [received, counts])
+        outgoing = [np.concatenate(sent), [part.size for part in sent]]
+        with self.waiting():
+            self.world.Alltoallv(outgoing, [received, counts])
         others = iter(received.reshape(self.size - 1, *own.shape))
         terms = [own if r == self.rank else next(others) for r in range(self.size)]
         total = terms[0] + terms[1]
@@ -135,6 +188,11 @@ class Mpi(Communicator):
     def abort(self, code: int) -> None:
         time.sleep(0.2)  # for the launcher to pass on what was said
         self.world.Abort(code)
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a launcher started this process."""
+    return any(environment.get(name) for name in COUNTS)
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> Communicator:

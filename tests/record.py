@@ -275,6 +275,8 @@ TRAIN: dict[str, list[str] | str] = {
     "--batch-size": ["--batch-size", "7"],
     "--lr": ["--lr", "0.0001"],
     "--device": ["--device", "cpu"],
+    "--ranks": "the same run: tests/test_distributed.py",
+    "--rank-timeout": "tests/test_distributed.py",
     "--columns": "needs ranks: tests/test_distributed.py",
     "--accumulate": "the same run up to rounding: tests/test_distributed.py",
     "--workers": ["--workers", "1"],

@@ -16,6 +16,7 @@ import pytest
 
 from minigrad.data import synthetic
 from minigrad.distributed import Communicator, DistributedError, connect, share
+from minigrad.launcher import without_ranks
 from minigrad.training import checkpoint
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
@@ -26,7 +27,7 @@ needs_mpi = pytest.mark.skipif(
 ROOT = Path(__file__).resolve().parents[1]
 # alexnet.py with two presets in small, without drawings; FAULT is what one rank does at a step.
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 import alexnet
 from minigrad.models.records import LRN
 from minigrad.network import shrunken
@@ -46,6 +47,8 @@ def run_step(self, x, t):
             raise ZeroDivisionError("a mistake of one rank")
         if fault == "refuse":
             raise trainer.RunError("one rank will not go on")
+        if fault == "hang":
+            time.sleep(1000)
         if fault == "drift":
             self.model.layers["conv1"].w.data[0, 0, 0, 0] += 1
     return own(self, x, t)
@@ -203,6 +206,54 @@ def test_one_rank_fails_and_all_end(place, fault, code, words):
         os.killpg(process.pid, 0)
     run(place, f"train --resume {fault} --epochs 2", ranks=2)
     assert_close(place / fault, place / "one")
+
+
+@needs_mpi
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            "raise",
+            "rank 1 on .*ZeroDivisionError.*error: a rank failed, as it says above at step 3",
+        ),
+        ("kill", r"error: rank 1 on .* \(process \d+\) was killed by signal 9 at step 3"),
+        ("hang", r"error: rank 1 on .* \(process \d+\) has done nothing for 3 seconds"),
+    ],
+)
+def test_the_launcher_says_which_rank_failed(place, fault, words):
+    """`--ranks 2` ends with one sentence and exit code 2, and leaves no process."""
+    command = f"{TRAIN} tiny-paper --ranks 2 --rank-timeout 3 --output launched-{fault}"
+    process = start(place, command, FAULT=f"{fault} 1 3")
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 2, out
+    assert re.search(words, out, re.DOTALL), out
+    assert f"all ranks have ended; go on with --resume launched-{fault}" in out
+    assert "BAD TERMINATION" not in out
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+    ended = subprocess.run(["pgrep", "-f", f"launched-{fault}"], capture_output=True)
+    assert ended.returncode == 1, ended.stdout
+    out = run(place, f"train --resume launched-{fault} --epochs 2 --ranks 2")
+    assert "2 ranks, a part of each batch on each" in out
+    assert_close(place / f"launched-{fault}", place / "one")
+
+
+@needs_mpi
+def test_bad_launches(place):
+    assert "--ranks must be at least 1, not 0" in run(place, f"{TRAIN} paper --ranks 0", code=2)
+    process = start(place, f"{TRAIN} tiny-paper --epochs 900 --ranks 2 --output halted")
+    while not (place / "halted" / "steps.csv").exists() or len(losses(place / "halted")) < 4:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    assert "go on with --resume halted" in out
+
+
+def test_a_command_without_its_ranks():
+    command = ["python", "a.py", "--ranks", "4", "--epochs", "2", "--ranks=3", "-x"]
+    assert without_ranks(command) == ["python", "a.py", "--epochs", "2", "-x"]
 
 
 @needs_mpi

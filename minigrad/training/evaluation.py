@@ -75,9 +75,11 @@ def evaluate(
     predictions made by the network's softmax layer on the ten patches" (Krizhevsky et al. 2012,
     section 4.1).
     """
+    comm = comm or Communicator()
     rows, labels, indices = [], [], []
     with model.in_test_mode(), no_grad():
         for x, t, i in tqdm(loader.batches(), what, len(loader), leave=False, disable=None):
+            comm.beat()
             if len(t) == 0:
                 continue
             views = [
@@ -88,7 +90,7 @@ def evaluate(
             labels.append(t)
             indices.append(i)
     own = [np.concatenate(part) for part in (rows, labels, indices)] if rows else []
-    found = [parts for parts in (comm or Communicator()).exchange(own) if parts]
+    found = [parts for parts in comm.exchange(own) if parts]
     if not found:
         raise DataError("there is not one readable picture to evaluate")
     probabilities, truth, numbers = (np.concatenate(part) for part in zip(*found))

@@ -78,6 +78,20 @@ class Options:
         None, "initial learning rate; default: the recipe's", "RATE", resume="free", least=0
     )
     device: str = option("cpu", "cpu, gpu or gpu:N", resume="free")
+    ranks: int | None = option(
+        None,
+        "start N processes with mpiexec, which share out each batch",
+        "N",
+        resume="never",
+        least=1,
+    )
+    rank_timeout: float = option(
+        300.0,
+        "after which --ranks ends a run in which a rank has stopped",
+        "SECONDS",
+        resume="free",
+        above=0,
+    )
     columns: int | None = option(
         None,
         "train the network in N columns, each on a rank of its own, as the paper did on two GPUs",
@@ -181,12 +195,13 @@ class Options:
             report(line)
         free = {f.name for f in fields(self) if f.metadata["resume"] == "free"}
         anew = {name: value for name, value in given.items() if name in free}
-        once = {"resume": run, "output": run, "config": None, "columns": given.get("columns")}
+        once = {"resume": run, "output": run, "config": None, "ranks": None}
+        once["columns"] = given.get("columns")
         return replace(self, **anew, **once)
 
     def repeated(self, given: Mapping[str, Any]) -> Options:
         """The options of a run that is run again, with what is given in place of its own."""
-        once = {"resume": None, "output": None, "config": None, "columns": None}
+        once = {"resume": None, "output": None, "config": None, "ranks": None, "columns": None}
         return replace(self, **{**once, **given})
 
 

@@ -390,6 +390,7 @@ class Trainer:
     def agree(self) -> None:
         """Between two steps, or before an epoch's schedule has moved, on all ranks alike: save and
         raise Stopped, if a signal came to one of them; save, if it is time."""
+        self.comm.beat(step=self.step, run=str(self.run.path))
         due = time.monotonic() - self.saved_at > self.save_every
         wishes = self.comm.exchange((self.stopping, due))
         self.stopping = any(stopping for stopping, _ in wishes)
