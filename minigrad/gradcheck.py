@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minigrad import backend, random
+from minigrad.distributed import Communicator
 from minigrad.engine import Tensor, as_tensor
 
 STEPS = [1e-3, 1e-4, 1e-5, 1e-6]
@@ -387,6 +388,7 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
             lambda x: F.dropout(x, 0.3, training=False, inverted=False),
             [n(5, 6)],
         ),
+        ("gather", lambda x: F.gather(x, Communicator(), (5,)), [n(3, 5)]),
         ("softmax", F.softmax, [n(3, 5)]),
         ("log_softmax", F.log_softmax, [n(3, 5)]),
         ("softmax_cross_entropy", F.softmax_cross_entropy, [3 * n(7, 5), labels]),

@@ -13,7 +13,7 @@ import test_trainer
 from test_kernels import CASES, DTYPES, numbers, prepared
 
 import alexnet
-from minigrad import backend, gradcheck, kernels, optim, random
+from minigrad import backend, gradcheck, kernels, look, optim, random
 from minigrad import functions as F
 from minigrad.data import synthetic
 from minigrad.engine import Tensor, as_tensor, no_grad, topological_order
@@ -273,6 +273,9 @@ def test_a_run_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     assert set(shares[0]) == set(shares[1])
     for name, share in shares[0].items():
         assert float(share) == pytest.approx(float(shares[1][name]), abs=0.15)  # printed to 0.1
+    drawn = said("look", "run", "--device", gpu)
+    assert "left out" not in drawn
+    assert drawn.count("written: ") > 30
 
 
 def test_a_run_taken_up_on_the_gpu(pictures, tmp_path):
@@ -309,3 +312,19 @@ def test_memory_is_returned():
     before = pool.used_bytes()
     on("gpu", f, *arrays)
     assert pool.used_bytes() == before
+
+
+@pytest.mark.parametrize("gpu", DEVICES)
+def test_projections_on_the_gpu(gpu):
+    """By every method, as on the CPU."""
+    model = Network(shrunken(KRIZHEVSKY2012), 5, seed=2)
+    p = model.preset.preprocessing
+    x = np.random.default_rng(0).normal(size=(3, p.size, p.size, 3)).astype(np.float32)
+    here = [look.project(model, x, "relu5", **rules) for rules in look.METHODS.values()]
+    model.to(gpu)
+    there = backend.to_device(x, gpu)
+    for one, rules in zip(here, look.METHODS.values()):
+        other = look.project(model, there, "relu5", **rules)
+        assert np.array_equal(one.maps, other.maps)
+        error = np.abs(one.pixels - other.pixels).max() / np.abs(one.pixels).max()
+        assert error < 1e-4

@@ -62,7 +62,7 @@ def test_readings_by_hand(pictures, tmp_path):
     layer = t.model.layers["conv2"]
     layer.b.data[:3] = -1e6  # three of its maps never light up
     x, labels, _ = t.train.prepare(np.arange(6))
-    t.run.start({}, 0)
+    t.run.start({}, 0, 0)
     t.learn(x, labels)
     t.step = 1
     before = {name: p.data.copy() for name, p in t.model.named_parameters()}

@@ -177,14 +177,16 @@ def project(
             if where.size and (where.min() < 0 or (where >= sides).any()):
                 raise ValueError(f"{stage} has {sides[0]} x {sides[1]} places, not {at}")
         one = (each, *(where.T if y.ndim == 4 else ()), chosen)  # an activation of each picture
-        seed = np.zeros_like(y)
-        seed[one] = y[one]
+        activations = backend.to_numpy(y)
+        seed = np.zeros_like(activations)
+        seed[one] = activations[one]
         shares = {}
-        for step, above, pixels in descend(steps, seed, relu, lrn, zeros):  # noqa: B007
+        signal = backend.to_device(seed, backend.device_of(y))
+        for step, above, pixels in descend(steps, signal, relu, lrn, zeros):  # noqa: B007
             if any(isinstance(f, MaxPool2d) for f in step.functions):
                 weight = np.abs(above)
                 shares[step.stage] = float(weight[step.y == 0].sum() / max(weight.sum(), 1e-38))
-    return Projection(backend.to_numpy(pixels), backend.to_numpy(y[one]), chosen, where, shares)
+    return Projection(backend.to_numpy(pixels), seed[one], chosen, where, shares)
 
 
 def checked(value: object, shape: tuple[int, ...], what: str, stage: str) -> np.ndarray:
