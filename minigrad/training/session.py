@@ -60,7 +60,7 @@ def train(
     if options.columns not in (None, comm.size):
         raise ValueError(
             f"--columns {options.columns} needs {options.columns} ranks, one for each column, and"
-            f" there are {comm.size}: mpiexec -n {options.columns} python alexnet.py train ..."
+            f" there are {comm.size}: add --ranks {options.columns}"
         )
     device = options.device
     if device == "gpu" and comm.size > 1:
