@@ -11,6 +11,7 @@ from minigrad.functions.avg_pool2d import AvgPool2d
 from minigrad.functions.basic import Add, Div, Exp, Log, MatMul, Mul, Pow, Sub
 from minigrad.functions.conv2d import Conv2d
 from minigrad.functions.dropout import Dropout, Scale
+from minigrad.functions.gather import Gather
 from minigrad.functions.linear import Linear
 from minigrad.functions.lrn import LRN
 from minigrad.functions.lrn_within_map import LRNWithinMap
@@ -190,6 +191,7 @@ FAULTS = [
         with_attribute("factor", lambda s: 1.0),
         "scale forgotten",
     ),
+    ("gather", Gather, change(0, lambda g: 2 * g), "added up where it is whole"),
     ("softmax", Softmax, change(0, lambda g: g + 0.01), "mean not subtracted"),
     ("log_softmax", LogSoftmax, ignore_gy, "gy ignored"),
     ("softmax_cross_entropy", SoftmaxCrossEntropy, change(0, lambda g: 7 * g), "not divided by N"),

@@ -1,4 +1,4 @@
-"""Learning curves, pictures with their predictions, and confusions, by matplotlib."""
+"""Learning curves and confusions, by matplotlib, and pictures with their predictions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
+
+from minigrad.look.sheet import (
+    BLACK,
+    LINE,
+    WHITE,
+    enlarged,
+    font,
+    photograph,
+    save,
+    sheet,
+    shrunk,
+)
 
 
 def new_figure(size: tuple[float, float]) -> Any:
@@ -51,27 +64,27 @@ def draw_predictions(
     names: Sequence[str],
     path: Path,
     best: int = 4,
+    side: int = 150,
 ) -> Path:
-    """Pictures with their class above and the `best` most probable classes as bars below (the
-    paper's figure 4)."""
-    columns = min(4 if len(pictures) <= 8 else 6, len(pictures))
-    rows = -(-len(pictures) // columns)
-    figure = new_figure((2.1 * columns, 3.3 * rows))
-    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1.3] * rows)
-    for axes in grid.flat:
-        axes.axis("off")
-    for i, picture in enumerate(pictures):
-        r, c = divmod(i, columns)
-        above, below = grid[2 * r, c], grid[2 * r + 1, c]
-        above.imshow(picture, cmap="gray", vmin=0, vmax=255)  # the three are for one channel
-        above.set_title(short(names[labels[i]]), fontsize=8)
-        classes = np.argsort(-probabilities[i], kind="stable")[:best]
-        colours = ["tab:green" if k == labels[i] else "tab:gray" for k in classes]
-        below.barh(range(len(classes)), probabilities[i, classes], color=colours, alpha=0.6)
-        for place, k in enumerate(classes):
-            below.text(0.02, place, short(names[k]), va="center", fontsize=7)
-        below.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5))
-    return _save(figure, path)
+    """Pictures with their class above and the `best` most probable classes as bars below, the right
+    one green (the paper's figure 4)."""
+    tiles = []
+    for picture, label, p in zip(pictures, labels, probabilities):
+        tile = shrunk(enlarged(photograph(picture), side), side)
+        tiles.append(np.concatenate([tile, bars(p, label, names, tile.shape[1], best)]))
+    captions = [short(names[label]) for label in labels]
+    return save(sheet(tiles, 4 if len(tiles) <= 8 else 6, captions), path)
+
+
+def bars(p: np.ndarray, label: int, names: Sequence[str], width: int, best: int) -> np.ndarray:
+    """The most probable classes, a bar each, as long as the class is probable."""
+    image = Image.new("RGB", (width, LINE * min(best, len(p))), WHITE)
+    draw = ImageDraw.Draw(image)
+    for n, k in enumerate(np.argsort(-p, kind="stable")[:best]):
+        colour = (128, 187, 128) if k == label else (200, 200, 200)
+        draw.rectangle((0, LINE * n + 1, round(p[k] * (width - 1)), LINE * (n + 1) - 2), colour)
+        draw.text((2, LINE * n), short(names[k]), BLACK, font())
+    return np.asarray(image)
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path:
