@@ -9,6 +9,7 @@ together are the grouped network, with its checkpoints; random numbers are the s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,14 @@ from minigrad.network import Network, Row, build
 def parts(count: int, columns: int) -> tuple[int, ...]:
     """How many of `count` maps or units each column has."""
     return tuple(len(part) for part in np.array_split(np.arange(count), columns))
+
+
+def outputs(layer: Layer, classes: int) -> int:
+    """How many maps or units a layer with weights has."""
+    if isinstance(layer, Conv):
+        return layer.filters
+    assert isinstance(layer, Dense)
+    return layer.units or classes
 
 
 def column_of(preset: Preset, columns: int, rank: int, classes: int | None = None) -> Preset:
@@ -53,7 +62,7 @@ def column_of(preset: Preset, columns: int, rank: int, classes: int | None = Non
                 )
             if split and groups == 1:
                 layers[f"gather{name.lstrip('abcdefghijklmnopqrstuvwxyz')}"] = Gather(split)
-            whole = layer.filters if isinstance(layer, Conv) else layer.units or classes
+            whole = outputs(layer, classes)
             split = parts(whole, columns)
             if min(split) < 1:
                 raise ValueError(f"{name}: {whole} maps are too few for {columns} columns")
@@ -73,14 +82,13 @@ def bytes_sent(rows: Sequence[Row], rank: int) -> int:
     """Bytes that a column sends for one picture in a step: its own maps forward, and of the
     gradients of the others' maps as much, but behind the last layer, whose gradient every column
     has."""
-    gathers = [row for row in rows if isinstance(row.layer, Gather)]
+    gathers = [(row.shape, row.layer.parts) for row in rows if isinstance(row.layer, Gather)]
     total = 0
-    for row in gathers:
-        rows_ = int(np.prod(row.shape[:-1]))
-        split = row.layer.parts  # type: ignore[union-attr]
-        total += 4 * rows_ * split[rank] * (len(split) - 1)
-        if row is not gathers[-1]:
-            total += 4 * rows_ * (sum(split) - split[rank])
+    for n, (shape, split) in enumerate(gathers, 1):
+        places = math.prod(shape[:-1])
+        total += 4 * places * split[rank] * (len(split) - 1)
+        if n < len(gathers):
+            total += 4 * places * (sum(split) - split[rank])
     return total
 
 
@@ -119,8 +127,7 @@ class Column(Network):
 
     def place(self, stage: str) -> tuple[int, int]:
         """(first, of how many): where this column's outputs of a layer are in the whole one's."""
-        layer = self.whole.layers[stage]
-        whole = layer.filters if isinstance(layer, Conv) else layer.units or self.preset.classes  # type: ignore[union-attr]
+        whole = outputs(self.whole.layers[stage], self.preset.classes)
         split = parts(whole, self.columns)
         return sum(split[: self.rank]), whole
 

@@ -163,9 +163,9 @@ class Trainer:
         self.add_up()
         value, top1 = (sum(each) for each in zip(*self.sharers.exchange(own)))
         rate = self.optimizer.lr * self.optimizer.factor
-        x_device = backend.to_device(x, self.device)
         if not math.isfinite(value):
-            causes = self.comm.exchange(health.first_not_finite(self.model, x_device))
+            where = health.first_not_finite(self.model, backend.to_device(x, self.device))
+            causes = self.comm.exchange(where)
             cause = (
                 next(filter(None, causes), "")
                 or "every layer's output is finite: the loss itself overflowed"
@@ -181,6 +181,7 @@ class Trainer:
         )
         self.optimizer.step()
         if reading:
+            x_device = backend.to_device(x, self.device)
             self.append("health.csv", health.readings(self.model, before, x_device, self.step + 1))
         if self.watch is not None and (warning := self.watch.note(value, rate, self.step + 1)):
             self.report(warning)
