@@ -96,10 +96,9 @@ setup(
         "threadpoolctl>=3",
     ],
     extras_require={
-        "cuda12": ["cupy-cuda12x[ctk]>=14"],
-        "cuda13": [
-            "cupy-cuda13x[ctk]>=14"
-        ],  # ctk: NVRTC, cuBLAS and headers, where only a driver is installed
+        # ctk: NVRTC, cuBLAS and headers, where only a driver is installed. It does not bring NCCL.
+        "cuda12": ["cupy-cuda12x[ctk]>=14", "nvidia-nccl-cu12>=2.27"],
+        "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-nccl-cu13>=2.27"],
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
         "mpi": ["mpi4py>=4.1", "mpich>=5"],

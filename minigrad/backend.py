@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ def cupy() -> Any:
             " device 'cpu'"
         ) from error
     return module
+
+
+def nccl() -> Any:
+    """CuPy's NCCL module, or None where the library is not installed."""
+    try:
+        module = importlib.import_module("cupy.cuda.nccl")
+    except ImportError:
+        return None
+    return module if module.available else None
 
 
 def gpu_count() -> int:

@@ -2,7 +2,8 @@
 
 `connect()` gives a Communicator: alone, or over MPI (mpi4py, the extra `mpi`) where a launcher such
 as mpiexec or srun started this process. Nothing else in the product knows which one it has, and
-without a launcher mpi4py is not imported. Arrays on a GPU travel through the host's memory.
+without a launcher mpi4py is not imported. Arrays on a GPU travel through the host's memory, or from
+GPU to GPU (nccl.py).
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ class Communicator:
     """One process alone: rank 0 of 1.
 
     rank, size: this process's number, and how many there are. local_rank, local_size: the same
-    among the processes of this host. Every call below is made by all ranks, in one order.
+    among the processes of this host. overlaps: whether sums go on beside this rank's computation,
+    over a network or on a GPU. Every call below is made by all ranks, in one order.
     """
 
     rank, size = 0, 1
     local_rank, local_size = 0, 1
+    overlaps = False
     host = socket.gethostname()
 
     def exchange(self, value: Any) -> list[Any]:
@@ -104,6 +107,13 @@ class Communicator:
     def beat(self, **values: Any) -> None:
         """Tell the launcher, where there is one, that this rank goes on: step=, run=."""
 
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, this rank waits for the others."""
+        self.beat(waiting=True)
+        yield
+        self.beat(waiting=False)
+
     def in_turn(self, action: Callable[[], T]) -> T:
         """What the action returns: called by one rank of each host first, so that the others find
         what it leaves on the disk."""
@@ -124,19 +134,13 @@ class Mpi(Communicator):
         hosts = self.world.allgather(self.host)
         self.local_rank = hosts[: self.rank].count(self.host)
         self.local_size = hosts.count(self.host)
+        self.overlaps = self.local_size < self.size
         folder = os.environ.get(BEATS)
         self.heart = Beat(folder, self.rank, self.host) if folder else None
 
     def beat(self, **values: Any) -> None:
         if self.heart is not None:
             self.heart(**values)
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Inside, this rank waits for the others."""
-        self.beat(waiting=True)
-        yield
-        self.beat(waiting=False)
 
     def exchange(self, value: Any) -> list[Any]:
         with self.waiting():
@@ -154,7 +158,9 @@ class Mpi(Communicator):
             with self.waiting():
                 self.world.Allreduce(self.in_place, flat[i : i + step])
         if host is not array:
-            array[...] = backend.to_device(host, backend.device_of(array))
+            device = backend.device_of(array)
+            with backend.on_device(device):
+                array[...] = backend.to_device(host, device)
 
     def join(self, array: Array, sizes: Sequence[int]) -> Array:
         own, device = np.ascontiguousarray(backend.to_numpy(array)), backend.device_of(array)

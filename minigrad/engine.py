@@ -19,6 +19,7 @@ are plain arrays.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,12 +118,15 @@ class Tensor:
         """The same data without its history."""
         return Tensor(self.data, name=self.name)
 
-    def backward(self, gy: Array | None = None) -> None:
+    def backward(
+        self, gy: Array | None = None, ready: Callable[[Tensor], object] | None = None
+    ) -> None:
         """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to
         that leaf's .grad.
 
         gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It
-        may be left out for a tensor of one element, and is then 1.
+        may be left out for a tensor of one element, and is then 1. ready(leaf) is called as soon as
+        a leaf's .grad is complete, while the walk goes on to the layers before it.
         """
         checks.start(self, gy)
         with backend.on_device(self.device):
@@ -130,15 +134,22 @@ class Tensor:
         if self.creator is None:
             with backend.on_device(self.device):
                 self.accumulate(gy, fresh=False)
+            if ready is not None:
+                ready(self)
             return
         grads: dict[Function, Array] = {self.creator: gy}
-        for node in topological_order(self.creator):
+        order = topological_order(self.creator)
+        uses = Counter(p for node in order for p in node.parents if isinstance(p, Tensor))
+        for node in order:
             gy = grads.pop(node)
             for parent, gx in zip(node.parents, node.gradients(gy)):
                 with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
                     if isinstance(parent, Tensor):
                         fresh = gx is not gy and gx.base is None  # type: ignore[union-attr]
                         parent.accumulate(gx, fresh)
+                        uses[parent] -= 1
+                        if ready is not None and uses[parent] == 0:
+                            ready(parent)
                     elif parent is not None:
                         grads[parent] = grads[parent] + gx if parent in grads else gx
 

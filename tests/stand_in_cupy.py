@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib
 import inspect
+import threading
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -75,7 +76,18 @@ VIEWS_AND_READS = {
 }  # from any device
 SHARED_WITHOUT_ASKING = 48 << 10
 DEVICES = 2
-_used, _current = 0, 0
+_used = 0
+living: "weakref.WeakValueDictionary[int, Array]" = weakref.WeakValueDictionary()  # own memory
+_thread = threading.local()  # CuPy's current device is its thread's
+
+
+def current() -> int:
+    return getattr(_thread, "device", 0)
+
+
+def asked() -> int:
+    """How much work this thread has asked the device for: arrays, and what fills them."""
+    return getattr(_thread, "asked", 0)
 
 
 def _freed(size: int) -> None:
@@ -91,9 +103,11 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     def __init__(self, host: np.ndarray, base: "Array | None" = None) -> None:
         global _used
         self._host, self.base = host, base
-        self.device = SimpleNamespace(id=_current if base is None else base.device.id)
+        _thread.asked = asked() + 1
+        self.device = SimpleNamespace(id=current() if base is None else base.device.id)
         if base is None:
             _used += host.nbytes
+            living[id(self)] = self
             weakref.finalize(self, _freed, host.nbytes)
 
     flags = property(
@@ -101,6 +115,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
             c_contiguous=self._host.flags.c_contiguous, f_contiguous=self._host.flags.f_contiguous
         )
     )
+    data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
     __cuda_array_interface__ = property(
         lambda self: {"shape": self.shape, "typestr": self.dtype.str, "version": 3}
     )
@@ -198,10 +213,10 @@ def unwrapped(value: Any) -> Any:
     """Arguments for NumPy. An array of NumPy's own among them is what CuPy calls an unsupported
     type; what computes runs on the current device, and may not reach arrays on another."""
     if isinstance(value, Array):
-        if value.device.id != _current:
+        if value.device.id != current():
             raise ValueError(
                 f"The device where the array resides ({value.device.id}) is different from the"
-                f" current device ({_current})."
+                f" current device ({current()})."
             )
         return value._host
     if isinstance(value, np.ndarray):
@@ -232,7 +247,7 @@ def wrapped(result: Any, *sources: Any, scalars: bool = True) -> Any:
 
 def asarray(array: Any) -> Array:
     if isinstance(array, Array):
-        return array if array.device.id == _current else Array(array._host.copy())
+        return array if array.device.id == current() else Array(array._host.copy())
     return Array(np.array(array, order="K"))
 
 
@@ -266,7 +281,7 @@ class Kernel:
             kind = self.real if p.type == "real" else p.type
             if p.pointer:
                 assert isinstance(value, Array), f"{self.name}, {p.name}"
-                assert value.device.id == _current, f"{self.name}, {p.name}"
+                assert value.device.id == current(), f"{self.name}, {p.name}"
                 assert value.dtype == kernels.ELEMENTS[kind], f"{self.name}, {p.name}"
                 assert value.flags.c_contiguous, f"{self.name}, {p.name}"
                 values.append(ctypes.c_void_p(value._host.ctypes.data))
@@ -286,11 +301,10 @@ class Device:
         self.index = index
 
     def use(self) -> None:
-        global _current
-        _current = self.index
+        _thread.device = self.index
 
     def __enter__(self) -> "Device":
-        self.before = Device(_current)
+        self.before = Device(current())
         self.use()
         return self
 
@@ -298,9 +312,31 @@ class Device:
         self.before.use()
 
 
+class Stream:
+    """Work is done when it is asked for. An event is how much was asked for before it, so that
+    tests/stand_in_nccl.py sees what a stream would not have waited for."""
+
+    streams: dict[int, "Stream"] = {}  # noqa: RUF012
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        self.ptr, self.waited = id(self), 0
+        self.pending = False
+        Stream.streams[self.ptr] = self
+
+    def record(self) -> int:
+        return asked()
+
+    def wait_event(self, event: int) -> None:
+        self.waited = event
+
+    def synchronize(self) -> None:
+        self.pending = False
+
+
 cuda = SimpleNamespace(
     Device=Device,
-    get_current_stream=lambda: SimpleNamespace(synchronize=lambda: None),
+    Stream=Stream,
+    get_current_stream=Stream,
     runtime=SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
         getDeviceProperties=lambda index: {"name": b"a stand-in for a GPU"},

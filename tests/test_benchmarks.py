@@ -1,6 +1,7 @@
 """The benchmarks keep what they have measured, whatever stops them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import alexnet
 from minigrad import backend
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,3 +86,41 @@ def test_what_was_measured_is_kept_after_each_block(bench, monkeypatch, tmp_path
     assert {name: row["step"] for name, row in rows.items()} == {
         name: [0.5, 0.5] for name in ("minigrad", *bench.PEERS["cpu"])
     }
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import scaling
+
+    return scaling
+
+
+def test_the_model_of_scaling_meets_published_speed_ups(scaling):
+    """Krizhevsky 2014 on 2, 4 and 8 K20: one rate for two and four cards, half of it for eight."""
+    for known, value in scaling.checks():
+        assert value == pytest.approx(known.speed_up, rel=0.05), known
+
+
+def test_the_model_of_scaling_at_its_ends(scaling):
+    """A link without limit costs nothing; one that is the limit costs what it carries."""
+    preset = alexnet.PRESETS["paper"]
+    works = scaling.layers(preset)
+    assert sum(w.bytes for w in works) == 4 * 60_965_224
+    assert sum(w.forward + w.backward for w in works) == pytest.approx(1)
+    assert sum(w.exchanged for w in works) == 143_264
+    assert scaling.speed_up(preset, 128, 8, math.inf, 800) == pytest.approx(8)
+    assert scaling.speed_up(preset, 128, 1, 1e9, 800) == pytest.approx(1)
+    slow = scaling.step(preset, 128, 2, 1e6, 800)  # the last layer's sum begins early
+    assert slow == pytest.approx(4 * 60_965_224 / 1e6, rel=0.01)
+    hybrid = scaling.step(preset, 128, 2, 1e6, 800, hybrid=True)
+    convolutions = sum(w.bytes for w in works if not w.dense)
+    assert hybrid == pytest.approx((convolutions + 128 * 143_264) / 1e6, rel=0.02)
+
+
+def test_scaling_prints_its_model(scaling, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling.py"])
+    assert scaling.main() == 0
+    out = capsys.readouterr().out
+    assert "gradients: 243.9 MB, of which dense layers 234.5 MB" in out
+    assert out.count("GbE") == 2 * len(scaling.CLUSTERS)

@@ -198,6 +198,26 @@ def test_the_same_function_object_is_refused_without_a_graph_too():
             act(leaf(3))
 
 
+def test_a_leaf_is_ready_after_its_last_use():
+    """Each leaf once, with its whole gradient, and while the leaves before it have none."""
+    first, second = leaf(3), leaf(3)
+    alone = leaf(1)
+    seen = []
+
+    def ready(p):
+        before = None if first.grad is None else first.grad.copy()
+        seen.append((p, p.grad.copy(), before))
+
+    F.sum((first * 2.0 + second * second) * second).backward(None, ready)
+    assert [p for p, *_ in seen] == [second, first]
+    assert seen[0][2] is None
+    for p, gradient, _ in seen:
+        np.testing.assert_array_equal(gradient, p.grad)
+    alone.backward(None, lambda p: seen.append((p, p.grad, None)))
+    assert seen[-1][0] is alone
+    np.testing.assert_array_equal(alone.grad, [1.0])
+
+
 def test_numpy_takes_a_tensor_without_gradients():
     data = np.arange(6.0).reshape(2, 3)
     x = mg.Tensor(data)

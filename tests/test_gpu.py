@@ -283,6 +283,7 @@ def test_a_run_taken_up_on_the_gpu(pictures, tmp_path):
         t = test_trainer.trainer(pictures, tmp_path / name)
         t.model.to("gpu")
         t.optimizer, t.device = t.model.make_optimizer(), "gpu"
+        t.gradients.device = "gpu"
         t.schedule = optim.StepSchedule(t.optimizer, (2,))
         return t
 

@@ -10,6 +10,7 @@ FLOORS = {
     "minigrad.backend": 0, "minigrad.files": 0, "minigrad.kernel_build": 0, "minigrad.models": 0,
     "minigrad.kernels": 1, "minigrad.checks": 1, "minigrad.random": 1,
     "minigrad.distributed": 1,
+    "minigrad.nccl": 2,
     "minigrad.engine": 2, "minigrad.machine": 2,
     "minigrad.functions": 3,
     "minigrad.gradcheck": 4, "minigrad.nn": 4, "minigrad.optim": 4, "minigrad.data": 4,

@@ -412,7 +412,7 @@ def test_no_memory_for_the_look_ahead(pictures, tmp_path, monkeypatch):
     def greedy(x, labels):
         raise MemoryError
 
-    monkeypatch.setattr(t, "gradients", greedy)
+    monkeypatch.setattr(t.gradients, "alone", greedy)
     assert math.isnan(t.seconds_ahead(3))
 
 

@@ -15,6 +15,7 @@ from minigrad.data.cache import default_cache_folder
 from minigrad.distributed import Communicator
 from minigrad.engine import Tensor
 from minigrad.models.records import Conv, Dense, Preset
+from minigrad.nccl import between_gpus
 from minigrad.network import Network
 from minigrad.training import checkpoint
 from minigrad.training.drawings import draw_run
@@ -66,6 +67,7 @@ def train(
     if device == "gpu" and comm.size > 1:
         device = f"gpu:{comm.local_rank}"
     backend.use(device)  # fails early if the device is missing
+    comm = between_gpus(comm, device, report)
     sets = comm.in_turn(lambda: open_sets(options))
     settings = settled(options, before, sets[0], presets)
     if comm.rank == 0 and before:

@@ -10,19 +10,19 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, columns, kernels, nn, optim, random
-from minigrad import functions as F
+from minigrad import backend, columns, nn, optim
 from minigrad.data import Loader
-from minigrad.distributed import Communicator, share
+from minigrad.distributed import Communicator
 from minigrad.training import checkpoint, health
-from minigrad.training.evaluation import Evaluation, evaluate, top_k
+from minigrad.training.evaluation import Evaluation, evaluate
+from minigrad.training.gradients import Gradients
 from minigrad.training.run_folder import (
     CHECKPOINT,
     FEATURE_EPOCHS,
@@ -88,10 +88,10 @@ class Trainer:
     saved_at: float = field(default_factory=time.monotonic)
     stopping: bool = False  # set by a signal: save after the step in hand, and stop
 
-    @property
-    def sharers(self) -> Communicator:
-        """The ranks that share out each batch."""
-        return Communicator() if self.in_columns else self.comm
+    def __post_init__(self) -> None:
+        # The ranks that share out each batch.
+        self.sharers = Communicator() if self.in_columns else self.comm
+        self.gradients = Gradients(self.model, self.device, self.sharers, self.accumulate)
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
         """One step on one batch, of which this rank has the part x, t: (loss, top-1)."""
@@ -101,7 +101,7 @@ class Trainer:
             if not health.out_of_memory(error):
                 raise
             where = " ".join(getattr(error, "__notes__", ["in no layer"])[-1:])
-        self.optimizer.zero_grad()
+        self.gradients.clear()
         fits = self.what_fits(x, t)
         raise RunError(
             f"out of memory {where}, with a batch of {len(t)}: {fits}. Checkpoints are untouched"
@@ -113,55 +113,18 @@ class Trainer:
         while n:
             backend.release_memory()
             try:
-                self.gradients(x[:n], t[:n])
+                self.gradients.alone(x[:n], t[:n])
                 return f"{n} fit; try --batch-size {n}"
             except Exception as error:
                 if not health.out_of_memory(error):
                     raise
             finally:
-                self.optimizer.zero_grad()
+                self.gradients.clear()
             n //= 2
         return "not even one picture fits"
 
-    def gradients(self, x: np.ndarray, t: np.ndarray) -> None:
-        """Forward and backward, as in a step, with no effect on the random streams."""
-        with random.rewound():
-            self.add_gradients(x, t, 0, len(t))
-        backend.synchronize(self.device)
-
-    def add_gradients(
-        self, x: np.ndarray, t: np.ndarray, first: int, total: int
-    ) -> tuple[float, float]:
-        """Forward and backward of rows `first`, ... of a batch of `total`, part after part: what
-        they add to its loss and top-1, and to the gradients."""
-        loss = top1 = 0.0
-        parts = [share(len(t), k, self.accumulate) for k in range(self.accumulate)]
-        for k, rows in enumerate(parts):
-            part, labels = (backend.to_device(a[rows], self.device) for a in (x, t))
-            last = k == self.accumulate - 1  # only then the random streams go on
-            with random.part(first + rows.start), nullcontext() if last else random.rewound():
-                logits = self.model(part)
-            if len(labels):
-                weight = len(labels) / total
-                mean = F.softmax_cross_entropy(logits, labels)
-                mean.backward(np.full_like(mean.data, weight))
-                loss += weight * mean.item()
-                top1 += weight * top_k(logits.numpy(), t[rows], 1)
-        return loss, top1
-
-    def add_up(self) -> None:
-        """The gradients of all ranks' parts, added up."""
-        if self.sharers.size > 1:
-            for p in self.model.parameters():
-                p.grad = np.zeros_like(p.data) if p.grad is None else kernels.contiguous(p.grad)
-                self.sharers.sum(p.grad)
-
     def try_to_learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-        counts = self.sharers.exchange(len(t))
-        self.optimizer.zero_grad()
-        own = self.add_gradients(x, t, sum(counts[: self.sharers.rank]), sum(counts))
-        self.add_up()
-        value, top1 = (sum(each) for each in zip(*self.sharers.exchange(own)))
+        value, top1 = self.gradients.of(x, t)
         rate = self.optimizer.lr * self.optimizer.factor
         if not math.isfinite(value):
             where = health.first_not_finite(self.model, backend.to_device(x, self.device))
@@ -201,13 +164,13 @@ class Trainer:
         for _ in range(2):
             began = time.perf_counter()
             try:
-                self.gradients(x, t)
+                self.gradients.alone(x, t)
             except Exception as error:
                 if health.out_of_memory(error):
                     return math.nan  # the first step will say so, and what fits
                 raise
             finally:
-                self.optimizer.zero_grad()
+                self.gradients.clear()
             elapsed = time.perf_counter() - began
         passes = len(self.val) * self.val.batch_size / self.train.batch_size * (epochs - self.epoch)
         return 1.1 * elapsed * batches + 0.4 * elapsed * passes  # forward alone takes 0.4 of a step
