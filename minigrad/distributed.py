@@ -23,8 +23,9 @@ import numpy as np
 from minigrad import backend
 from minigrad.backend import Array
 
-# Set by launchers: the number of processes (MPICH's and Intel's, Open MPI's, SLURM's through PMIx).
-COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE")
+# Set by launchers: the number of processes. MPICH's and Intel's, and SLURM's through PMI-2; Open
+# MPI's; SLURM's in any step, where PMIx gives a rank alone.
+COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 PIECE = 16 << 20  # bytes summed at a time: pieces of 8 to 25 MB measured best (docs/distributed.md)
 
 
@@ -196,18 +197,28 @@ class Mpi(Communicator):
         self.world.Abort(code)
 
 
+def told(environment: Mapping[str, str]) -> tuple[str, int] | None:
+    """What a launcher told this process, (variable, number of processes); None without one. A step
+    of one task of SLURM's has none: a shell may run in it."""
+    for name in COUNTS:
+        count = environment.get(name, "")
+        if count.isdecimal() and (int(count) > 1 or name != "SLURM_STEP_NUM_TASKS"):
+            return name, int(count)
+    return None
+
+
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher started this process."""
-    return any(environment.get(name) for name in COUNTS)
+    return told(environment) is not None
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> Communicator:
     """The Communicator of this process. Raises DistributedError where a launcher started several
     processes that do not see each other."""
-    counts = {name: environment[name] for name in COUNTS if environment.get(name)}
-    if not counts:
+    launcher = told(environment)
+    if launcher is None:
         return Communicator()
-    name, count = next(iter(counts.items()))
+    name, count = launcher
     try:
         from mpi4py import MPI
     except ImportError as error:
@@ -216,10 +227,11 @@ def connect(environment: Mapping[str, str] = os.environ) -> Communicator:
             " pip install 'minigrad[mpi]'"
         ) from error
     comm = Mpi(MPI)
-    if str(comm.size) != count:
+    if comm.size != count:
+        library = MPI.Get_library_version().splitlines()[0].strip()
         raise DistributedError(
-            f"the launcher started {count} processes ({name}), but MPI sees {comm.size}: mpiexec"
-            " and mpi4py belong to different MPIs; use the mpiexec of the environment with mpi4py"
-            f" ({MPI.Get_library_version().splitlines()[0].strip()})"
+            f"the launcher started {count} processes ({name}), but MPI sees {comm.size}: launcher"
+            " and mpi4py belong to different MPIs; use the mpiexec of the environment with mpi4py,"
+            f" or srun with the --mpi that it needs ({library})"
         )
     return comm

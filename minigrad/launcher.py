@@ -66,21 +66,22 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
         )
         echo = threading.Thread(target=pass_on, args=(process,))
         echo.start()
+        watch = Watch(process, folder)
         before = {
-            number: signal.signal(number, lambda n, _: process.send_signal(n))
+            number: signal.signal(number, watch.signal)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
         try:
-            why, dead = watch(process, folder, timeout)
+            why = watch.until_the_end(timeout)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            end(process)
+            watch.end()
             echo.join()
         code = process.returncode
         if code in (0, 130) and not why:
             return code
-        print(verdict(read_beats(folder), dead, code, why), file=sys.stderr, flush=True)
+        print(verdict(read_beats(folder), watch.dead, code, why), file=sys.stderr, flush=True)
         return 2
 
 
@@ -92,36 +93,60 @@ def pass_on(process: subprocess.Popen) -> None:
             print(line, end="", flush=True)
 
 
-def watch(process: subprocess.Popen, folder: str, timeout: float) -> tuple[str, list[int]]:
-    """Wait for the end. Returns why the ranks had to be ended, or "", and the processes of this
-    host that ended first: mpiexec ends the others a moment later."""
-    alive: dict[int, int] = {}  # descriptor of a process: its number
-    seen: set[int] = set()
-    dead: list[int] = []
-    while process.poll() is None:
-        ended = select.select(list(alive), [], [], POLL)[0]
-        dead = dead or [alive[descriptor] for descriptor in ended]
-        for descriptor in ended:
+class Watch:
+    """The ranks of this host, from their first heartbeat on.
+
+    Attributes: dead are the processes that ended first; mpiexec ends the others a moment later.
+    """
+
+    def __init__(self, process: subprocess.Popen, folder: str) -> None:
+        self.process, self.folder = process, folder
+        self.alive: dict[int, int] = {}  # number of a process: its descriptor
+        self.seen: set[int] = set()
+        self.dead: list[int] = []
+        self.shared: set[str] = set()  # files of shared memory that MPICH has mapped for them
+
+    def until_the_end(self, timeout: float) -> str:
+        """Wait for it. Returns why the ranks had to be ended, or ""."""
+        while self.process.poll() is None:
+            ended = select.select(list(self.alive.values()), [], [], POLL)[0]
+            gone = [pid for pid, descriptor in self.alive.items() if descriptor in ended]
+            self.dead = self.dead or gone
+            for pid in gone:
+                os.close(self.alive.pop(pid))
+            beats = read_beats(self.folder)
+            for beat in beats:
+                if beat["host"] == socket.gethostname() and beat["pid"] not in self.seen:
+                    self.seen.add(beat["pid"])
+                    self.begin(beat["pid"])
+            training = [beat for beat in beats if beat["step"] is not None]
+            if training and all(time.time() - beat["time"] > timeout for beat in beats):
+                stuck = [beat for beat in beats if not beat["waiting"]] or beats
+                return f"{name(stuck[0])} has done nothing for {timeout:g} seconds (--rank-timeout)"
+        return ""
+
+    def begin(self, pid: int) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # gone; or no such system call
+            self.alive[pid] = os.pidfd_open(pid)
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            self.shared.update(re.findall(r"/dev/shm/mpich_shm_\w+$", maps, re.MULTILINE))
+
+    def signal(self, number: int, _: object) -> None:
+        """Pass a signal on to the ranks; mpiexec, which loses one in twenty, gets it before there
+        are any."""
+        for pid in list(self.alive) or [self.process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def end(self) -> None:
+        """End mpiexec and all that it started, and what it leaves where a rank was killed."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        for descriptor in self.alive.values():
             os.close(descriptor)
-            del alive[descriptor]
-        beats = read_beats(folder)
-        for beat in beats:
-            if beat["host"] == socket.gethostname() and beat["pid"] not in seen:
-                seen.add(beat["pid"])
-                with contextlib.suppress(OSError, AttributeError):  # gone; or no such system call
-                    alive[os.pidfd_open(beat["pid"])] = beat["pid"]
-        training = [beat for beat in beats if beat["step"] is not None]
-        if training and all(time.time() - beat["time"] > timeout for beat in beats):
-            stuck = [beat for beat in beats if not beat["waiting"]] or beats
-            return f"{name(stuck[0])} has done nothing for {timeout:g} seconds (--rank-timeout)", []
-    return "", dead
-
-
-def end(process: subprocess.Popen) -> None:
-    """End mpiexec and all that it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        for path in self.shared:
+            Path(path).unlink(missing_ok=True)
 
 
 def name(beat: dict[str, Any]) -> str:
@@ -133,6 +158,8 @@ def verdict(beats: list[dict[str, Any]], dead: Sequence[int], code: int, why: st
     lost = [beat for beat in beats if beat["pid"] in dead]
     if not why and lost and code > 2:
         why = f"{name(lost[0])} was killed by signal {code}"
+    elif not why and code > 2:
+        why = f"a rank was killed by signal {code}"
     elif not why:
         why = "a rank failed, as it says above"
     step = max((beat["step"] for beat in beats if beat["step"] is not None), default=None)

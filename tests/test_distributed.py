@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from minigrad.data import synthetic
-from minigrad.distributed import Communicator, DistributedError, connect, share
+from minigrad.distributed import Communicator, DistributedError, connect, launched, share, told
 from minigrad.launcher import without_ranks
 from minigrad.training import checkpoint
 
@@ -229,12 +229,14 @@ def test_one_rank_fails_and_all_end(place, fault, code, words):
 def test_the_launcher_says_which_rank_failed(place, fault, words):
     """`--ranks 2` ends with one sentence and exit code 2, and leaves no process."""
     command = f"{TRAIN} tiny-paper --ranks 2 --rank-timeout 3 --output launched-{fault}"
+    before = set(Path("/dev/shm").glob("mpich_shm_*"))
     process = start(place, command, FAULT=f"{fault} 1 3")
     out = process.communicate(timeout=60)[0]
     assert process.returncode == 2, out
     assert re.search(words, out, re.DOTALL), out
     assert f"all ranks have ended; go on with --resume launched-{fault}" in out
     assert "BAD TERMINATION" not in out
+    assert set(Path("/dev/shm").glob("mpich_shm_*")) <= before
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     ended = subprocess.run(["pgrep", "-f", f"launched-{fault}"], capture_output=True)
@@ -292,20 +294,31 @@ def test_a_launcher_without_mpi4py(monkeypatch):
         connect({"OMPI_COMM_WORLD_SIZE": "4"})
 
 
+def test_who_was_started_by_a_launcher():
+    """mpiexec, and srun with PMI-2, PMIx or neither; not a shell in a step of one task."""
+    assert told({"PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "8"}) == ("PMI_SIZE", 2)
+    assert told({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}) == ("SLURM_STEP_NUM_TASKS", 4)
+    assert told({"PMI_SIZE": "1"}) == ("PMI_SIZE", 1)
+    for alone in ({}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, {"PMI_SIZE": ""}):
+        assert told(alone) is None
+        assert not launched(alone)
+
+
 @needs_mpi
-def test_a_launcher_that_mpi_does_not_see():
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_a_launcher_that_mpi_does_not_see(name):
     """N runs in one folder would come of it."""
     code = (
         "import sys; from minigrad import commands;"
         " sys.exit(commands.run_command(lambda comm: print(comm.size)))"
     )
-    own = {"PYTHONPATH": str(ROOT), "OMPI_COMM_WORLD_SIZE": "3"}
+    own = {"PYTHONPATH": str(ROOT), name: "3"}
     result = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True
     )
     assert result.returncode == 2
     assert "error: the launcher started 3 processes" in result.stderr
-    assert "but MPI sees 1: mpiexec and mpi4py belong to different MPIs" in result.stderr
+    assert "but MPI sees 1: launcher and mpi4py belong to different MPIs" in result.stderr
 
 
 @pytest.mark.parametrize(("count", "parts"), [(12, 3), (5, 2), (2, 3), (0, 2), (7, 1)])
