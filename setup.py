@@ -85,7 +85,7 @@ setup(
     package_dir={
         "": "."
     },  # as it stands: an installation in place is then a plain line in a .pth file, and no hook
-    package_data={"minigrad": ["py.typed"]},
+    package_data={"minigrad": ["py.typed"], "minigrad.page": ["*.html", "*.css", "*.js"]},
     py_modules=["alexnet"],
     install_requires=[
         "numpy>=2",

@@ -27,7 +27,7 @@ from minigrad import commands, data, nn, optim, random
 from minigrad import functions as F
 from minigrad.data.synthetic import draw_set
 from minigrad.distributed import Communicator
-from minigrad.training import session
+from minigrad.training import runs, session
 from minigrad.training.settings import Settings
 
 SYNTHETIC_EPOCHS = 6
@@ -88,7 +88,7 @@ def run(given: dict[str, Any], comm: Communicator) -> None:
     options = Settings.from_json(trainer.settings).options
     if comm.rank == 0 and (Path(options.data or "") / "synthetic.json").is_file():
         print("baselines on the same split of the synthetic set:")
-        sets = session.open_sets(options)
+        sets = runs.open_sets(options)
         for name, accuracy in baselines(*sets, options.seed).items():
             print(f"  {name:36} {accuracy:6.1%}")
         name = "this network, trained from scratch"

@@ -38,7 +38,9 @@ from minigrad.training.evaluation import (
 )
 from minigrad.training.inside import INSTRUMENTS, Inside
 from minigrad.training.options import Options
+from minigrad.training.report import write_report
 from minigrad.training.run_folder import RunError
+from minigrad.training.runs import held_out_by, load_run
 from minigrad.training.trainer import Stopped
 
 TYPES = {"str": str, "int": int, "float": float}
@@ -79,7 +81,7 @@ def main(
     was given, 130 stopped."""
     about = "AlexNet and its relatives: count, train, evaluate, predict, look inside, check."
     parser = argparse.ArgumentParser(prog=program, description=about)
-    names = "summary|train|evaluate|predict|look|gradcheck"
+    names = "summary|train|evaluate|predict|look|report|gradcheck"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
     every = ", ".join(presets)
@@ -113,6 +115,14 @@ def main(
     sub.add_argument("pictures", nargs="+", help="picture files")
     sub.add_argument("--device", default=Options.device)
     add_look(commands)
+    sub = commands.add_parser("report", help="write the page into a run's network again")
+    sub.add_argument("run", help=run)
+    sub.add_argument("--picture", metavar="FILE", help="to look at; default: of what it held out")
+    kind = "numbers: without any picture"
+    sub.add_argument("--kind", choices=("full", "numbers"), default="full", help=kind)
+    page = "default: report.html in the run's folder"
+    sub.add_argument("-o", "--output", metavar="FILE.html", help=page)
+    sub.add_argument("--workers", type=int, default=Options.workers)
     sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
     sub.add_argument("preset", nargs="?", default="paper")
     given = vars(parser.parse_args(argv))
@@ -125,6 +135,7 @@ def main(
         "evaluate": lambda comm: evaluate_runs(**given),
         "predict": lambda comm: predict(**given),
         "look": lambda comm: look_inside(**given),
+        "report": lambda comm: make_report(**given),
         "gradcheck": lambda comm: gradcheck(presets, **given),
     }
     return run_command(actions[command], given)
@@ -153,6 +164,12 @@ def add_look(commands: Any) -> None:
     sub.add_argument("--batch-size", type=int, default=64)
     sub.add_argument("--workers", type=int, default=Options.workers)
     sub.add_argument("--device", default=Options.device)
+
+
+def make_report(run: str, picture: str | None, kind: str, output: str | None, workers: int) -> None:
+    """Write the page into a run's network."""
+    path = write_report(run, kind, picture, Path(output) if output else None, workers)
+    print(f"written: {path}")
 
 
 def look_inside(run: str, what: Sequence[str] | None, output: str | None, **options: Any) -> None:
@@ -275,14 +292,14 @@ def evaluate_runs(
     results: list[Evaluation] = []
     images, first = None, None
     for run in runs:
-        model, preparation, settings = session.load_run(run, device)
+        model, preparation, settings = load_run(run, device)
         first = first or settings
         if settings.classes != first.classes:
             raise ValueError(
                 f"{run} tells other classes apart than {runs[0]}: they cannot be averaged"
             )
         if data is None:
-            held_out = session.held_out_by(run, settings)
+            held_out = held_out_by(run, settings)
             if images is not None and held_out.items != images.items:
                 raise ValueError(
                     f"{run} held out other pictures than {runs[0]}: name what to evaluate on with "
@@ -331,7 +348,7 @@ def sentence(what: str, result: Evaluation) -> str:
 
 def predict(run: str, pictures: Sequence[str], device: str) -> None:
     """The most probable classes of single pictures."""
-    model, preparation, settings = session.load_run(run, device)
+    model, preparation, settings = load_run(run, device)
     for file in pictures:
         x = preparation.centre(read_image(file, settings.network.preprocessing.shape)[None])
         with no_grad():

@@ -143,6 +143,7 @@ class Network(nn.Sequential):
     Args:
         preset: a Preset. classes: outputs of the last layer (those of the preset if None).
         seed: of the initial weights and of dropout; each layer draws from a stream of its name.
+            None leaves the weights zero, for weights that are loaded.
         dtype: "float32" or "float64".
 
     model(x) takes pictures (N, size, size, channels), prepared as the preset says, and returns
@@ -150,7 +151,11 @@ class Network(nn.Sequential):
     """
 
     def __init__(
-        self, preset: Preset, classes: int | None = None, seed: int = 0, dtype: str = "float32"
+        self,
+        preset: Preset,
+        classes: int | None = None,
+        seed: int | None = 0,
+        dtype: str = "float32",
     ) -> None:
         classes = preset.classes if classes is None else classes
         if not isinstance(classes, int) or classes < 1:
@@ -260,15 +265,18 @@ def last_hidden_stage(preset: Preset) -> str:
     return hidden[-1] if hidden else rows[last].stage
 
 
-def build(row: Row, seed: int, dtype: str, place: tuple[int, int] | None = None) -> nn.Module:
-    """The layer of a ledger's row, with its weights. place: (first, of how many), where its outputs
-    are in a larger layer, of whose random numbers it takes its part."""
+def build(
+    row: Row, seed: int | None, dtype: str, place: tuple[int, int] | None = None
+) -> nn.Module:
+    """The layer of a ledger's row, with its weights, zero without a seed. place: (first, of how
+    many), where its outputs are in a larger layer, of whose random numbers it takes its part."""
     layer, name = row.layer, row.stage
     if isinstance(layer, (Conv, Dense)):
         init = nn.he if layer.std is None else nn.gaussian(layer.std)
+        init = nn.zeros if seed is None else init
         if place is not None:
             init = part_of(init, *place)
-        stream = random.Stream(seed, f"{name}.w")
+        stream = random.Stream(seed or 0, f"{name}.w")
         weights: dict[str, Any] = {"init": init, "bias": layer.bias, "rng": stream, "dtype": dtype}
     match layer:
         case Conv():
@@ -293,7 +301,7 @@ def build(row: Row, seed: int, dtype: str, place: tuple[int, int] | None = None)
             pool = nn.AvgPool2d if layer.mean else nn.MaxPool2d
             return pool(layer.size, layer.stride, ceil_mode=layer.ceil)
         case Dropout():
-            return nn.Dropout(layer.p, layer.inverted, random.Stream(seed, name), place)
+            return nn.Dropout(layer.p, layer.inverted, random.Stream(seed or 0, name), place)
         case records.ReLU():
             return nn.ReLU()
         case records.Tanh():

@@ -39,6 +39,11 @@ def he(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
     return np.sqrt(2 / math.prod(shape[:-1])) * rng.normal(shape)
 
 
+def zeros(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, for weights that will be loaded: nothing is drawn."""
+    return np.zeros(shape, np.float32)
+
+
 class Parameter(Tensor):
     """A Tensor that is trained."""
 

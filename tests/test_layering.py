@@ -15,7 +15,7 @@ FLOORS = {
     "minigrad.functions": 3,
     "minigrad.gradcheck": 4, "minigrad.nn": 4, "minigrad.optim": 4, "minigrad.data": 4,
     "minigrad.network": 5,
-    "minigrad.look": 6, "minigrad.columns": 6,
+    "minigrad.look": 6, "minigrad.page": 6, "minigrad.columns": 6,
     "minigrad.training": 7,
     "minigrad.launcher": 2, "minigrad.commands": 8,
     "alexnet": 9,

@@ -1,10 +1,11 @@
 """Response normalisation within each map, over an n x n neighbourhood of pixels: the 2012 code's
 second normalisation.
 
-    s[h, w] = k + alpha / n^2 * sum of x[i, j]^2 over the n x n pixels around (h, w), clipped at the
-    border y = x s^-beta
-    gx[h, w] = gy s^-beta - 2 (alpha / n^2) beta x * sum of gy x s^(-beta-1) over the pixels whose
-    window has (h, w)
+    s[h, w] = k + alpha / n^2 * sum of x[i, j]^2 over the n x n pixels around (h, w),
+              clipped at the border
+    y = x s^-beta
+    gx[h, w] = gy s^-beta - 2 (alpha / n^2) beta x * sum of gy x s^(-beta-1)
+               over the pixels whose window has (h, w)
 
 Every channel by itself. Saved: x. Source: the original 2012 network, layers-145.cfg (type=rnorm,
 size 5, scale 0.001, power 0.75) and layer.py, which divides the scale by size^2. The paper does not

@@ -25,7 +25,7 @@ def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[P
     run, model, pictures = trainer.run, trainer.model, trainer.val.pictures
     if trainer.in_columns:  # the whole network, from the checkpoint
         own = checkpoint.part(run.newest("model.")[0], "model.")
-        model = Network(settings.network, len(settings.classes))
+        model = Network(settings.network, len(settings.classes), seed=None)
         model.load_state_dict(own)
         model.to(trainer.device)
     few = random.Stream(settings.options.seed, "grid").permutation(len(result.labels))[:GRID]

@@ -17,7 +17,7 @@ from minigrad.models.lenet import LENET5
 from minigrad.models.records import Conv
 from minigrad.models.zfnet import ZFNET
 from minigrad.network import Row, feature_stage, last_hidden_stage, ledger
-from minigrad.training import session
+from minigrad.training import runs
 from minigrad.training.checkpoint import CheckpointError
 from minigrad.training.drawings import MAPS
 from minigrad.training.run_folder import RunError, RunFolder
@@ -31,7 +31,8 @@ class Inside:
     `output` and returns their names.
 
     picture: a file to look at; None takes the first of the held-out set. place: another set of
-    pictures, of the same classes. stage, maps: where to look; None takes each instrument's usual
+    pictures, of the same classes. most: pictures of the set that are used, evenly over it; None
+    uses all. stage, maps: where to look; None takes each instrument's usual
     one; maps concern deconvnet, nine, occlusion (the first of them) and evolution. size, stride: of
     the occlusion's square.
     """
@@ -40,6 +41,7 @@ class Inside:
     output: Path
     picture: str | None = None
     place: str | None = None
+    most: int | None = None
     stage: str | None = None
     maps: Sequence[int] | None = None
     method: str = "deconvnet"
@@ -52,7 +54,7 @@ class Inside:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"--batch-size must be at least 1, not {self.batch_size}")
-        self.model, self.preparation, self.settings = session.load_run(self.run, self.device)
+        self.model, self.preparation, self.settings = runs.load_run(self.run, self.device)
         self.rows = {row.stage: row for row in ledger(self.model.preset, self.model.classes)}
         if self.stage is not None and self.stage not in self.rows:
             raise ValueError(f"unknown stage {self.stage!r}: choose from {', '.join(self.rows)}")
@@ -69,10 +71,12 @@ class Inside:
     def loader(self) -> data.Loader:
         """The set's pictures as the network sees them in testing."""
         if self.place is None:
-            images = session.held_out_by(self.run, self.settings)
+            images = runs.held_out_by(self.run, self.settings)
         else:
-            cache = session.cache_folder(None)
+            cache = runs.cache_folder(None)
             images = data.open_validation(self.place, self.settings.classes, cache)
+        if self.most is not None and len(images) > self.most:
+            images = images.take(np.arange(self.most) * len(images) // self.most)
         shape = self.settings.network.preprocessing.shape
         return data.Loader(
             data.Pictures(images, shape=shape), self.preparation, self.batch_size, False,
@@ -259,8 +263,12 @@ class Inside:
                         raise
                     report(f"left out, {name}: {error}")
         finally:
-            if "loader" in vars(self):
-                self.loader.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the processes that read pictures, if there are any."""
+        if "loader" in vars(self):
+            self.loader.close()
 
 
 INSTRUMENTS: dict[str, Callable[[Inside], list[Path]]] = {

@@ -129,6 +129,13 @@ class Options:
         "DIR|off",
         resume="free",
     )
+    report: str = option(
+        "full",
+        "report.html at the end, a page into the network: full shows pictures of the set, numbers"
+        " leaves them out",
+        choices=("full", "numbers", "off"),
+        resume="free",
+    )
     output: str | None = option(
         None, "run folder (default runs/TIME-PRESET)", "DIR", resume="never"
     )

@@ -1,4 +1,4 @@
-"""A training from its options to its run folder, and a run taken from its folder again."""
+"""A training from its options to its run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from minigrad import backend, data, nn, optim, random
 from minigrad.columns import Column
-from minigrad.data.cache import default_cache_folder
 from minigrad.distributed import Communicator
 from minigrad.engine import Tensor
 from minigrad.models.records import Conv, Dense, Preset
@@ -22,7 +21,9 @@ from minigrad.training.drawings import draw_run
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.health import LossWatch
 from minigrad.training.options import Options
+from minigrad.training.report import write_report
 from minigrad.training.run_folder import Guest, RunFolder, checkpoint_of
+from minigrad.training.runs import cache_folder, open_sets
 from minigrad.training.settings import Settings, configured, settled
 from minigrad.training.trainer import Trainer, duration
 
@@ -104,18 +105,6 @@ def train(
         return trainer, result
     finally:
         run.close()
-
-
-def open_sets(options: Options) -> tuple[data.ImageSet, data.ImageSet]:
-    """(training set, validation set) that the options name."""
-    o = options
-    if not o.data:
-        raise ValueError(
-            "training needs --data, a folder, an archive or a name (or --resume RUN, or --config "
-            "RUN/settings.json)"
-        )
-    cache = cache_folder(o.cache)
-    return data.open_sets(o.data, o.classes, o.images_per_class, o.holdout, o.seed, cache)
 
 
 def open_loaders(
@@ -223,6 +212,12 @@ def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
         report(f"pictures: {', '.join(map(str, files))}")
     except OSError as error:
         report(f"the pictures could not be written into {run.path} ({error})")
+    kind = settings.options.report
+    if kind != "off":
+        try:
+            report(f"a page into the network: {write_report(run.path, kind)}")
+        except Exception as error:  # the run is trained and saved, whatever becomes of its page
+            report(f"the page into the network could not be written ({error})")
 
 
 def schedule(
@@ -286,36 +281,6 @@ def load_weights(model: nn.Module, run: str) -> str:
             f"--finetune {run}: not one parameter fits this network: {', '.join(left[:6])}"
         )
     return f"from {run}: {taken} parameters taken; left: {', '.join(left) or 'none'}"
-
-
-def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, Settings]:
-    """(model in test mode, preparation, settings) from a run folder or a checkpoint file."""
-    path = checkpoint_of(run)
-    tensors, description = checkpoint.load(path, prefix=("model.", "preparation."))
-    settings = Settings.of(description, run)
-    backend.use(device)
-    model = Network(settings.network, len(settings.classes))
-    model.load_state_dict(checkpoint.part(tensors, "model."))
-    model.to(device).eval()
-    prep = data.Preparation.from_arrays(tensors, settings.network.preprocessing)
-    return model, prep, settings
-
-
-def held_out_by(run: str, settings: Settings) -> data.ImageSet:
-    """The pictures that a run validated on, found again."""
-    sets = open_sets(settings.options)
-    if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
-        raise data.DataError(
-            f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training"
-            f" pictures in {len(sets[0].classes)} classes, and had {settings.pictures} in"
-            f" {len(settings.classes)}; name what to evaluate on with --data"
-        )
-    return sets[1]
-
-
-def cache_folder(choice: str | None) -> Path | None:
-    """What --cache means."""
-    return None if choice == "off" else Path(choice) if choice else default_cache_folder()
 
 
 def skipped_lines(skipped: Mapping[str, str], folder: Path | None = None) -> list[str]:

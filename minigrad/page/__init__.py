@@ -1,0 +1,21 @@
+"""One HTML file into a network: every number of its arithmetic for one picture, without a server
+and without a connection."""
+
+from minigrad.page.excerpts import excerpt, kind_of
+from minigrad.page.html import Section, as_jpeg, as_png, literal, page
+from minigrad.page.numbers import BUDGET, decoded, encoded, network_numbers, size
+
+__all__ = [
+    "BUDGET",
+    "Section",
+    "as_jpeg",
+    "as_png",
+    "decoded",
+    "encoded",
+    "excerpt",
+    "kind_of",
+    "literal",
+    "network_numbers",
+    "page",
+    "size",
+]

@@ -1,0 +1,81 @@
+"""A page from its parts: text and numbers into one HTML file that fetches nothing.
+
+What the page shows reaches it as JSON in a block that is not run, with `<` written as an escape, so
+that no name can end the block; the script puts text into the page by textContent alone. The policy
+allows the two inline blocks by their checksums, pictures from the file itself, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import unicodedata
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Section = dict[str, Any]
+SCRIPTS = ("numbers.js", "draw.js", "views.js", "page.js")
+
+
+def page(data: Section) -> str:
+    """The file's text. data: what the scripts read; its `title` is the page's."""
+    folder = resources.files("minigrad.page")
+    style = folder.joinpath("page.css").read_text("utf-8")
+    script = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCRIPTS)
+    numbers = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = folder.joinpath("page.html").read_text("utf-8")
+    policy = (
+        f"default-src 'none'; img-src data:; script-src '{checksum(script)}'; style-src"
+        f" '{checksum(style)}'; base-uri 'none'; form-action 'none'"
+    )
+    for name, value in (
+        ("notice", escaped(data["notice"])),
+        ("title", escaped(data["title"])),
+        ("policy", policy),
+        ("style", style),
+        ("script", script),
+        ("data", numbers),
+    ):
+        before, after = text.split(f"@{name}@")
+        text = before + value + after
+    return text
+
+
+def checksum(text: str) -> str:
+    """As a Content-Security-Policy names an inline block."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def escaped(text: str) -> str:
+    """Text between tags, in a comment too."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("--", "- -")
+
+
+def literal(text: str) -> str:
+    """A name as it can be shown: what controls a terminal, or turns the direction of a line, as its
+    number."""
+    return "".join(
+        c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\u{ord(c):04x}"
+        for c in text
+    )
+
+
+def as_png(picture: np.ndarray) -> str:
+    """A picture (H, W, 3) uint8 as a data URI, without loss."""
+    return as_uri(picture, "PNG", optimize=True)
+
+
+def as_jpeg(picture: np.ndarray, quality: int = 88) -> str:
+    """A picture (H, W, 3) uint8 as a data URI, smaller than as PNG."""
+    return as_uri(picture, "JPEG", quality=quality)
+
+
+def as_uri(picture: np.ndarray, kind: str, **options: Any) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

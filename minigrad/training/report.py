@@ -1,0 +1,349 @@
+"""RUN/report.html: a run's network, what it makes of one picture, and what its instruments show, as
+one page (minigrad/page)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import backend, data, files, look, random
+from minigrad import functions as F
+from minigrad.data import synthetic
+from minigrad.engine import no_grad
+from minigrad.look.sheet import beside, coloured, contrast, enlarged, photograph, sheet, shrunk
+from minigrad.models.records import ReLU, Sigmoid, Tanh
+from minigrad.network import last_hidden_stage
+from minigrad.page import (
+    BUDGET,
+    Section,
+    as_jpeg,
+    as_png,
+    excerpt,
+    kind_of,
+    literal,
+    network_numbers,
+    page,
+    size,
+)
+from minigrad.training.checkpoint import CheckpointError
+from minigrad.training.inside import Inside
+from minigrad.training.run_folder import RunError, RunFolder
+
+REPORT = "report.html"
+LOOKED = 300  # held-out pictures that the instruments see
+MAPS = 4  # of a stage whose strongest places are shown
+SIDE = 96  # pixels of a patch or a projection
+STEPS = 600  # points of a curve
+NUMBERS_ONLY = "This page holds the run's numbers, and none of its pictures."
+FULL = "This page holds pictures that the run was given: do not pass it on where they must not go."
+
+
+def write_report(
+    run: str | Path,
+    kind: str = "full",
+    picture: str | None = None,
+    output: Path | None = None,
+    workers: int = 2,
+) -> Path:
+    """Write a run's page and return its path.
+
+    kind: "full", or "numbers", which leaves every picture out and looks at a drawn one. picture: a
+    file to look at; None takes the first that the run held out. output: None for the run's folder.
+    Raises ValueError, RunError, CheckpointError, OSError with a sentence.
+    """
+    path = output or (Path(run) / REPORT if Path(run).is_dir() else Path(run).with_suffix(".html"))
+    inside = Inside(str(run), path.parent, picture=picture, most=LOOKED, workers=workers)
+    try:
+        text = page(Report(inside, kind == "full").data())
+    finally:
+        inside.close()
+    with files.replacing(path) as unfinished:
+        unfinished.write_text(text, "utf-8")
+    return path
+
+
+class Report:
+    """The parts of a run's page. What cannot be shown is left out, and the page says why."""
+
+    def __init__(self, inside: Inside, pictures: bool) -> None:
+        self.inside, self.pictures = inside, pictures
+        self.names = [literal(name) for name in inside.settings.names]
+        nonlinear = ReLU, Tanh, Sigmoid
+        self.stages = [  # maps whose strongest places are looked for
+            name for name, row in inside.rows.items()
+            if isinstance(row.layer, nonlinear) and len(row.shape) == 3
+        ]  # fmt: skip
+        self.absent: dict[str, str] = {}
+
+    def data(self) -> Section:
+        inside, settings = self.inside, self.inside.settings
+        raw, words, truth = self.looked_at()
+        crop = inside.preparation.crop_of(raw)
+        x = inside.preparation.centre(raw[None])
+        sections: Section = {
+            "title": literal(f"{Path(inside.run).name}: the network {settings.options.preset}"),
+            "notice": FULL if self.pictures else NUMBERS_ONLY,
+            "classes": self.names,
+            "picture": {
+                "source": as_png(photograph(crop)),
+                "words": literal(words),
+                "truth": truth,
+            },
+            "code": {kind: excerpt(kind) for kind in sorted({
+                kind_of(row.layer) for row in inside.rows.values()})},
+            "curves": self.curves(),
+            "run": self.facts(),
+            "absent": self.absent,
+        }  # fmt: skip
+        for name, make in (
+            ("projections", lambda: self.projections(x)),
+            ("occlusion", lambda: self.occlusion(crop, truth)),
+            ("nine", self.nine),
+            ("evolution", self.evolution),
+            ("neighbours", self.neighbours),
+            ("predictions", self.predictions),
+        ):
+            sections[name] = self.unless_absent(name, make)
+        with no_grad():
+            sections |= network_numbers(inside.model, x, BUDGET - size(sections))
+        return sections
+
+    def unless_absent(self, name: str, make: Callable[[], Any]) -> Any:
+        """A part of the page, or None where it needs what is not there."""
+        if not self.pictures:
+            self.absent[name] = "This page holds numbers only: pictures were left out."
+            return None
+        try:
+            return make()
+        except (ValueError, RunError, CheckpointError, OSError) as error:
+            self.absent[name] = literal(f"Left out: {error}.")
+            return None
+
+    def looked_at(self) -> tuple[np.ndarray, str, int | None]:
+        """(picture, words for it, its class if that is known): the one that was asked for, or the
+        first that the run held out; where pictures are left out, or not there, a drawn one."""
+        inside = self.inside
+        shape = inside.settings.network.preprocessing.shape
+        if self.pictures:
+            if inside.picture is not None:
+                return inside.one[0], f"the picture {Path(inside.picture).name}", None
+            try:
+                raw, truth = inside.one
+                return raw, "the first held-out picture that can be read", truth
+            except (ValueError, OSError) as error:
+                self.absent["picture"] = literal(str(error))
+        drawn = synthetic.draw_picture(synthetic.CLASSES[0], random.Stream(0, "report"))
+        return data.read_image(drawn, shape), "a drawn picture, none of the run's", None
+
+    @cached_property
+    def strongest(self) -> dict[str, look.Strongest]:
+        """Of the held-out pictures that the instruments see, for every stage."""
+        inside = self.inside
+        stages = dict.fromkeys([*self.stages, inside.row().stage])
+        return look.find_strongest(inside.model, inside.loader, list(stages))
+
+    def activations(self, numbers: np.ndarray) -> np.ndarray:
+        return backend.to_device(self.inside.loader.prepare(numbers)[0], self.inside.device)
+
+    def crop(self, number: int) -> np.ndarray:
+        return photograph(self.inside.crop_of(int(number)))
+
+    def facts(self) -> list[list[str]]:
+        """The run, as rows of a table."""
+        s = self.inside.settings
+        recipe, p = s.network.recipe, s.network.preprocessing
+        rows = [
+            ["preset", s.options.preset],
+            ["source", s.network.source],
+            ["data", str(s.options.data)],
+            ["classes", str(len(self.names))],
+            ["training pictures", f"{s.pictures:,}"],
+            ["input", f"{p.size} x {p.size} x {p.channels}"],
+            ["recipe", f"{s.recipe}: {recipe.epochs} epochs, batch {recipe.batch_size}, rate"
+             f" {recipe.lr:g}, momentum {recipe.momentum:g}, decay {recipe.weight_decay:g}"],
+            ["seed", str(s.options.seed)],
+        ]  # fmt: skip
+        epochs = self.rows("metrics.csv")
+        if epochs:
+            last = epochs[-1]
+            rows.append(["held out, last epoch", f"loss {float(last['val_loss']):.3f}, top-1"
+             f" {float(last['val_top1']):.1%}, top-5 {float(last['val_top5']):.1%}"])  # fmt: skip
+        return [[name, literal(text)] for name, text in rows]
+
+    def rows(self, file: str) -> Sequence[Mapping[str, str]]:
+        folder = Path(self.inside.run)
+        return RunFolder(folder).rows(file) if folder.is_dir() else []
+
+    def curves(self) -> Section:
+        """Loss and accuracy: of steps, means of as many as make 600 points."""
+        found = {}
+        for part, file, names in (
+            ("steps", "steps.csv", ("epoch", "loss", "top1")),
+            ("epochs", "metrics.csv", ("epoch", "val_loss", "val_top1")),
+        ):
+            rows = self.rows(file)
+            table = np.array([[float(row[n]) for n in names] for row in rows]).reshape(-1, 3)
+            group = max(1, -(-len(table) // STEPS)) if part == "steps" else 1
+            means = [table[i : i + group].mean(axis=0) for i in range(0, len(table), group)]
+            found[part] = [
+                dict(zip(names, (float(f"{v:.5g}") if np.isfinite(v) else None for v in row)))
+                for row in means
+            ]
+        return found
+
+    def projections(self, x: np.ndarray) -> Section:
+        """Of the picture: the strongest maps of each stage, sent back by every method."""
+        inside, found = self.inside, {}
+        with no_grad():
+            ys = {name: y.numpy() for name, y in inside.model.activations(x).items()}
+        for stage in self.stages:
+            maps = [int(m) for m in look.peaks_of(ys[stage], np.array([0]), k=1).order()[:MAPS]]
+            if not maps:
+                continue
+            batch, row = np.repeat(x, len(maps), axis=0), inside.rows[stage]
+            ways = {
+                name: look.project(inside.model, batch, stage, maps, **rules)
+                for name, rules in look.METHODS.items()
+            }
+            first = next(iter(ways.values()))
+            found[stage] = [
+                {
+                    "map": m,
+                    "at": first.at[n].tolist(),
+                    "value": float(first.values[n]),
+                    "ways": [
+                        {"name": name, **self.drawn(look.patch(p.pixels[n], row, p.at[n], fill=0))}
+                        for name, p in ways.items()
+                    ],
+                }
+                for n, m in enumerate(maps)
+            ]
+        return found
+
+    def drawn(self, pixels: np.ndarray) -> Section:
+        """A projection as a picture, and the number at which its colours are full."""
+        small = shrunk(pixels, 2 * SIDE)
+        limit = contrast(small)
+        return {"source": as_jpeg(coloured(small, limit)), "limit": limit}
+
+    def occlusion(self, crop: np.ndarray, label: int | None) -> Section:
+        inside = self.inside
+        stride = max(1, len(crop) // 14)
+        found = look.occlude(
+            inside.model, crop, inside.preparation, inside.row().stage, label,
+            size=max(stride, round(len(crop) / 7)), stride=stride, batch_size=inside.batch_size,
+        )  # fmt: skip
+        return {
+            "size": found.size,
+            "label": found.label,
+            "stage": found.stage,
+            "map": found.map,
+            "probability": rounded(found.probability),
+            "strength": rounded(found.strength),
+            "likeliest": found.likeliest.tolist(),
+        }
+
+    def nine(self) -> Section:
+        inside, sections = self.inside, {}
+        for stage in self.stages:
+            found, row = self.strongest[stage], inside.rows[stage]
+            maps = [int(m) for m in found.order()[:MAPS]]
+            pixels = look.project_strongest(inside.model, inside.loader, stage, found, maps)
+            shown = []
+            for m in maps:
+                ranks = [r for r in range(len(found.values)) if (m, r) in pixels]
+                patches, back = [], []
+                for r in ranks:
+                    seen = look.patch(self.crop(found.pictures[r, m]), row, found.at[r, m])
+                    patches.append(shrunk(enlarged(seen, SIDE), SIDE))
+                    small = shrunk(look.patch(pixels[m, r], row, found.at[r, m], fill=0), SIDE)
+                    back.append(shrunk(enlarged(coloured(small, contrast(small)), SIDE), SIDE))
+                tiles = beside([sheet(patches, columns=3), sheet(back, columns=3)])
+                value, active = float(found.values[0, m]), int(found.active[m])
+                shown.append(
+                    {"map": m, "active": active, "value": value, "source": as_jpeg(tiles, 82)}
+                )
+            sections[stage] = {"seen": found.seen, "maps": shown}
+        return sections
+
+    def evolution(self) -> Section:
+        inside, row = self.inside, self.inside.row()
+        if not Path(inside.run).is_dir():
+            raise ValueError("a checkpoint by itself has not kept the features of earlier epochs")
+        maps = [int(m) for m in self.strongest[row.stage].order()[:MAPS]]
+        kept = RunFolder(inside.run).features()
+        moments = look.follow_features(inside.model, kept, inside.loader, row.stage, maps)
+        shown = []
+        for m in maps:
+            steps: list[Section] = []
+            for moment in moments:
+                number = int(moment.strongest.pictures[0, m])
+                there = m in moment.pixels
+                seen = (
+                    look.patch(moment.pixels[m], row, moment.strongest.at[0, m], fill=0)
+                    if there
+                    else None
+                )
+                steps.append(
+                    {
+                        "epoch": f"{moment.epoch:g}",
+                        "picture": number,
+                        "jump": bool(steps) and steps[-1]["picture"] != number,
+                        "source": self.drawn(seen)["source"] if seen is not None else None,
+                    }
+                )
+            shown.append({"map": m, "moments": steps})
+        return {"stage": row.stage, "maps": shown}
+
+    def neighbours(self) -> Section:
+        inside = self.inside
+        stage = last_hidden_stage(inside.model.preset)
+        found = look.find_neighbours(inside.model, inside.loader, inside.few(5), stage)
+
+        def tile(number: int) -> Section:
+            label = int(inside.loader.pictures.images.labels[number])
+            return {"source": self.thumbnail(number), "words": self.names[label]}
+
+        return {
+            "stage": stage,
+            "rows": [
+                {
+                    "query": tile(query),
+                    "nearest": [
+                        tile(int(n)) | {"distance": float(d)} for n, d in zip(numbers, distances)
+                    ],
+                }
+                for query, numbers, distances in zip(found.queries, found.pictures, found.distances)
+            ],
+        }
+
+    def thumbnail(self, number: int) -> str:
+        return as_jpeg(shrunk(self.crop(number), 112), 82)
+
+    def predictions(self) -> list[Section]:
+        """A few held-out pictures with the classes that the network finds likeliest."""
+        inside = self.inside
+        numbers = inside.few(12)
+        with no_grad():
+            p = F.softmax(inside.model(self.activations(numbers))).numpy()
+        labels = inside.loader.pictures.images.labels
+        return [
+            {
+                "source": self.thumbnail(number),
+                "truth": self.names[int(labels[number])],
+                "best": [
+                    {"name": self.names[k], "p": float(row[k])}
+                    for k in np.argsort(-row, kind="stable")[:3]
+                ],
+            }
+            for number, row in zip(numbers, p)
+        ]
+
+
+def rounded(a: np.ndarray) -> list:
+    """Numbers with five digits, as lists."""
+    return [[float(f"{v:.5g}") for v in row] for row in a]
