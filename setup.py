@@ -28,7 +28,7 @@ KERNELS = [
 
 
 class BuildKernels(build_ext):
-    """The libraries that minigrad/kernels.py loads. Without a compiler there are none, and the
+    """The libraries that minigrad/kernels loads. Without a compiler there are none, and the
     array forms serve."""
 
     def run(self):

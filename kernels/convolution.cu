@@ -28,7 +28,7 @@ extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__
     real *out = cols + (i64)blockIdx.x * OW * K + e;
     for (int ow = 0; ow < OW; ++ow) {
       int w = ow * SW - PW + kw;
-      out[(i64)ow * K] = row && 0 <= w && w < W ? in[(i64)w * C] : 0;
+      out[(i64)ow * K] = row && 0 <= w && w < W ? in[(i64)w * C] : (real)0;
     }
   }
 }

@@ -169,7 +169,7 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 
 }  // namespace
 
-// OpenBLAS, once told to (minigrad/kernels.py), calls this in place of its own threads, which would
+// OpenBLAS, once told to (minigrad/kernels), calls this in place of its own threads, which would
 // poll for a while after each product and keep the kernels' threads from the processors. Its jobs
 // wait for each other, so each gets a thread of its own.
 struct BlasJobs {

@@ -30,7 +30,8 @@ extern "C" __global__ void softmax_cross_entropy_backward(const real *__restrict
                                                           const real *__restrict__ gy,
                                                           real *__restrict__ gx, int C) {
   const real *row = p + (i64)blockIdx.x * C;
-  real *out = gx + (i64)blockIdx.x * C, g = gy[blockIdx.x];
+  real *out = gx + (i64)blockIdx.x * C;
+  real g = gy[blockIdx.x];
   for (int c = threadIdx.x; c < C; c += blockDim.x)
     out[c] = g * (row[c] - (c == t[blockIdx.x] ? (real)1 : (real)0));
 }

@@ -22,9 +22,9 @@ from minigrad import functions as F
 from minigrad import kernels, look, machine
 from minigrad.columns import bytes_sent, column_of
 from minigrad.data import Loader, Pictures, open_validation, read_image
-from minigrad.data.cache import default_cache_folder
 from minigrad.distributed import Communicator, DistributedError, connect, launched
 from minigrad.engine import Tensor, no_grad
+from minigrad.files import default_cache_folder
 from minigrad.launcher import launch
 from minigrad.models.records import Preset, find
 from minigrad.network import Network, check_network, ledger, summary

@@ -62,3 +62,8 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def default_cache_folder() -> Path:
+    """$XDG_CACHE_HOME/minigrad, or ~/.cache/minigrad."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrad"

@@ -285,6 +285,7 @@ TRAIN: dict[str, list[str] | str] = {
     "--keep": ["--keep", "0"],
     "--seed": ["--seed", "5"],
     "--cache": ["--cache", "off"],
+    "--report": "a page at the end, and nothing else: tests/test_page.py",
     "--output": "the folder that every row here looks into",
     "--save-every": ["--save-every", "0"],
     "--resume": ["--resume", "resume", "--epochs", "3"],

@@ -54,7 +54,7 @@ def environment(place):
     }
 
 
-def _no_files(trainer, result, settings):
+def _no_files(*_):
     return []
 
 
@@ -67,7 +67,9 @@ def run(command, cwd, code=0, draw=False):
         with (
             mock.patch.dict(os.environ, environment(cwd)),
             mock.patch.dict(alexnet.MODELS, tiny=TINY),
-            contextlib.nullcontext() if draw else mock.patch.object(session, "draw_run", _no_files),
+            contextlib.nullcontext() if draw else mock.patch.multiple(
+                session, draw_run=_no_files, write_report=_no_files
+            ),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(said),
         ):
@@ -142,6 +144,7 @@ def test_train_leaves_a_run_folder(trained):
         "predictions.png",
         "strongest.png",
         "ledger.png",
+        "report.html",
         "features",
     }
     for epoch in (1, 2):  # of the weights, those of the convolutions are kept for good

@@ -21,7 +21,7 @@ from minigrad.training import checkpoint
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
 needs_mpi = pytest.mark.skipif(
-    not MPIEXEC.exists() or (shutil.which("mpiexec") is None and not MPIEXEC.exists()),
+    not MPIEXEC.exists() and "MINIGRAD_ALL_TESTS" not in os.environ,
     reason="mpi4py and MPICH are not installed: pip install '.[mpi]'",
 )
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ from minigrad.network import shrunken
 from minigrad.training import session, trainer
 for name in ("paper", "krizhevsky2012"):
     alexnet.MODELS["tiny-" + name] = shrunken(alexnet.PRESETS[name]).with_each(LRN, alpha=1e-4)
-session.draw_run = lambda *a: []
+session.draw_run = session.write_report = lambda *a: []
 if "APART" in os.environ:  # each rank a host of its own: sums overlap
     distributed.Communicator.host = "node" + os.environ["PMI_RANK"]
 own = trainer.Trainer.run_step

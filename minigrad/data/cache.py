@@ -75,11 +75,6 @@ class Pictures:
         return {key: value for key, value in vars(self).items() if key != "decoded"}  # the mapping
 
 
-def default_cache_folder() -> Path:
-    """$XDG_CACHE_HOME/minigrad, or ~/.cache/minigrad."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrad"
-
-
 def cache_key(images: ImageSet, shape: Shape) -> str:
     """A hash of everything that the decoded bytes depend on."""
     h = hashlib.sha256(f"{shape} Pillow {PIL.__version__}".encode())

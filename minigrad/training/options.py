@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from minigrad import data
-from minigrad.data.cache import default_cache_folder
 from minigrad.data.loader import MOST_SKIPPED
+from minigrad.files import default_cache_folder
 
 DATA_HELP = (
     "a folder, .zip or .tar with train/CLASS/PICTURE and val/CLASS/PICTURE, or CLASS/PICTURE (a"

@@ -13,7 +13,9 @@ import numpy as np
 from minigrad import backend, data, files, look, random
 from minigrad import functions as F
 from minigrad.data import synthetic
-from minigrad.engine import no_grad
+from minigrad.engine import Tensor, no_grad
+from minigrad.kernels import trace
+from minigrad.kernels.story import story
 from minigrad.look.sheet import beside, coloured, contrast, enlarged, photograph, sheet, shrunk
 from minigrad.models.records import ReLU, Sigmoid, Tanh
 from minigrad.network import last_hidden_stage
@@ -108,6 +110,7 @@ class Report:
             ("predictions", self.predictions),
         ):
             sections[name] = self.unless_absent(name, make)
+        sections["traces"] = self.traces(x)
         with no_grad():
             sections |= network_numbers(inside.model, x, BUDGET - size(sections))
         return sections
@@ -222,6 +225,31 @@ class Report:
                 }
                 for n, m in enumerate(maps)
             ]
+        return found
+
+    def traces(self, x: np.ndarray) -> Section:
+        """Of each stage that a kernel computes alike on a GPU and a CPU: how the strongest place of
+        its strongest map came to be."""
+        found: Section = {}
+        before = Tensor(x)
+        with no_grad():
+            for name, layer, y in self.inside.model.walk(before):
+                with trace.launches() as kept:
+                    layer(before)
+                before = y
+                if len(kept) != 1 or y.ndim != 4:
+                    continue
+                peaks = look.peaks_of(y.data, np.array([0]), k=1)
+                m = int(peaks.values[0].argmax())
+                at = [0, *map(int, peaks.at[0, m]), m]
+                try:
+                    lines = story(kept[0].kernel, at, kept[0])
+                except trace.TraceError as error:
+                    self.absent["traces"] = literal(str(error).splitlines()[0])
+                    break
+                place = f"map {m}, row {at[1]}, column {at[2]}"
+                found[name] = {"kernel": kept[0].kernel, "at": place, "words": lines[0],
+                               "lines": lines[1:]}  # fmt: skip
         return found
 
     def drawn(self, pixels: np.ndarray) -> Section:

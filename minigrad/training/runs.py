@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minigrad import backend, data
-from minigrad.data.cache import default_cache_folder
+from minigrad.files import default_cache_folder
 from minigrad.network import Network
 from minigrad.training import checkpoint
 from minigrad.training.options import Options

@@ -68,7 +68,7 @@ class Parameter:
 def folder() -> Path:
     """Where the kernel sources lie: kernels/ of a checkout, minigrad/_kernels of an
     installation."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for place in (here / "_kernels", here.parent / "kernels"):
         if (place / "prelude.cuh").is_file():
             return place
@@ -119,7 +119,7 @@ class KernelError(RuntimeError):
 def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
     """(the kernels compiled for the CPU with `real` float or double, or None; why there are none,
     after "they")."""
-    path = kernel_build.library_path(Path(__file__).resolve().parent, real)
+    path = kernel_build.library_path(Path(__file__).resolve().parents[1], real)
     fault = kernel_build.fault(path, folder())
     if fault is None:
         try:

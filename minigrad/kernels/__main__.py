@@ -1,0 +1,41 @@
+"""`python -m minigrad.kernels trace KERNEL --at PLACE`: what the threads of a kernel do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from minigrad.kernels.findings import sector_table
+from minigrad.kernels.story import story
+from minigrad.kernels.trace import TraceError, examples
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 0 done, 2 a mistake in what was given."""
+    if arguments[:1] != ["trace"]:
+        print(f"error: {__doc__}", file=sys.stderr)
+        return 2
+    known = examples()
+    parser = argparse.ArgumentParser(
+        prog="python -m minigrad.kernels trace",
+        description="What the threads of a kernel do for one element of its output, in a launch of"
+        " one of AlexNet's layers for one picture. `trace sectors` prints a table of what every"
+        " kernel moves.",
+    )
+    parser.add_argument("kernel", choices=[*known, "sectors"], metavar="KERNEL")
+    parser.add_argument("--at", default="0", help="the element, such as 0,6,4,173")
+    given = parser.parse_args(arguments[1:])
+    try:
+        if given.kernel == "sectors":
+            print(sector_table())
+            return 0
+        at = [int(word) for word in given.at.split(",")]
+        print("\n".join(story(given.kernel, at, known[given.kernel])))
+    except (ValueError, TraceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""How one element of a kernel's output came to be, in words: `python -m minigrad.kernels trace`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minigrad import kernels
+from minigrad.kernels.trace import Launch
+
+
+def made_of(accesses: np.ndarray, store: int) -> np.ndarray:
+    """What one thread did for its store number `store` among its accesses: everything since its
+    store before, to this one."""
+    before = np.flatnonzero(accesses["write"][:store])
+    return accesses[before[-1] + 1 if len(before) else 0 : store + 1]
+
+
+def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
+    """How one element of a kernel's output came to be: the block, the threads, each access in
+    order, and the lines of the source. Raises ValueError for an element that is not there."""
+    rows = kernels.signatures()[name][1]
+    output = next(n for n, p in enumerate(rows) if p.pointer and not p.const)
+    array = launch.args[output]
+    if len(at) != array.ndim or any(not 0 <= i < side for i, side in zip(at, array.shape)):
+        raise ValueError(
+            f"{name}'s output {rows[output].name} has shape {array.shape}, and no element"
+            f" {', '.join(map(str, at))}"
+        )
+    byte = int(np.ravel_multi_index(tuple(at), array.shape)) * array.itemsize
+    # Which block: with one thread a block, the whole launch takes moments.
+    found = launch.run(threads=1, watch=(output, byte)).accesses
+    block = int(found[found["write"] == 1][-1]["block"])
+    trace = launch.run(some=range(block, block + 1))
+    a = trace.accesses
+    mine = (a["array"] == output) & (a["offset"] == byte) & (a["write"] == 1)
+    owner = int(a[mine][-1]["thread"])
+    own = a[a["thread"] == owner]
+    stores = np.flatnonzero(
+        (own["array"] == output) & (own["offset"] == byte) & (own["write"] == 1)
+    )
+    lines = [
+        f"{rows[output].name}[{', '.join(map(str, at))}] is stored by thread {owner} of block"
+        f" {block}; the launch has {launch.blocks:,} blocks of {trace.threads} threads."
+    ]
+    used: list[str] = []
+
+    def say(access: Any, words: str) -> None:
+        used.append(trace.line(access))
+        lines.append(f"  thread {int(access['thread'])} {words} ({trace.line(access)})")
+
+    epoch = 0
+    for store in stores:
+        needed = made_of(own, int(store))
+        for load in needed[(needed["array"] < 0) & (needed["write"] == 0)]:
+            put = (a["array"] < 0) & (a["offset"] == load["offset"]) & (a["write"] == 1)
+            put &= a["epoch"] < load["epoch"]
+            if not put.any():
+                continue
+            other = a[a["thread"] == a[put][-1]["thread"]]
+            last = np.flatnonzero(
+                (other["array"] < 0)
+                & (other["offset"] == load["offset"])
+                & (other["write"] == 1)
+                & (other["epoch"] < load["epoch"])
+            )[-1]
+            sources = [each for each in made_of(other, int(last))[:-1] if not each["write"]]
+            names = list(dict.fromkeys(trace.where(each) for each in sources))
+            made = f", made of {', '.join(names)}" if names else ", a number by itself"
+            say(other[last], f"stores {trace.where(other[last])}{made}")
+            epoch = max(epoch, int(load["epoch"]))
+        if epoch:
+            lines.append("  a barrier: no thread goes on before all of that is there")
+        for access in needed:
+            verb = "stores" if access["write"] else "loads"
+            say(access, f"{verb} {trace.where(access)}")
+    return [*shortened(lines), "", *quoted(used)]
+
+
+def shortened(lines: list[str], most: int = 48) -> list[str]:
+    """Long stories without their middle."""
+    if len(lines) <= most:
+        return lines
+    left = len(lines) - most
+    return [*lines[: most // 2], f"  ... {left} more ...", *lines[-most // 2 :]]
+
+
+def quoted(places: Sequence[str]) -> list[str]:
+    """The lines of the source at these places, in its order."""
+    found = sorted({(name, int(n)) for name, n in (p.split(":") for p in places)})
+    texts = {name: (kernels.folder() / name).read_text().splitlines() for name, _ in found}
+    return [f"{name}:{n:<5}{texts[name][n - 1]}" for name, n in found]

@@ -1,0 +1,285 @@
+"""What the threads of a kernel do, access by access, without a GPU.
+
+    python -m minigrad.kernels trace lrn_forward --at 0,6,4,173
+
+The sources in kernels/ are compiled once more with Pointer<T> for T * (kernels/trace.h): each load
+and store is recorded with its thread, its address, its line, and how many barriers the thread has
+passed. Blocks have as many real threads as on a GPU, 128. Of a record can be told which threads
+computed an element, from what, and in which order (story.py), and what is wrong with it, or slow
+(findings.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minigrad import files, kernel_build, kernels
+
+ACCESS = np.dtype(
+    {
+        "names": [
+            "offset", "file", "block", "thread", "epoch", "array", "line", "column", "size",
+            "write",
+        ],
+        "formats": ["<i8", "<u8", *["<i4"] * 8],
+    }
+)  # fmt: skip
+# Pointers that are rewritten: of the types that arrays have.
+POINTER = re.compile(r"\b(const )?(real|u8|u32|i64|int) \*\s*(__restrict__ )?(?=\w)")
+
+
+class TraceError(RuntimeError):
+    """A kernel cannot be traced; the message says why."""
+
+
+def rewritten(text: str) -> str:
+    """A kernel's source with Pointer<T> in place of T *, line for line."""
+    text = text.replace('#include "host.h"', '#include "trace.h"')
+    return POINTER.sub(lambda m: f"Pointer<{m[1] or ''}{m[2]}> ", text)
+
+
+def compiled(sources: Path, real: str = "float") -> Path:
+    """The library that records, compiled from the kernels in `sources`; the cache folder keeps
+    it."""
+    command = kernel_build.compiler()
+    if command is None:
+        raise TraceError("tracing needs a C++ compiler: install g++, or name one in CXX")
+    texts = {
+        path.name: path.read_text()
+        for path in sorted(sources.iterdir())
+        if path.suffix in (".cu", ".cuh") or path.name == "trace.h"
+    }
+    names = [name for text in texts.values() for name, _ in kernels.SIGNATURE.findall(text)]
+    main = '#define HOST\n#include "prelude.cuh"\n'
+    main += "".join(f'#include "{name}"\n' for name in texts if name.endswith(".cu"))
+    main += "".join(f"TRACE({name})\n" for name in names)
+    key = hashlib.sha256(repr((sorted(texts.items()), main, real, command)).encode())
+    folder = files.default_cache_folder() / "trace"
+    path = folder / f"{key.hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as unfinished, tempfile.TemporaryDirectory() as place:
+        for name, text in texts.items():
+            own = text if name == "trace.h" else rewritten(text)
+            Path(place, name).write_text(own)
+        Path(place, "trace.cpp").write_text(main)
+        flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread", f"-DREAL={real}"]
+        build = [*command, *flags, str(Path(place, "trace.cpp")), "-o", str(unfinished)]
+        result = subprocess.run(build, capture_output=True, text=True)
+        if result.returncode:
+            raise TraceError(f"{shlex.join(build)}\n{result.stderr[-4000:]}")
+    return path
+
+
+@functools.cache
+def library(sources: Path, real: str) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(compiled(sources, real)))
+    loaded.recorded.restype = ctypes.c_longlong
+    loaded.records.restype = ctypes.c_void_p
+    loaded.watch.argtypes = [ctypes.c_int, ctypes.c_longlong]
+    return loaded
+
+
+@dataclass(frozen=True)
+class Array:
+    """A parameter that is an array: its name, shape and bytes an element."""
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+
+
+@dataclass
+class Trace:
+    """One launch: the kernel, its arrays by number of the parameter, and every access, in the order
+    of each thread."""
+
+    kernel: str
+    arrays: dict[int, Array]
+    accesses: np.ndarray
+    blocks: int
+    threads: int
+    shared: int  # bytes of shared memory
+
+    def where(self, access: Any) -> str:
+        """The element that an access is about: x[0, 6, 4, 173]."""
+        number, offset = int(access["array"]), int(access["offset"])
+        if number < 0:
+            return f"shared[{offset // int(access['size'])}]"
+        array = self.arrays[number]
+        place = offset // array.itemsize
+        size = int(np.prod(array.shape, dtype=np.int64))
+        if 0 <= place < size:
+            index = ", ".join(map(str, map(int, np.unravel_index(place, array.shape))))
+            return f"{array.name}[{index}]"
+        return f"{array.name}[{place} of {size}]"
+
+    def line(self, access: Any) -> str:
+        """lrn.cu:47."""
+        name = ctypes.string_at(int(access["file"])).decode()
+        return f"{Path(name).name}:{int(access['line'])}"
+
+    def array_name(self, number: int) -> str:
+        return "shared" if number < 0 else self.arrays[number].name
+
+
+def run(
+    name: str,
+    blocks: int,
+    *args: Any,
+    shared: int = 0,
+    threads: int = kernels.THREADS,
+    some: range | None = None,
+    watch: tuple[int, int] | None = None,
+    sources: Path | None = None,
+) -> Trace:
+    """Run a kernel as kernels.launch does, and record it.
+
+    some: the blocks to run; None runs all. watch: (parameter, byte), the one place whose accesses
+    are recorded. sources: the folder of the kernels, if not this project's.
+    """
+    real = next(
+        (kernels.real_of(a) for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f"),
+        "float",
+    )
+    kernels.check(name, args, real)
+    rows = kernels.plan(name, real)
+    arrays = {n: a for n, a in enumerate(args) if rows[n][0].pointer}
+    values = [
+        kind(a.ctypes.data) if p.pointer else kind(a) for (p, _, kind, _), a in zip(rows, args)
+    ]
+    pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+    sizes = (ctypes.c_longlong * len(values))(
+        *[arrays[n].nbytes if n in arrays else 0 for n in range(len(values))]
+    )
+    own = library(sources or kernels.folder(), real)
+    own.watch(*(watch or (-2, 0)))
+    function = getattr(own, f"trace_{name}")
+    function.argtypes = [ctypes.c_longlong, ctypes.c_longlong, ctypes.c_int, ctypes.c_longlong,
+                         ctypes.c_void_p, ctypes.c_void_p]  # fmt: skip
+    function.restype = None
+    itemsize = 4 if real == "float" else 8
+    some = range(blocks) if some is None else some
+    function(some.start, len(some), threads, shared * itemsize, pointers, sizes)
+    total = own.recorded()
+    found = np.zeros(0, ACCESS)
+    if total:
+        raw = (ctypes.c_char * (total * ACCESS.itemsize)).from_address(own.records())
+        found = np.frombuffer(raw, ACCESS).copy()
+    named = {n: Array(rows[n][0].name, a.shape, a.itemsize) for n, a in arrays.items()}
+    return Trace(name, named, found, blocks, threads, shared * itemsize)
+
+
+@contextmanager
+def launches() -> Iterator[list[Launch]]:
+    """Inside, every launch on a CPU of a kernel that a GPU is given is kept, and runs as always."""
+    kept: list[Launch] = []
+    launch = kernels.launch
+
+    def noted(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
+        if kernels.signatures()[name][0] != kernels.CPU_ONLY and blocks:
+            kept.append(Launch(name, blocks, args, shared))
+        launch(name, blocks, *args, shared=shared)
+
+    kernels.launch = noted
+    try:
+        yield kept
+    finally:
+        kernels.launch = launch
+
+
+@contextmanager
+def recording(sources: Path | None = None) -> Iterator[list[Trace]]:
+    """Inside, kernels that are launched on a CPU are recorded; those that a GPU is not given run as
+    always."""
+    traces: list[Trace] = []
+    launch = kernels.launch
+
+    def recorded(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
+        if kernels.signatures()[name][0] == kernels.CPU_ONLY or blocks == 0:
+            launch(name, blocks, *args, shared=shared)
+            return
+        traces.append(run(name, blocks, *args, shared=shared, sources=sources))
+
+    kernels.launch = recorded
+    try:
+        yield traces
+    finally:
+        kernels.launch = launch
+
+
+@dataclass
+class Launch:
+    """A launch of a kernel: blocks, arguments, elements of shared memory."""
+
+    kernel: str
+    blocks: int
+    args: tuple
+    shared: int = 0
+
+    def run(self, **options: Any) -> Trace:
+        return run(self.kernel, self.blocks, *self.args, shared=self.shared, **options)
+
+
+def examples() -> dict[str, Launch]:
+    """A launch of every kernel that a GPU is given, as AlexNet's layers make it for one picture:
+    norm2, pool2, conv3's columns, fc8 and so on."""
+    rng = np.random.default_rng(0)
+    span, made = kernels.SPAN, {}
+
+    def numbers(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    def like(x: np.ndarray) -> np.ndarray:
+        return np.zeros_like(x)
+
+    def add(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
+        made[name] = Launch(name, blocks, args, shared)
+
+    x, gy = numbers(1, 27, 27, 256), numbers(1, 27, 27, 256)
+    constants = 256, 2, 2, 2.0, 1e-4, 0.75
+    add("lrn_forward", 27 * 27, x, like(x), *constants, shared=260)
+    add("lrn_backward", 27 * 27, x, gy, like(x), *constants, shared=520)
+    y = numbers(1, 13, 13, 256)
+    sizes = 27, 27, 256, 3, 3, 2, 2, 0, 0, 13, 13
+    winner = rng.integers(0, 9, y.shape).astype(np.uint8)
+    add("max_pool_forward", 13, x, like(y), like(winner), *sizes)
+    add("max_pool_backward", 27, y, winner, like(x), *sizes)
+    add("avg_pool_forward", 13, x, like(y), *sizes)
+    add("avg_pool_backward", 27, y, like(x), *sizes)
+    columns, each = numbers(1, 13, 13, 3, 3, 256), (13, 13, 256, 0, 256, 3, 3, 1, 1, 1, 1, 13, 13)
+    add("im2col", 13, y, like(columns), *each)
+    add("col2im", 13, columns, like(y), *each)
+    blocks = -(-y.size // span)
+    add("relu_forward", blocks, y, like(y), y.size, span)
+    add("relu_backward", blocks, y, numbers(*y.shape), like(y), y.size, span)
+    add("dropout", blocks, y, like(y), y.size, 0, span, 1 << 31, 1.0, 0, 1, 2, 3)
+    add("sgd_update", blocks, y, like(y), numbers(*y.shape), y.size, span, 0.01, 0.9, 5e-4, 1)
+    rows = numbers(128, 384)
+    add("add_bias", 2, rows, numbers(384), *rows.shape, 64, 1)
+    add("sum_rows", 2, rows, np.zeros((2, 384), np.float32), *rows.shape, 64)
+    logits, labels = numbers(4, 1000), np.arange(4)
+    loss = np.zeros(4, np.float32)
+    name = "softmax_cross_entropy"
+    out = like(logits)
+    add(f"{name}_forward", 4, logits, labels, out, loss, 1000, shared=kernels.THREADS)
+    add(f"{name}_backward", 4, np.abs(logits), labels, numbers(4), like(logits), 1000)
+    pictures = rng.integers(0, 256, (1, 256, 256, 3)).astype(np.uint8)
+    crop, mean = np.array([[5, 9, 1]], np.int32), numbers(227, 227, 3)
+    given = pictures, crop, mean, numbers(1, 3), np.zeros((1, 227, 227, 3), np.float32)
+    add("prepare_images", 227, *given, 256, 227, 3, 1.0)
+    return made

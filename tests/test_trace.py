@@ -1,0 +1,219 @@
+"""Kernels under the eye of a build that records every access: the same numbers, no race, nothing
+outside an array; and faults that are planted are named, with their kernel and line."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minigrad import kernel_build, kernels
+from minigrad.kernels import __main__ as command
+from minigrad.kernels import findings, trace
+from minigrad.kernels.story import story
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(
+    kernel_build.compiler() is None or kernels.host_library("float") is None,
+    reason="needs a C++ compiler and the kernels for the CPU",
+)
+EXAMPLES = trace.examples()
+
+
+def few(launch):
+    """The first blocks of a launch: two rows of pictures, say."""
+    return range(min(launch.blocks, 2))
+
+
+def test_every_kernel_that_a_gpu_is_given_has_an_example():
+    assert set(EXAMPLES) == {
+        name for name, (file, _) in kernels.signatures().items() if file != kernels.CPU_ONLY
+    }
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_traced_kernel_computes_the_same(name):
+    """With one thread a block, the whole launch, against the compiled kernel."""
+    launch, other = trace.examples()[name], trace.examples()[name]
+    launch.run(threads=1, watch=(0, -1))
+    kernels.launch(name, other.blocks, *other.args, shared=other.shared)
+    for p, a, b in zip(kernels.signatures()[name][1], launch.args, other.args, strict=True):
+        if p.pointer:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=p.name)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_no_race_and_nothing_outside_an_array(name):
+    """Two neighbouring blocks of 128 threads, in AlexNet's own sizes."""
+    launch = EXAMPLES[name]
+    found = launch.run(some=few(launch))
+    assert len(found.accesses) > 100
+    assert set(found.accesses["block"]) == set(few(launch))
+    assert findings.races(found) == []
+    assert findings.overruns(found) == []
+    assert findings.conflicts(found) == []
+
+
+# What a warp moves more than twice the sectors that its bytes need, and why that is left so.
+KNOWN = {
+    "dropout": {"x", "y"},  # four neighbours a thread, one Philox call: four requests share sectors
+    "prepare_images": {"pictures", "mean", "out"},  # three colours a thread: three requests share
+    "softmax_cross_entropy_forward": {"x"},  # a load that only some threads of a warp make
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_neighbouring_threads_touch_neighbouring_memory(name):
+    launch = EXAMPLES[name]
+    middle = launch.blocks // 2
+    said = findings.strided(launch.run(some=range(middle, middle + 1)))
+    arrays = {re.search(r"(?:loads|stores) (\w+) at", sentence)[1] for sentence in said}
+    assert arrays == KNOWN.get(name, set()), said
+
+
+def test_the_readme_has_the_table():
+    assert findings.sector_table() in (ROOT / "kernels" / "README.md").read_text()
+
+
+def planted(tmp_path, name, file, before, after):
+    """The kernels with one change, and a run of one of them on it."""
+    sources = tmp_path / "kernels"
+    shutil.copytree(kernels.folder(), sources)
+    text = (sources / file).read_text()
+    assert text.count(before) == 1, "the planted fault no longer fits the source"
+    (sources / file).write_text(text.replace(before, after))
+    line = text[: text.index(before)].count("\n") + 1
+    launch = trace.examples()[name]
+    return launch.run(some=few(launch), sources=sources), f"{file}:{line}"
+
+
+def test_a_planted_race_is_named(tmp_path, monkeypatch):
+    """The barrier of LRN's forward pass taken out."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = "centre[c] = x[c] * x[c];\n  __syncthreads();"
+    found, line = planted(tmp_path, "lrn_forward", "lrn.cu", before, before.split("\n")[0])
+    said = " ".join(findings.races(found))
+    assert "lrn_forward: shared[" in said
+    assert f"is stored at {line} by thread" in said
+    assert "loads it at lrn.cu:28, with no barrier between them" in said
+
+
+def test_a_planted_race_between_blocks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = "out[(i64)blockIdx.x * O + o] = total;"
+    after = "out[o] = total;"
+    found, line = planted(tmp_path, "sum_rows", "bias.cu", before, after)
+    said = " ".join(findings.races(found))
+    assert f"sum_rows: out[0, 0] is stored at {line} by thread 0 of block 0" in said
+    assert f"thread 0 of block 1 stores it at {line}" in said
+
+
+def test_a_planted_overrun_is_named(tmp_path, monkeypatch):
+    """One element too far, in the last block; the access is not made."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = "UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {\n    real v"
+    found, _ = planted(tmp_path, "relu_forward", "relu.cu", before, before.replace("<", "<="))
+    assert findings.overruns(found) == [], "only the last block leaves the array"
+    launch = trace.examples()["relu_forward"]
+    last = launch.run(some=range(launch.blocks - 1, launch.blocks), sources=tmp_path / "kernels")
+    said = findings.overruns(last)
+    size = launch.args[0].size
+    assert len(said) == 2
+    assert (
+        f"relu_forward: thread 0 of block {launch.blocks - 1} loads x[{size} of {size}]" in said[0]
+    )
+    assert all(re.search(r"at relu\.cu:1[34], outside the array", each) for each in said)
+
+
+def test_a_planted_strided_load_is_named(tmp_path, monkeypatch):
+    """Each thread takes numbers of its own that lie together, far from its neighbours'."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = "real v = x[first + i];"
+    after = "real v = x[first + i % blockDim.x * 32 + i / blockDim.x];"
+    found, line = planted(tmp_path, "relu_forward", "relu.cu", before, after)
+    (said,) = findings.strided(found)
+    assert said == f"relu_forward: a warp loads x at {line} in 32 sectors, where 4 would do"
+
+
+def test_a_planted_bank_conflict_is_named(tmp_path, monkeypatch):
+    """The slots of a block's reduction 32 words apart: all in one bank."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sources = tmp_path / "kernels"
+    shutil.copytree(kernels.folder(), sources)
+    text = (sources / "prelude.cuh").read_text()
+    for index in ("threadIdx.x", "i"):
+        assert f"slots[{index}]" in text
+        text = text.replace(f"slots[{index}]", f"slots[{index} * 32]")
+    (sources / "prelude.cuh").write_text(text)
+    launch = trace.examples()["softmax_cross_entropy_forward"]
+    launch.shared = 32 * kernels.THREADS
+    said = findings.conflicts(launch.run(some=range(1), sources=sources))
+    assert said
+    assert all(
+        re.search(r"softmax_cross_entropy_forward: a warp waits for 32 words of one bank of shared"
+                  r" memory at prelude\.cuh:5\d, where 1 would do", each) for each in said
+    )  # fmt: skip
+
+
+def test_the_story_of_an_element_of_lrn():
+    """Five threads put the squares of five channels into shared memory, one sums them up."""
+    lines = story("lrn_forward", (0, 6, 4, 173), EXAMPLES["lrn_forward"])
+    assert lines[0].startswith("y[0, 6, 4, 173] is stored by thread 45 of block 166;")
+    for n, channel in enumerate(range(171, 176)):
+        assert lines[1 + n].startswith(
+            f"  thread {channel - 128} stores shared[{channel + 2}], made of x[0, 6, 4, {channel}]"
+        )
+    assert "a barrier" in lines[6]
+    assert lines[7].startswith("  thread 45 loads x[0, 6, 4, 173] (lrn.cu:")
+    assert lines[13].startswith("  thread 45 stores y[0, 6, 4, 173] (lrn.cu:")
+    assert any("centre[c] = x[c] * x[c];" in line for line in lines[14:])
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [("im2col", (0, 0, 0, 0, 0, 5)), ("max_pool_forward", (0, 2, 3, 4)), ("col2im", (0, 5, 5, 5)),
+     ("softmax_cross_entropy_forward", (2, 999)), ("lrn_backward", (0, 0, 0, 0))],
+)  # fmt: skip
+def test_every_kind_of_kernel_has_a_story(name, at):
+    lines = story(name, at, EXAMPLES[name])
+    assert f"[{', '.join(map(str, at))}] is stored by thread" in lines[0]
+    assert len(lines) < 100
+
+
+def test_the_command(capsys):
+    assert command.main(["trace", "relu_forward", "--at", "0,1,2,3"]) == 0
+    assert "y[0, 1, 2, 3] is stored by thread" in capsys.readouterr().out
+    for bad in (
+        ["trace", "relu_forward", "--at", "0,99,2,3"],
+        ["trace", "relu_forward", "--at", "x"],
+    ):
+        assert command.main(bad) == 2
+        assert "error: " in capsys.readouterr().err
+    assert command.main([]) == 2
+    with pytest.raises(SystemExit):
+        command.main(["trace", "nothing"])
+
+
+def test_recording_what_functions_launch():
+    from minigrad import functions as F
+
+    x = np.random.default_rng(0).standard_normal((2, 5, 4, 6)).astype(np.float32)
+    plain = F.lrn(x).data
+    with trace.recording() as traces:
+        recorded = F.lrn(x).data
+    np.testing.assert_allclose(recorded, plain, rtol=1e-6)
+    assert [t.kernel for t in traces] == ["lrn_forward"]
+    assert set(traces[0].accesses["block"]) == set(range(40))
+    assert findings.races(traces[0]) == findings.overruns(traces[0]) == []
+
+
+def test_python_m_prints_no_warning():
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "minigrad.kernels"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: `python -m minigrad.kernels trace")
