@@ -27,7 +27,9 @@ from typing import Any
 from minigrad.distributed import BEATS, DistributedError, read_beats
 
 POLL = 0.2  # seconds between two looks at the ranks
-NOISE = re.compile(r"^[=\s]*$|^=   |^YOUR APPLICATION|^This typically|^Please see|^HYDT|^\[mpiexec")
+NOISE = re.compile(
+    r"^Abort\(|^[=\s]*$|^=   |^YOUR APPLICATION|^This typically|^Please see|^HYDT|^\[mpiexec"
+)
 
 
 def without_ranks(command: Sequence[str]) -> list[str]:

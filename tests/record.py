@@ -261,6 +261,8 @@ BASE = [
     "0",
     "--cache",
     "here",
+    "--report",
+    "off",
 ]
 TRAIN: dict[str, list[str] | str] = {
     "--help": "prints this list",

@@ -67,9 +67,9 @@ def run(command, cwd, code=0, draw=False):
         with (
             mock.patch.dict(os.environ, environment(cwd)),
             mock.patch.dict(alexnet.MODELS, tiny=TINY),
-            contextlib.nullcontext() if draw else mock.patch.multiple(
-                session, draw_run=_no_files, write_report=_no_files
-            ),
+            contextlib.nullcontext()
+            if draw
+            else mock.patch.multiple(session, draw_run=_no_files, write_report=_no_files),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(said),
         ):

@@ -362,6 +362,15 @@ def test_a_filter_that_was_left_out_is_said(opened, tmp_path):
         assert abs(said["sum"] - float(activations["conv4"][1, 1, m])) <= said["bound"]
 
 
+def test_a_title_that_looks_like_a_place_in_the_template():
+    model, x, _ = network(TINY)
+    data = bare(model, x) | {"title": "@script@ </title><b>", "notice": "@data@ --> <b>"}
+    text = page.page(data)
+    assert text.count("<title>@script@ &lt;/title&gt;&lt;b&gt;</title>") == 1
+    assert text.splitlines()[1] == "<!-- @data@ - -&gt; &lt;b&gt; -->"
+    assert text.count('"use strict"') == 4
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
 def test_sixteen_bits_are_as_near_as_is_said(scale):
     a = (scale * np.random.default_rng(0).standard_normal((7, 5, 4))).astype(np.float32)

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import unicodedata
 from importlib import resources
 from typing import Any
@@ -33,17 +34,15 @@ def page(data: Section) -> str:
         f"default-src 'none'; img-src data:; script-src '{checksum(script)}'; style-src"
         f" '{checksum(style)}'; base-uri 'none'; form-action 'none'"
     )
-    for name, value in (
-        ("notice", escaped(data["notice"])),
-        ("title", escaped(data["title"])),
-        ("policy", policy),
-        ("style", style),
-        ("script", script),
-        ("data", numbers),
-    ):
-        before, after = text.split(f"@{name}@")
-        text = before + value + after
-    return text
+    values = {
+        "notice": escaped(data["notice"]),
+        "title": escaped(data["title"]),
+        "policy": policy,
+        "style": style,
+        "script": script,
+        "data": numbers,
+    }
+    return re.sub(r"@(\w+)@", lambda place: values[place[1]], text)
 
 
 def checksum(text: str) -> str:

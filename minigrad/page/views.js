@@ -410,9 +410,9 @@ function occlusionView() {
     h("p", {}, `A grey square of ${o.size} pixels covers one place after the other (Zeiler and Fergus, section` +
       " 4.2). Each cell is the place of a square."),
     h("div", { class: "row" }, photo(200),
-      heat(`probability of ${className(o.label)}, ${percent(Math.min(...flat))} (black) to ${percent(Math.max(...flat))}`,
-        o.probability, Math.max(...flat), grey),
-      heat(`sum of map ${o.map} of ${o.stage}, to ${number(Math.max(...strength), 3)} (white)`,
+      heat(`probability of ${className(o.label)}: ${percent(Math.min(...flat))} to ` +
+        `${percent(Math.max(...flat))}; black is 0, white 100%`, o.probability, 1, grey),
+      heat(`sum of map ${o.map} of ${o.stage}: black is 0, white ${number(Math.max(...strength), 3)}`,
         o.strength, Math.max(...strength), grey)),
     table("The likeliest class when a square is covered", ["class", "squares"],
       labels.map(([k, n]) => [className(k), whole(n)])),

@@ -36,7 +36,7 @@ from minigrad.training.inside import Inside
 from minigrad.training.run_folder import RunError, RunFolder
 
 REPORT = "report.html"
-LOOKED = 300  # held-out pictures that the instruments see
+LOOKED = 200  # held-out pictures that the instruments see
 MAPS = 4  # of a stage whose strongest places are shown
 SIDE = 96  # pixels of a patch or a projection
 STEPS = 600  # points of a curve
