@@ -14,7 +14,6 @@ import minigrad as mg
 from alexnet import PAPER
 from minigrad import functions as F
 from minigrad import nn
-from minigrad.distributed import Communicator
 from minigrad.functions.geometry import output_size
 from minigrad.network import Network, shrunken
 from minigrad.random import Stream
@@ -542,79 +541,44 @@ def test_nan_stays_in_its_windows(rng):
 
 # Every function: dtypes, layouts, and kernels against arrays.
 
-LABELS = np.array([1, 0, 4])
-CALLS = {
-    "add": (lambda a, b: F.add(F.add(a, 0.1), F.add(0.1, b)), (3, 4), (4,)),
-    "sub": (lambda a, b: F.sub(F.sub(a, 0.1), F.sub(0.1, b)), (3, 4), (3, 1)),
-    "mul": (lambda a, b: F.mul(F.mul(a, 0.1), F.mul(0.1, b)), (3, 4), (2, 1, 4)),
-    "div": (lambda a, b: F.div(F.div(a, 0.1), F.div(0.1, b)), (3, 4), (4,)),
-    "neg": (F.neg, (3, 4)),
-    "pow": (lambda x: F.pow(F.pow(x, 2), 0.5), (3, 4)),
-    "exp": (F.exp, (3, 4)),
-    "log": (lambda x: F.log(x * x), (3, 4)),
-    "matmul": (F.matmul, (3, 4), (4, 5)),
-    "sum": (lambda x: F.sum(x, 1) + F.sum(x), (3, 4)),
-    "mean": (lambda x: F.mean(x, (0, 2)) + F.mean(x), (3, 4, 2)),
-    "reshape": (lambda x: F.reshape(x, 2, -1), (3, 4)),
-    "flatten": (F.flatten, (2, 3, 4, 2)),
-    "transpose": (lambda x: F.transpose(x, 1, 2, 0), (2, 3, 4)),
-    "concat": (lambda a, b: F.concat([a, b], 1), (2, 3, 4), (2, 2, 4)),
-    "channels": (lambda x: F.channels(x, 1, 3), (2, 3, 4)),
-    "getitem": (lambda x: F.getitem(x, (slice(None, None, 2), 1)), (3, 4)),
-    "to": (lambda x: F.to(x, "cpu"), (3, 4)),
-    "relu": (F.relu, (3, 4, 5)),
-    "tanh": (F.tanh, (3, 4, 5)),
-    "sigmoid": (F.sigmoid, (3, 4, 5)),
-    "linear": (F.linear, (3, 4), (4, 5), (5,)),
-    "conv2d": (lambda x, w, b: F.conv2d(x, w, b, 2, 1, 2, True), (2, 6, 7, 4), (3, 2, 2, 6), (6,)),
-    "lrn": (lambda x: F.lrn(x, 4, 1.5, 0.3, 0.6, True, 2), (2, 3, 8)),
-    "lrn_within_map": (lambda x: F.lrn_within_map(x, 3, 0.5, 0.7, 0.6), (2, 4, 5, 3)),
-    "max_pool2d": (lambda x: F.max_pool2d(x, 3, 2, 1, True), (2, 6, 7, 3)),
-    "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True), (2, 6, 7, 3)),
-    "dropout": (
-        lambda x: F.dropout(F.dropout(x, 0.3, rng=Stream(2, "a")), 0.3, False, False),
-        (5, 6),
-    ),
-    "gather": (lambda x: F.gather(x, Communicator(), (6,)), (5, 6)),
-    "softmax": (F.softmax, (3, 5)),
-    "log_softmax": (F.log_softmax, (3, 5)),
-    "softmax_cross_entropy": (lambda x: F.softmax_cross_entropy(x, LABELS) * 2.0, (3, 5)),
-}
+CASES = {case.name: case for case in F.cases()}
 
 
 def inputs_of(name, dtype, layout=np.ascontiguousarray):
-    rng = np.random.default_rng(7)
     return [
-        mg.Tensor(layout(rng.standard_normal(s).astype(dtype)), requires_grad=True)
-        for s in CALLS[name][1:]
+        mg.Tensor(layout(a), requires_grad=True) if a.dtype.kind == "f" else a
+        for a in CASES[name].draw(dtype)
     ]
 
 
 def run(name, inputs, gy_layout=np.ascontiguousarray):
     """The output and the gradients of one call."""
-    y = CALLS[name][0](*inputs)
-    y.backward(
-        gy_layout(np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)).reshape(y.shape)
-    )
-    return [y.data, *[x.grad for x in inputs]]
+    y = CASES[name](*inputs)
+    gy = np.cos(np.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+    y.backward(gy_layout(gy).reshape(y.shape))
+    return [y.data, *[x.grad for x in inputs if isinstance(x, mg.Tensor)]]
 
 
-def test_every_function_is_called():
-    assert set(CALLS) == set(F.__all__)
+def test_every_function_has_cases():
+    assert {case.function for case in CASES.values()} == set(F.__all__)
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dtype_stays(name, dtype):
     assert {a.dtype.name for a in run(name, inputs_of(name, dtype))} == {dtype}
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", CASES)
 def test_float32_is_close_to_float64(name):
     singles = inputs_of(name, "float32")
-    doubles = [mg.Tensor(x.data.astype("float64"), requires_grad=True) for x in singles]
+    doubles = [
+        mg.Tensor(x.data.astype("float64"), requires_grad=True) if isinstance(x, mg.Tensor) else x
+        for x in singles
+    ]
     for single, double in zip(run(name, singles), run(name, doubles)):
-        same(single, double, **FLOAT32)
+        size = max(1.0, float(np.abs(double).max()))  # sums of many terms cancel
+        same(single / size, double / size, rtol=1e-5, atol=1e-5)
 
 
 def reversed_view(a):
@@ -625,7 +589,7 @@ def sliced_view(a):
     return np.repeat(a, 2, axis=-1)[..., ::2]
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("layout", [np.asfortranarray, reversed_view, sliced_view])
 def test_layout_in_memory_does_not_matter(name, layout):
     expected = run(name, inputs_of(name, "float64"))
@@ -633,15 +597,6 @@ def test_layout_in_memory_does_not_matter(name, layout):
     gy_layout = layout if expected[0].ndim else np.ascontiguousarray
     for actual, wanted in zip(run(name, given, gy_layout), expected):
         same(actual, wanted)
-
-
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_kernels_and_arrays_agree(name, dtype, monkeypatch):
-    chosen = run(name, inputs_of(name, dtype))
-    monkeypatch.setenv("MINIGRAD_KERNELS", "none")
-    for a, b in zip(chosen, run(name, inputs_of(name, dtype))):
-        same(a, b, **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("number", [0.1, 1, True, np.float64(0.1)])

@@ -7,7 +7,6 @@ at all; SGD by a rounding. After 20 steps of a small AlexNet, in which the loss 
 more than PyTorch's float32 differs from its own float64; in float64 losses and weights by 2e-15.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +20,10 @@ import alexnet  # noqa: E402
 import minigrad as mg  # noqa: E402
 from minigrad import functions as F  # noqa: E402
 from minigrad import kernels, optim  # noqa: E402
+from minigrad.functions.cases import Case  # noqa: E402
+from minigrad.functions.geometry import output_size  # noqa: E402
 from minigrad.models.records import LRN, Conv, Dense, Pool, ReLU  # noqa: E402
 from minigrad.network import Network, shrunken  # noqa: E402
-from minigrad.random import Stream  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("forms")
 torch.set_num_threads(1)
@@ -59,20 +59,36 @@ def across(f, x):
     return f(x.movedim(-1, 1)).movedim(1, -1)
 
 
-# PyTorch's forms of minigrad's functions, on channels-last tensors.
+# PyTorch's forms of minigrad's functions, on channels-last tensors, with minigrad's options.
 
 
-def torch_conv2d(x, w, b=None, **kwargs):
-    return last(T.conv2d(first(x), filters(w), b, **kwargs))
+def padded(x, kernel, stride, padding, ceil_mode, value=0.0):
+    """x with its padding, and as much more at the end as rounding the output up reaches."""
+    (kh, kw), (sh, sw), (ph, pw) = (
+        (v, v) if isinstance(v, int) else v for v in (kernel, stride, padding)
+    )
+    ends = []
+    for side, k, s, p in ((x.shape[1], kh, sh, ph), (x.shape[2], kw, sw, pw)):
+        last = output_size(side, k, s, p, ceil_mode) - 1
+        ends.append(max(last * s + k - side - p, 0))
+    return T.pad(first(x), (pw, max(pw, ends[1]), ph, max(ph, ends[0])), value=value)
 
 
-def torch_conv2d_rounding_up(x, w, b):
-    """Stride 2, kernel 3, 6 x 8 pixels: one more row and column of zeros."""
-    return last(T.conv2d(T.pad(first(x), (0, 1, 0, 1)), filters(w), b, stride=2))
+def torch_conv2d(x, w, b=None, stride=1, padding=0, groups=1, ceil_mode=False, relu=False):
+    x = padded(x, tuple(w.shape[:2]), stride, padding, ceil_mode)
+    y = last(T.conv2d(x, filters(w), b, stride, groups=groups))
+    return torch.relu(y) if relu else y
 
 
-def torch_lrn(x, n, k, alpha, beta, divide_by_n=False, groups=1):
-    """PyTorch always divides alpha by n."""
+def torch_linear(x, w, b=None, relu=False):
+    y = T.linear(x, w.T, b)
+    return torch.relu(y) if relu else y
+
+
+def torch_lrn(x, n=5, k=2.0, alpha=1e-4, beta=0.75, divide_by_n=False, groups=1):
+    """PyTorch always divides alpha by n, and takes three axes at least."""
+    if x.ndim < 3:
+        return torch_lrn(x[None], n, k, alpha, beta, divide_by_n, groups)[0]
     alpha = alpha if divide_by_n else alpha * n
     columns = torch.chunk(x, groups, dim=-1)
     return torch.cat(
@@ -80,167 +96,51 @@ def torch_lrn(x, n, k, alpha, beta, divide_by_n=False, groups=1):
     )
 
 
-def torch_lrn_within_map(x, n, k, alpha, beta):
+def torch_lrn_within_map(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
     """The mean over n x n pixels, zeros around the image counted."""
     before, after = n // 2, (n - 1) // 2
     mean = last(T.avg_pool2d(T.pad(first(x * x), (before, after, before, after)), n, stride=1))
     return x / (k + alpha * mean) ** beta
 
 
-def torch_max_pool2d(x, *window):
-    kernel, stride, padding, ceil_mode = window
-    return last(T.max_pool2d(first(x), kernel, stride, padding, ceil_mode=ceil_mode))
+def torch_max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    return last(T.max_pool2d(first(x), kernel_size, stride, padding, ceil_mode=ceil_mode))
 
 
-def torch_avg_pool2d(x, *window):
-    return last(T.avg_pool2d(first(x), *window, count_include_pad=False))
+def torch_avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
+    x = first(x)
+    y = T.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
+    return last(y)
 
 
-def torch_dropout(x, mask, scale):
-    return x * torch.from_numpy(mask) * scale
-
-
-@dataclass
-class Case:
-    """A function in both libraries, and the shapes of its inputs."""
-
-    name: str
-    ours: Callable
-    theirs: Callable
-    shapes: tuple[tuple[int, ...], ...]
-    arguments: tuple = ()  # after the inputs, for both
-    prepare: Callable = np.array  # of the random inputs
-
-
-def dropout_case(inverted: bool) -> Case:
+def torch_dropout(x, p=0.5, training=True, inverted=True, rng=None):
     """The mask is ours; what is checked is the scale, and that backward has the same mask."""
-    mask = F.dropout(np.ones((20, 30)), 0.3, rng=Stream(0, "torch")).data != 0
-    scale = 1 / 0.7 if inverted else 1.0
-    return Case(
-        f"dropout, inverted={inverted}",
-        lambda x: F.dropout(x, 0.3, inverted=inverted, rng=Stream(0, "torch")),
-        lambda x: torch_dropout(x, mask, scale),
-        ((20, 30),),
-    )
+    if not training:
+        return x if inverted else x * (1 - p)
+    kept = F.dropout(np.ones(x.shape), p, rng=rng()).data != 0
+    return x * torch.from_numpy(kept) / (1 - p if inverted else 1.0)
 
 
-LABELS = np.array([3, 0, 6, 6, 1])
+def torch_cross_entropy(x, t, reduction="mean"):
+    return T.cross_entropy(x, torch.from_numpy(t), reduction=reduction)
 
 
-def cross_entropy_case(reduction: str) -> Case:
-    return Case(
-        f"softmax_cross_entropy, {reduction}",
-        lambda x: F.softmax_cross_entropy(x, LABELS, reduction),
-        lambda x: T.cross_entropy(x, torch.from_numpy(LABELS), reduction=reduction),
-        ((5, 7),),
-    )
-
-
-CASES = [
-    Case(
-        "conv2d 3x3, padding 1",
-        lambda x, w, b: F.conv2d(x, w, b, padding=1),
-        lambda x, w, b: torch_conv2d(x, w, b, padding=1),
-        ((2, 7, 8, 5), (3, 3, 5, 6), (6,)),
-    ),
-    Case(
-        "conv2d 11x11, stride 4 (conv1)",
-        lambda x, w, b: F.conv2d(x, w, b, stride=4),
-        lambda x, w, b: torch_conv2d(x, w, b, stride=4),
-        ((2, 27, 31, 3), (11, 11, 3, 8), (8,)),
-    ),
-    Case(
-        "conv2d 5x5, padding 2, groups 2 (conv2)",
-        lambda x, w, b: F.conv2d(x, w, b, padding=2, groups=2),
-        lambda x, w, b: torch_conv2d(x, w, b, padding=2, groups=2),
-        ((2, 9, 8, 6), (5, 5, 3, 8), (8,)),
-    ),
-    Case(
-        "conv2d (3, 2), stride (2, 3), padding (0, 1)",
-        lambda x, w: F.conv2d(x, w, None, (2, 3), (0, 1)),
-        lambda x, w: torch_conv2d(x, w, stride=(2, 3), padding=(0, 1)),
-        ((1, 8, 9, 3), (3, 2, 3, 4)),
-    ),
-    Case(
-        "conv2d rounding up",
-        lambda x, w, b: F.conv2d(x, w, b, stride=2, ceil_mode=True),
-        torch_conv2d_rounding_up,
-        ((2, 6, 8, 3), (3, 3, 3, 4), (4,)),
-    ),
-    Case("linear", F.linear, lambda x, w, b: T.linear(x, w.T, b), ((9, 20), (20, 11), (11,))),
-    Case("relu", F.relu, T.relu, ((4, 5, 6),)),
-    Case("tanh", F.tanh, torch.tanh, ((4, 5, 6),)),
-    Case("sigmoid", F.sigmoid, torch.sigmoid, ((4, 5, 6),)),
-    Case("lrn n=5, the paper's", F.lrn, torch_lrn, ((2, 4, 4, 12),), (5, 2.0, 1e-4, 0.75)),
-    Case("lrn n=5, alpha=1", F.lrn, torch_lrn, ((2, 4, 4, 12),), (5, 2.0, 1.0, 0.75)),
-    Case(
-        "lrn n=4, divide_by_n, groups 2",
-        F.lrn,
-        torch_lrn,
-        ((2, 4, 4, 12),),
-        (4, 1.0, 2.0, 0.6, True, 2),
-    ),
-    Case(
-        "lrn_within_map n=5",
-        F.lrn_within_map,
-        torch_lrn_within_map,
-        ((2, 7, 8, 4),),
-        (5, 1.0, 3.0, 0.75),
-    ),
-    Case(
-        "lrn_within_map n=4",
-        F.lrn_within_map,
-        torch_lrn_within_map,
-        ((2, 7, 8, 4),),
-        (4, 0.5, 3.0, 0.6),
-    ),
-    Case(
-        "max_pool2d 3x3, stride 2",
-        F.max_pool2d,
-        torch_max_pool2d,
-        ((2, 9, 8, 5),),
-        (3, 2, 0, False),
-    ),
-    Case(
-        "max_pool2d 3x3, stride 2, padding 1, ceil",
-        F.max_pool2d,
-        torch_max_pool2d,
-        ((2, 8, 8, 5),),
-        (3, 2, 1, True),
-    ),
-    Case(
-        "max_pool2d of ties",
-        F.max_pool2d,
-        torch_max_pool2d,
-        ((2, 9, 9, 5),),
-        (3, 2, 1, False),
-        np.round,
-    ),
-    Case(
-        "avg_pool2d 3x3, stride 2",
-        F.avg_pool2d,
-        torch_avg_pool2d,
-        ((2, 9, 8, 5),),
-        (3, 2, 0, False),
-    ),
-    Case(
-        "avg_pool2d 3x3, stride 2, padding 1, ceil",
-        F.avg_pool2d,
-        torch_avg_pool2d,
-        ((2, 8, 8, 5),),
-        (3, 2, 1, True),
-    ),
-    Case("softmax", F.softmax, lambda x: torch.softmax(x, -1), ((4, 7),)),
-    Case("log_softmax", F.log_softmax, lambda x: torch.log_softmax(x, -1), ((4, 7),)),
-    *[cross_entropy_case(reduction) for reduction in ("mean", "sum", "none")],
-    *[dropout_case(inverted) for inverted in (False, True)],
-    Case(
-        "(a b + c) / exp(c) - log(c c), broadcast",
-        lambda a, b, c: (a @ b + c) / F.exp(c) - F.log(c * c),
-        lambda a, b, c: (a @ b + c) / torch.exp(c) - torch.log(c * c),
-        ((3, 4), (4, 5), (5,)),
-    ),
-]
+TWINS = {
+    "conv2d": torch_conv2d,
+    "linear": torch_linear,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "lrn": torch_lrn,
+    "lrn_within_map": torch_lrn_within_map,
+    "max_pool2d": torch_max_pool2d,
+    "avg_pool2d": torch_avg_pool2d,
+    "dropout": torch_dropout,
+    "softmax": lambda x: torch.softmax(x, -1),
+    "log_softmax": lambda x: torch.log_softmax(x, -1),
+    "softmax_cross_entropy": torch_cross_entropy,
+}
+CASES = [case for case in F.cases() if case.function in TWINS]
 
 
 @dataclass
@@ -263,22 +163,36 @@ def differences(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[list[
 
 def compare(case: Case) -> Difference:
     """Run a case forward and backward in both libraries, in float64."""
-    rng = np.random.default_rng(1)
-    arrays = [case.prepare(rng.standard_normal(shape)) for shape in case.shapes]
-    ours = [mg.Tensor(a, requires_grad=True) for a in arrays]
-    theirs = [torch.from_numpy(a.copy()).requires_grad_() for a in arrays]
-    y, t = case.ours(*ours, *case.arguments), case.theirs(*theirs, *case.arguments)
-    gy = rng.standard_normal(y.shape)
+    arrays = case.draw()
+    ours = [mg.Tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
+    theirs = [
+        torch.from_numpy(a.copy()).requires_grad_() if a.dtype.kind == "f" else a for a in arrays
+    ]
+    y, t = case(*ours), TWINS[case.function](*theirs, **case.options)
+    gy = np.random.default_rng(1).standard_normal(y.shape)
     y.backward(gy)
     t.backward(torch.from_numpy(gy))
     absolute, relative = differences(
-        [y.data, *[x.grad for x in ours]], [t.detach().numpy(), *[x.grad.numpy() for x in theirs]]
+        [y.data, *[x.grad for x in ours if isinstance(x, mg.Tensor)]],
+        [t.detach().numpy(), *[x.grad.numpy() for x in theirs if isinstance(x, torch.Tensor)]],
     )
     return Difference(absolute[0], max(absolute[1:]), relative)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_layer(case):
+    assert compare(case).relative < FLOAT64
+
+
+def test_arithmetic_with_broadcasting(monkeypatch):
+    monkeypatch.setitem(
+        TWINS, "expression", lambda a, b, c: (a @ b + c) / torch.exp(c) - torch.log(c * c)
+    )
+    case = Case(
+        "expression",
+        lambda a, b, c: (a @ b + c) / F.exp(c) - F.log(c * c),
+        (3, 4), (4, 5), (5,),
+    )  # fmt: skip
     assert compare(case).relative < FLOAT64
 
 

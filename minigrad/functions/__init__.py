@@ -6,8 +6,11 @@ the file conv2d.py holds the function conv2d, and `minigrad.functions.conv2d` is
 Function class is `from minigrad.functions.conv2d import Conv2d`).
 """
 
+import sys
+
 from minigrad.functions.avg_pool2d import avg_pool2d
 from minigrad.functions.basic import add, div, exp, log, matmul, mul, neg, pow, sub
+from minigrad.functions.cases import Case
 from minigrad.functions.conv2d import conv2d
 from minigrad.functions.dropout import dropout
 from minigrad.functions.gather import gather
@@ -57,3 +60,9 @@ __all__ = [
     "to",
     "transpose",
 ]
+
+
+def cases() -> list[Case]:
+    """The cases of every function, collected from the ends of their files."""
+    modules = dict.fromkeys(globals()[name].__module__ for name in __all__)
+    return [case for module in modules for case in sys.modules[module].CASES]

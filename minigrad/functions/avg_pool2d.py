@@ -17,6 +17,7 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import geometry
+from minigrad.functions.cases import Case
 from minigrad.functions.geometry import Windows
 
 
@@ -83,3 +84,21 @@ def avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
             f"avg_pool2d: padding {padding} must be smaller than the window {win.KH}x{win.KW}"
         )
     return AvgPool2d(win)(x)
+
+
+CASES = [
+    Case("avg_pool2d: 3x3 stride 2", avg_pool2d, (2, 7, 9, 5), kernel_size=3, stride=2),
+    Case("avg_pool2d: stride over kernel", avg_pool2d, (2, 8, 8, 3), kernel_size=2, stride=3),
+    Case("avg_pool2d: many channels", avg_pool2d, (1, 3, 4, 515), kernel_size=2, stride=1),
+    Case(
+        "avg_pool2d: padding", avg_pool2d, (2, 9, 9, 5), kernel_size=3, stride=2, padding=1
+    ),
+    Case(
+        "avg_pool2d: padding, ceil",
+        avg_pool2d, (2, 6, 5, 3), kernel_size=(3, 2), stride=(2, 1), padding=1, ceil_mode=True,
+    ),
+    Case(
+        "avg_pool2d: one more window at the end",
+        avg_pool2d, (2, 8, 8, 5), kernel_size=3, stride=2, padding=1, ceil_mode=True,
+    ),
+]  # fmt: skip

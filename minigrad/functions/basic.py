@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case, nonzero, positive
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -188,3 +189,23 @@ Tensor.operators |= {
     "pow": pow,
     "matmul": matmul,
 }
+
+
+CASES = [
+    Case("add", add, (3, 1, 4), (2, 4)),
+    Case("add: a number on either side", lambda a, b: add(add(a, 0.1), add(0.1, b)), (3, 4), (4,)),
+    Case("sub", sub, (3, 4), (4,)),
+    Case("sub: a number", lambda a, b: sub(sub(a, 0.1), sub(0.1, b)), (3, 4), (3, 1)),
+    Case("mul", mul, (3, 1, 4), (2, 4)),
+    Case("mul: a number", lambda a, b: mul(mul(a, 0.1), mul(0.1, b)), (3, 4), (2, 1, 4)),
+    Case("mul: x * x", lambda x: mul(x, x), (3, 4)),
+    Case("div", div, (3, 4), positive(3, 1, least=1.5)),
+    Case("div: a number", lambda a, b: div(div(a, 0.1), div(0.1, b)), (3, 4), positive(4)),
+    Case("neg", neg, (3, 4)),
+    Case("pow", lambda x: pow(x, 2.5), positive(3, 4)),
+    Case("pow: twice", lambda x: pow(pow(x, 2), 0.5), nonzero(3, 4, margin=0.5)),
+    Case("exp", exp, (3, 4)),
+    Case("log", log, positive(3, 4)),
+    Case("log: of a square", lambda x: log(mul(x, x)), nonzero(3, 4, margin=0.5)),
+    Case("matmul", matmul, (3, 4), (4, 5)),
+]

@@ -33,6 +33,7 @@ from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import direct, geometry
 from minigrad.functions.bias import add_bias, sum_rows
+from minigrad.functions.cases import Case, alternating, one_sign, positive, scaled
 from minigrad.functions.geometry import Windows
 from minigrad.functions.relu import relu_gradient
 
@@ -208,3 +209,43 @@ def conv2d(
         raise ValueError(f"conv2d: b must have shape ({O},), not {as_tensor(b).shape}")
     win = geometry.windows("conv2d", x, w.shape[:2], stride, padding, ceil_mode)
     return Conv2d(win, groups, relu)(x, w, b)
+
+
+CASES = [
+    Case("conv2d: 3x3", conv2d, (2, 5, 7, 3), (3, 3, 3, 4), (4,), padding=1),
+    Case("conv2d: no b", conv2d, (2, 5, 6, 3), (3, 3, 3, 4)),
+    Case("conv2d: as conv1", conv2d, (3, 27, 31, 3), (11, 11, 3, 5), (5,), stride=4),
+    Case("conv2d: as conv2", conv2d, (2, 9, 8, 6), (5, 5, 3, 8), (8,), padding=2, groups=2),
+    Case(
+        "conv2d: uneven", conv2d, (2, 6, 9, 4), (4, 2, 4, 3),
+        stride=(2, 3), padding=(3, 1), ceil_mode=True,
+    ),
+    Case(
+        "conv2d: one more window at the end",
+        conv2d, (2, 6, 8, 3), (3, 3, 3, 4), (4,), stride=2, ceil_mode=True,
+    ),
+    Case(
+        "conv2d: stride, padding, groups, ceil", conv2d, (2, 6, 7, 4), (3, 2, 2, 6), (6,),
+        stride=2, padding=1, groups=2, ceil_mode=True,
+    ),
+    Case(
+        "conv2d: other strides along the axes", conv2d, (1, 8, 9, 3), (3, 2, 3, 4),
+        stride=(2, 3), padding=(0, 1),
+    ),
+    Case("conv2d: window wider than the image", conv2d, (1, 2, 3, 2), (5, 5, 2, 3), padding=3),
+    Case(
+        "conv2d: several panels",
+        conv2d, (3, 4, 31, 10), (3, 3, 5, 134), (134,), padding=1, groups=2,
+    ),
+    Case("conv2d: wide groups", conv2d, (2, 5, 3, 96), (3, 2, 48, 80), (80,), groups=2),
+    Case(
+        "conv2d: mostly padding", conv2d, (1, 3, 1, 2), (2, 3, 2, 3), padding=(1, 6), stride=(5, 13)
+    ),
+    Case("conv2d: stride over the image", conv2d, (2, 3, 2, 2), (2, 3, 2, 3), padding=1, stride=7),
+    Case("conv2d: stride over kernel", conv2d, (1, 8, 7, 6), (1, 2, 2, 3), stride=3, groups=3),
+    Case(
+        "conv2d: relu", conv2d, (3, 7, 31, 8), scaled(0.02, 3, 3, 4, 70), alternating(5.0, 70),
+        stride=2, padding=1, groups=2, relu=True,
+    ),
+    Case("conv2d: relu, no b", conv2d, positive(2, 5, 6, 3), one_sign(3, 3, 3, 4), relu=True),
+]  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 
 from minigrad import kernels, random
 from minigrad.engine import Function, Tensor
+from minigrad.functions.cases import Case, fresh
 
 
 class Dropout(Function):
@@ -96,3 +97,11 @@ def dropout(
     if training:
         return Dropout(p, 1 / (1 - p) if inverted else 1.0, rng, place)(x)
     return Scale(1.0 if inverted else 1 - p)(x)
+
+
+CASES = [
+    Case("dropout", dropout, (3, 7, 11), p=0.3, rng=fresh),
+    Case("dropout: longer than a block", dropout, (2 * kernels.SPAN + 3,), rng=fresh),
+    Case("dropout: the paper's, training", dropout, (5, 6), p=0.3, inverted=False, rng=fresh),
+    Case("dropout: the paper's, test", dropout, (5, 6), p=0.3, training=False, inverted=False),
+]

@@ -16,6 +16,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.distributed import Communicator
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case
 
 
 class Gather(Function):
@@ -41,3 +42,6 @@ def gather(x, comm: Communicator, sizes: tuple[int, ...], shared: bool = False) 
             f" be its part of {sizes}, one for each rank"
         )
     return Gather(comm, tuple(sizes), shared)(x)
+
+
+CASES = [Case("gather", gather, (3, 5), comm=Communicator(), sizes=(5,))]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.bias import add_bias, sum_rows
+from minigrad.functions.cases import Case, alternating, one_sign, positive, scaled
 from minigrad.functions.relu import relu_gradient
 
 
@@ -61,3 +62,13 @@ def linear(x, w, b=None, relu: bool = False) -> Tensor:
     if b is not None and as_tensor(b).shape != (w.shape[1],):
         raise ValueError(f"linear: b must have shape ({w.shape[1]},), not {as_tensor(b).shape}")
     return Linear(relu)(x, w, b)
+
+
+CASES = [
+    Case("linear", linear, (9, 20), (20, 11), (11,)),
+    Case("linear: no b", linear, (3, 4), (4, 5)),
+    Case("linear: more than one vector of outputs", linear, (5, 4), (4, 33), (33,)),
+    Case("linear: a wide row", linear, (3, 2), (2, 4097), (4097,)),
+    Case("linear: relu", linear, (5, 4), scaled(0.1, 4, 33), alternating(3.0, 33), relu=True),
+    Case("linear: relu, no b", linear, positive(5, 4), one_sign(4, 3), relu=True),
+]

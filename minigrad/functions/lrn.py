@@ -27,6 +27,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case
 from minigrad.functions.geometry import whole
 
 CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
@@ -136,3 +137,20 @@ def lrn(
     return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(
         x
     )
+
+
+CASES = [
+    Case("lrn: the paper's", lrn, (2, 4, 4, 12)),
+    Case("lrn: alpha=1", lrn, (2, 3, 3, 17), alpha=1.0),
+    Case("lrn: many channels", lrn, (2, 4100), alpha=1.0),
+    Case("lrn: one channel", lrn, (2, 3, 3, 1), alpha=1.0),
+    Case("lrn: four channels", lrn, (5, 4), alpha=1.0),
+    Case("lrn: n above C", lrn, (4, 3), n=9, alpha=1.0),
+    Case(
+        "lrn: even n, per column, divided",
+        lrn, (2, 3, 12), n=4, k=1.5, alpha=2.0, beta=0.6, divide_by_n=True, groups=2,
+    ),
+    Case(
+        "lrn: beta of one half", lrn, (3, 10), n=4, alpha=2.0, beta=0.5, divide_by_n=True, groups=2
+    ),
+]  # fmt: skip

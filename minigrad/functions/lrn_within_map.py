@@ -20,6 +20,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case
 from minigrad.functions.geometry import whole
 from minigrad.functions.lrn import check_constants, window_sum
 
@@ -68,3 +69,11 @@ def lrn_within_map(
     n = whole(n, "n", "lrn_within_map")
     check_constants("lrn_within_map", k, alpha, beta)
     return LRNWithinMap(n, float(k), float(alpha), float(beta))(x)
+
+
+CASES = [
+    Case("lrn_within_map: alpha=10", lrn_within_map, (2, 6, 7, 3), alpha=10.0),
+    Case("lrn_within_map: n=2", lrn_within_map, (2, 3, 4, 2), n=2, alpha=4.0),
+    Case("lrn_within_map: even n", lrn_within_map, (2, 7, 8, 4), n=4, k=0.5, alpha=3.0, beta=0.6),
+    Case("lrn_within_map: n above the side", lrn_within_map, (2, 4, 5, 3), n=9, alpha=9.0),
+]

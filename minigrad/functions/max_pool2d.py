@@ -19,6 +19,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions import geometry
+from minigrad.functions.cases import Case, apart, ties
 from minigrad.functions.geometry import Windows
 
 
@@ -97,3 +98,23 @@ def max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode: bool = False) 
             " in one byte"
         )
     return MaxPool2d(win)(x)
+
+
+CASES = [
+    Case("max_pool2d: 3x3 stride 2", max_pool2d, apart(2, 7, 9, 5), kernel_size=3, stride=2),
+    Case("max_pool2d: stride over kernel", max_pool2d, apart(2, 8, 8, 3), kernel_size=2, stride=3),
+    Case("max_pool2d: many channels", max_pool2d, apart(1, 3, 4, 515), kernel_size=2, stride=1),
+    Case(
+        "max_pool2d: padding", max_pool2d, apart(2, 9, 9, 5), kernel_size=3, stride=2, padding=1
+    ),
+    Case(
+        "max_pool2d: padding, ceil",
+        max_pool2d, apart(2, 6, 5, 3), kernel_size=(3, 2), stride=(2, 1), padding=1, ceil_mode=True,
+    ),
+    Case(
+        "max_pool2d: one more window at the end",
+        max_pool2d, apart(2, 8, 8, 5), kernel_size=3, stride=2, padding=1, ceil_mode=True,
+    ),
+    Case("max_pool2d: 256 taps", max_pool2d, apart(1, 260, 2, 2), kernel_size=(256, 1), stride=1),
+    Case("max_pool2d: ties", max_pool2d, ties(2, 9, 9, 5), smooth=False, kernel_size=3, stride=2),
+]  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.basic import mul
+from minigrad.functions.cases import Case
 
 
 class Sum(Function):
@@ -38,3 +39,11 @@ def mean(x, axis=None, keepdims: bool = False) -> Tensor:
 
 
 Tensor.operators |= {"sum": sum, "mean": mean}
+
+
+CASES = [
+    Case("sum", sum, (3, 4)),
+    Case("sum: axis 1", sum, (3, 4, 2), axis=1),
+    Case("mean", mean, (3, 4)),
+    Case("mean: axes 1, 2", mean, (3, 4, 2, 3), axis=(1, 2), keepdims=True),
+]

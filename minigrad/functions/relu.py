@@ -17,6 +17,7 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor
+from minigrad.functions.cases import Case, nonzero
 
 
 def relu_gradient(gy: Array, y: Array) -> Array:
@@ -54,3 +55,10 @@ class ReLU(Function):
 def relu(x) -> Tensor:
     """max(0, x), element by element. x: any shape."""
     return ReLU()(x)
+
+
+CASES = [
+    Case("relu", relu, nonzero(3, 5, 7)),
+    Case("relu: one number", relu, nonzero(1)),
+    Case("relu: longer than a block", relu, nonzero(2 * kernels.SPAN + 3)),
+]

@@ -7,6 +7,7 @@ import numpy as np
 
 from minigrad import backend
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case
 
 
 class Reshape(Function):
@@ -146,3 +147,15 @@ def to(x, device: str) -> Tensor:
 
 
 Tensor.operators |= {"getitem": getitem, "reshape": reshape, "transpose": transpose, "to": to}
+
+
+CASES = [
+    Case("reshape", lambda x: reshape(x, 4, -1), (3, 4, 2)),
+    Case("flatten", flatten, (3, 4, 2, 2)),
+    Case("transpose", lambda x: transpose(x, 2, 0, 1), (3, 4, 2)),
+    Case("concat", lambda a, b: concat([a, b]), (2, 3, 3), (2, 3, 4)),
+    Case("concat: axis 1", lambda a, b: concat([a, b], 1), (2, 3, 4), (2, 2, 4)),
+    Case("channels", lambda x: channels(x, 1, 3), (2, 3, 4)),
+    Case("getitem", lambda x: getitem(x, (1, ..., slice(None, None, 2))), (2, 3, 4)),
+    Case("to", lambda x: to(x, "cpu"), (2, 3)),
+]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from minigrad.engine import Function, Tensor
+from minigrad.functions.cases import Case
 
 
 class Sigmoid(Function):
@@ -28,3 +29,6 @@ class Sigmoid(Function):
 def sigmoid(x) -> Tensor:
     """1 / (1 + exp(-x)), element by element. x: any shape."""
     return Sigmoid()(x)
+
+
+CASES = [Case("sigmoid", sigmoid, (3, 4, 5))]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case
 
 
 class Softmax(Function):
@@ -55,3 +56,10 @@ def softmax(x) -> Tensor:
 def log_softmax(x) -> Tensor:
     """log(softmax(x)) over the last axis, without overflow. x: (..., C)."""
     return LogSoftmax()(_checked("log_softmax", x))
+
+
+CASES = [
+    Case("softmax", softmax, (4, 7)),
+    Case("softmax: one axis", softmax, (5,)),
+    Case("log_softmax", log_softmax, (4, 7)),
+]

@@ -15,6 +15,7 @@ import numpy as np
 
 from minigrad import backend, kernels
 from minigrad.engine import Function, Tensor, as_tensor
+from minigrad.functions.cases import Case, labels, scaled
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -102,3 +103,16 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
             f" labels are 0 to {logits.shape[1] - 1}"
         )
     return SoftmaxCrossEntropy(labels, reduction)(logits)
+
+
+CASES = [
+    Case("softmax_cross_entropy", softmax_cross_entropy, scaled(3.0, 7, 5), labels(5, 7)),
+    *[
+        Case(
+            f"softmax_cross_entropy: {how}",
+            softmax_cross_entropy, scaled(3.0, 7, 5), labels(5, 7), reduction=how,
+        )
+        for how in ("sum", "none")
+    ],
+    Case("softmax_cross_entropy: one class", softmax_cross_entropy, (3, 1), labels(1, 3)),
+]  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from minigrad.engine import Function, Tensor
+from minigrad.functions.cases import Case
 
 
 class Tanh(Function):
@@ -27,3 +28,6 @@ class Tanh(Function):
 def tanh(x) -> Tensor:
     """tanh(x), element by element. x: any shape."""
     return Tanh()(x)
+
+
+CASES = [Case("tanh", tanh, (3, 4, 5))]
