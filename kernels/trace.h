@@ -4,6 +4,7 @@
 //
 // An access outside its array is recorded and not made: a load gives 0.
 #pragma once
+#include <atomic>
 #include <barrier>
 #include <cmath>
 #include <cstdint>
@@ -41,9 +42,11 @@ inline long long shared_size;        // bytes of shared memory
 inline int watched_array = -2;       // records only accesses to this array ...
 inline long long watched_offset = 0;  // ... at this place; -2: all
 inline std::vector<char> shared;
+inline std::atomic<long long> outside{0};  // accesses outside their array, watched or not
 
 inline bool note(int array, long long offset, int size, bool write, std::source_location at) {
   bool inside = 0 <= offset && offset + size <= (array < 0 ? shared_size : sizes[array]);
+  if (!inside) ++outside;
   if (watched_array == -2 || (array == watched_array && offset == watched_offset))
     own.push_back({offset, at.file_name(), blockIdx.x, threadIdx.x, epoch, array, (int)at.line(),
                    (int)at.column(), size, write});
@@ -143,6 +146,7 @@ void run_traced(void (*kernel)(A...), long long first, long long count, int thre
                 long long shared_bytes, void **args, const long long *sizes) {
   using namespace tracing;
   accesses.clear();
+  outside = 0;
   std::copy(sizes, sizes + sizeof...(A), tracing::sizes);
   shared_size = shared_bytes;
   blockDim.x = threads;
@@ -178,6 +182,7 @@ extern "C" inline __attribute__((used)) void watch(int array, long long offset) 
 extern "C" inline __attribute__((used)) long long recorded() {
   return (long long)tracing::accesses.size();
 }
+extern "C" inline __attribute__((used)) long long outside_arrays() { return tracing::outside; }
 extern "C" inline __attribute__((used)) const Access *records() {
   return tracing::accesses.data();
 }

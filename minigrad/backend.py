@@ -136,6 +136,13 @@ def release_memory() -> None:
         cupy().get_default_memory_pool().free_all_blocks()
 
 
+def gpu_bus(device: str) -> str:
+    """Which card a device is, by its place on the PCI bus: processes may count theirs from 0
+    each."""
+    index = parse_device(device)[1] or 0
+    return str(cupy().cuda.runtime.deviceGetPCIBusId(index))
+
+
 def gpu_name(index: int) -> str:
     """What the driver calls a GPU."""
     name = cupy().cuda.runtime.getDeviceProperties(index)["name"]

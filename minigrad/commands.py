@@ -115,9 +115,11 @@ def main(
     sub.add_argument("pictures", nargs="+", help="picture files")
     sub.add_argument("--device", default=Options.device)
     add_look(commands)
+    place = "pictures of the same classes; default: what the run held out"
     sub = commands.add_parser("report", help="write the page into a run's network again")
     sub.add_argument("run", help=run)
     sub.add_argument("--picture", metavar="FILE", help="to look at; default: of what it held out")
+    sub.add_argument("--data", dest="place", metavar="WHERE", help=place)
     kind = "numbers: without any picture"
     sub.add_argument("--kind", choices=("full", "numbers"), default="full", help=kind)
     page = "default: report.html in the run's folder"
@@ -197,9 +199,10 @@ def run_command(
         comm = connect()
         machine.set_up(comm.local_size)
         command(comm)
+        comm.beat(done=True)
     except (ValueError, RunError, DistributedError, kernels.KernelError, OSError) as error:
         if "MINIGRAD_TRACEBACK" in os.environ:
-            raise
+            return fail(comm, traceback.format_exc(), 2)
         return fail(comm, f"error: {error}", 2)
     except Stopped as stop:  # all ranks have
         if comm.rank == 0:
@@ -220,8 +223,11 @@ def fail(comm: Communicator, sentence: str, code: int) -> int:
     if comm.size > 1:
         time.sleep(0.5 * (comm.rank > 0))
         sentence = f"rank {comm.rank} on {comm.host}: {sentence}" if comm.rank else sentence
-    print(sentence, file=sys.stderr, flush=True)
-    comm.abort(code)
+    try:
+        comm.beat(said=True)
+        print(sentence, file=sys.stderr, flush=True)
+    finally:
+        comm.abort(code)
     return code
 
 

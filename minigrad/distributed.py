@@ -47,7 +47,8 @@ class Beat:
 
     def __init__(self, folder: str, rank: int, host: str) -> None:
         self.file = os.open(os.path.join(folder, f"rank-{rank}"), os.O_WRONLY | os.O_CREAT, 0o600)
-        self.now = {"rank": rank, "host": host, "pid": os.getpid(), "step": None, "run": None}
+        self.now = {"rank": rank, "host": host, "pid": os.getpid(), "step": None, "run": None,
+                    "done": False}  # fmt: skip
         self(waiting=False)
 
     def __call__(self, **values: Any) -> None:
@@ -90,8 +91,12 @@ class Communicator:
         """Rank 0's value."""
         return value
 
-    def sum(self, array: Array) -> None:
-        """Add up the contiguous arrays of all ranks, in place."""
+    def mark(self) -> Any:
+        """Where the work stands that this thread has asked its device for: see sum."""
+
+    def sum(self, array: Array, after: Any = None) -> None:
+        """Add up the contiguous arrays of all ranks, in place. after: a mark, behind which this
+        array is complete; None: behind all that was asked for."""
 
     def join(self, array: Array, sizes: Sequence[int]) -> Array:
         """The arrays of all ranks one after the other along the last axis, of these sizes."""
@@ -151,7 +156,7 @@ class Mpi(Communicator):
         with self.waiting():
             return self.world.bcast(value)
 
-    def sum(self, array: Array) -> None:
+    def sum(self, array: Array, after: Any = None) -> None:
         host = backend.to_numpy(array)  # the array itself on a CPU, a copy of one on a GPU
         flat = host.reshape(-1)
         step = max(1, PIECE // array.itemsize)

@@ -27,6 +27,9 @@ from typing import Any
 from minigrad.distributed import BEATS, DistributedError, read_beats
 
 POLL = 0.2  # seconds between two looks at the ranks
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 NOISE = re.compile(
     r"^Abort\(|^[=\s]*$|^=   |^YOUR APPLICATION|^This typically|^Please see|^HYDT|^\[mpiexec"
 )
@@ -66,13 +69,10 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
             errors="backslashreplace",
             start_new_session=True,  # a Ctrl-C reaches the ranks once, from here
         )
-        echo = threading.Thread(target=pass_on, args=(process,))
-        echo.start()
         watch = Watch(process, folder)
-        before = {
-            number: signal.signal(number, watch.signal)
-            for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        echo = threading.Thread(target=watch.pass_on)
+        echo.start()
+        before = {number: signal.signal(number, watch.signal) for number in SIGNALS}
         try:
             why = watch.until_the_end(timeout)
         finally:
@@ -80,19 +80,14 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
                 signal.signal(number, handler)
             watch.end()
             echo.join()
-        code = process.returncode
-        if code in (0, 130) and not why:
-            return code
-        print(verdict(read_beats(folder), watch.dead, code, why), file=sys.stderr, flush=True)
+        code, beats = process.returncode, read_beats(folder)
+        done = sum(beat["done"] for beat in beats) == ranks
+        if not why and (code == 130 or watch.signals > 1 or (code == 0 and done)):
+            return 130 if watch.signals > 1 else code
+        sentence = verdict(beats, watch.dead, watch.killed_by, why)
+        if sentence:
+            print(sentence, file=sys.stderr, flush=True)
         return 2
-
-
-def pass_on(process: subprocess.Popen) -> None:
-    """Print what the ranks say, without mpiexec's banner."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if not NOISE.match(line) or not line.strip():
-            print(line, end="", flush=True)
 
 
 class Watch:
@@ -107,6 +102,23 @@ class Watch:
         self.seen: set[int] = set()
         self.dead: list[int] = []
         self.shared: set[str] = set()  # files of shared memory that MPICH has mapped for them
+        self.signals = 0  # that were passed on
+        self.killed_by = 0  # the signal that ended a rank, as mpiexec says
+
+    def pass_on(self) -> None:
+        """Print what the ranks say, without mpiexec's banner. Where nobody listens any more, the
+        ranks stop as after SIGTERM; what they say is taken from them all the same."""
+        assert self.process.stdout is not None
+        heard = True
+        for line in self.process.stdout:
+            if found := re.match(r".*EXIT STRING: .*\(signal (\d+)\)", line):
+                self.killed_by = int(found[1])
+            if heard and (not NOISE.match(line) or not line.strip()):
+                try:
+                    print(line, end="", flush=True)
+                except OSError:
+                    heard = False
+                    self.signal(signal.SIGTERM, None)
 
     def until_the_end(self, timeout: float) -> str:
         """Wait for it. Returns why the ranks had to be ended, or ""."""
@@ -136,6 +148,7 @@ class Watch:
     def signal(self, number: int, _: object) -> None:
         """Pass a signal on to the ranks; mpiexec, which loses one in twenty, gets it before there
         are any."""
+        self.signals += 1
         for pid in list(self.alive) or [self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -155,17 +168,20 @@ def name(beat: dict[str, Any]) -> str:
     return f"rank {beat['rank']} on {beat['host']} (process {beat['pid']})"
 
 
-def verdict(beats: list[dict[str, Any]], dead: Sequence[int], code: int, why: str) -> str:
-    """One sentence: which rank, at which step, and how to go on."""
-    lost = [beat for beat in beats if beat["pid"] in dead]
-    if not why and lost and code > 2:
-        why = f"{name(lost[0])} was killed by signal {code}"
-    elif not why and code > 2:
-        why = f"a rank was killed by signal {code}"
-    elif not why:
-        why = "a rank failed, as it says above"
+def verdict(beats: list[dict[str, Any]], dead: Sequence[int], killed_by: int, why: str) -> str:
+    """One sentence: which rank, at which step, and how to go on. Empty where a rank has said why,
+    and there is no run to go on with."""
+    lost = [beat for beat in beats if beat["pid"] in dead and not beat["done"]]
+    if not why and killed_by:
+        why = f"{name(lost[0]) if lost else 'a rank'} was killed by signal {killed_by}"
+    said = not why and any(beat.get("said") for beat in beats)
+    if not why and not said and lost:
+        why = f"{name(lost[0])} ended before its work was done"
     step = max((beat["step"] for beat in beats if beat["step"] is not None), default=None)
     run = next((beat["run"] for beat in beats if beat["run"]), None)
+    if said and run is None:
+        return ""
+    why = why or ("a rank failed, as it says above" if said else "a rank failed")
     at = f" at step {step}" if step is not None else ""
     further = f"; go on with --resume {run}" if run else ""
     return f"error: {why}{at}: all ranks have ended{further}"

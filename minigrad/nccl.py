@@ -45,12 +45,16 @@ class Nccl(Communicator):
     def abort(self, code: int) -> None:
         self.ranks.abort(code)
 
+    def mark(self) -> Any:
+        with backend.on_device(self.device):
+            return backend.cupy().cuda.get_current_stream().record()
+
     @contextmanager
-    def sending(self) -> Iterator[int]:
-        """Inside, calls on the stream that is given begin after what the device was asked for
-        before; they have ended behind it."""
+    def sending(self, after: Any = None) -> Iterator[int]:
+        """Inside, calls on the stream that is given begin after the mark, or after all that the
+        device was asked for; they have ended behind it."""
         with backend.on_device(self.device), self.waiting():
-            self.stream.wait_event(backend.cupy().cuda.get_current_stream().record())
+            self.stream.wait_event(self.mark() if after is None else after)
             yield self.stream.ptr
             self.stream.synchronize()
 
@@ -62,9 +66,9 @@ class Nccl(Communicator):
             return self.library.NCCL_FLOAT64
         raise TypeError(f"NCCL adds up float32 and float64 here, not {array.dtype}")
 
-    def sum(self, array: Array) -> None:
+    def sum(self, array: Array, after: Any = None) -> None:
         pointer, kind = array.data.ptr, self.kind(array)
-        with self.sending() as stream:
+        with self.sending(after) as stream:
             self.link.allReduce(pointer, pointer, array.size, kind, self.library.NCCL_SUM, stream)
 
     def join(self, array: Array, sizes: Sequence[int]) -> Array:
@@ -101,7 +105,7 @@ def between_gpus(
     if comm.size == 1 or device == "cpu":
         return comm
     library = backend.nccl()
-    places = comm.exchange((comm.host, device, library is not None))
+    places = comm.exchange((comm.host, backend.gpu_bus(device), library is not None))
     if not all(has for *_, has in places):
         why = "NCCL is not installed everywhere (pip install nvidia-nccl-cu13, or -cu12)"
     elif len(set(places)) < comm.size:

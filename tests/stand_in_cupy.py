@@ -339,6 +339,7 @@ cuda = SimpleNamespace(
     get_current_stream=Stream,
     runtime=SimpleNamespace(
         getDeviceCount=lambda: DEVICES,
+        deviceGetPCIBusId=lambda index: f"0000:0{index}:00.0",
         getDeviceProperties=lambda index: {"name": b"a stand-in for a GPU"},
         memGetInfo=lambda: (16 << 30, 16 << 30),
     ),

@@ -23,7 +23,7 @@ class Double(Communicator):
     def exchange(self, value):
         return [value, value]
 
-    def sum(self, array):
+    def sum(self, array, after=None):
         self.sums.append(array.shape)
         self.threads.append(threading.current_thread())
         array += array
@@ -101,8 +101,8 @@ def test_the_last_layers_travel_while_the_first_run_backward():
     begun = threading.Event()
 
     class Far(Double):
-        def sum(self, array):
-            super().sum(array)
+        def sum(self, array, after=None):
+            super().sum(array, after)
             if array.shape == (5, 3):
                 begun.set()
 
@@ -122,9 +122,13 @@ def test_a_rank_without_rows_gives_zeros():
 
 def test_a_sum_that_fails_says_so():
     class Broken(Double):
-        def sum(self, array):
-            raise OSError("the network is down")
+        def sum(self, array, after=None):
+            super().sum(array, after)
+            if len(self.sums) == 2:
+                raise OSError("the network is down")
 
     for overlaps in (False, True):
+        comm = Broken(overlaps)
         with pytest.raises(OSError, match="the network is down"):
-            filled(Broken(overlaps))
+            filled(comm)
+        assert len(comm.sums) == 2, "none behind it: it would meet another rank's next one"

@@ -126,6 +126,27 @@ def test_two_gpus_compute_the_gradients_of_one_process():
             assert np.abs(found[name] - p.grad).max() <= 2e-6 * scale, name
 
 
+def test_a_sum_waits_for_its_own_gradient_alone():
+    """Not for what the device was asked for later, which is the rest of the backward pass."""
+
+    def action(comm, device):
+        nccl = unique(comm, device)
+        first, second = (backend.to_device(np.ones(3, np.float32), device) for _ in range(2))
+        mark = nccl.mark()
+        later = second + 1
+        with pytest.raises(NcclError, match="does not wait for"):
+            nccl.sum(later, mark)  # of this thread's own work the stand-in knows
+        done = []
+        thread = threading.Thread(target=lambda: done.append(nccl.sum(first, mark)))
+        thread.start()
+        thread.join()
+        assert nccl.stream.waited == mark < stand_in_cupy.asked()
+        return first.get()
+
+    for summed in on_ranks(action):
+        np.testing.assert_array_equal(summed, [2, 2, 2])
+
+
 def test_two_columns_on_two_gpus():
     x, t = batch(4)
     alone = Network(TINY, 4, seed=0)

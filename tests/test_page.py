@@ -1,5 +1,7 @@
 """The page into a network: its arithmetic against the engine's, and its form, in Chromium."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import alexnet
 from minigrad import page
@@ -144,6 +147,26 @@ def test_the_page_computes_what_the_engine_computes(opened, tmp_path, name):
 
 
 @in_browser
+@pytest.mark.parametrize("name", ["caffe", "krizhevsky2012", "paper"])
+def test_the_lines_of_lrn_can_be_followed(opened, tmp_path, name):
+    """s = k + alpha sum, as it is printed, with alpha divided where it is; and a bound below."""
+    model, x, _ = network(ARITHMETIC[name])
+    (tmp_path / "page.html").write_text(page.page(bare(model, x)))
+    tab = opened(tmp_path / "page.html")
+    for stage in [s for s in model.stages if "norm" in s]:
+        tab.evaluate("hash => { location.hash = hash; }", f"#{stage}/1/2,2")
+        tab.wait_for_function(
+            "s => document.querySelector('h2').textContent.startsWith(s)", arg=stage
+        )
+        said = tab.locator("main .panel").first.inner_text().replace("\u2212", "-")
+        k, alpha, total, s = map(
+            float, re.search(r"sum = (\S+) \+ (\S+) \u00b7 (\S+) = (\S+)", said).groups()
+        )
+        assert s == pytest.approx(k + alpha * total, rel=1e-3), (stage, said)
+        assert "The engine's value is within " in said
+
+
+@in_browser
 def test_a_wrong_number_is_seen(opened, tmp_path):
     """The bound is no excuse: one weight that is off by 6 % of the largest is outside it."""
     model, x, _ = network(TINY)
@@ -185,6 +208,7 @@ def test_a_training_leaves_its_page(trained):
     assert text.splitlines()[1].startswith("<!-- This page holds pictures that the run was given")
     data = json.loads(re.search(r'id="data">(.*)</script>\n<script>', text)[1])
     assert data["absent"] == {}
+    assert len(text) <= page.BUDGET
     assert len(data["nine"]["relu5"]["maps"]) == 4
     assert {row["map"] for row in data["projections"]["relu1"]} <= set(range(6))
     again = write_report(trained, output=trained.parent / "again.html", workers=0)
@@ -260,6 +284,10 @@ def test_the_keyboard_reaches_everything(trained, opened):
     tab = opened(trained / "report.html")
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.className") == "skip"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("[document.activeElement.id, location.hash]") == ["main", ""]
+    tab.reload()
+    tab.wait_for_selector("html[data-ready]")
     for _ in range(40):
         tab.keyboard.press("Tab")
         if tab.evaluate("document.activeElement.textContent") == "conv2":
@@ -278,9 +306,20 @@ def test_the_keyboard_reaches_everything(trained, opened):
     ]:
         tab.keyboard.press(key)
         tab.wait_for_function("t => document.querySelector('h2').textContent === t", arg=title)
-    tab.locator("input[type=number]").nth(1).fill("5")
+    tab.locator("#choose-row").fill("5")
     tab.keyboard.press("Enter")
     tab.wait_for_function("location.hash === '#conv2/1/5,2'")
+    tab.locator("#choose-map").focus()
+    for count in (2, 3):  # the control keeps the focus, and the keys their meaning
+        tab.keyboard.press("ArrowUp")
+        tab.wait_for_function(f"location.hash === '#conv2/{count}/5,2'")
+        assert tab.evaluate("document.activeElement.id") == "choose-map"
+    tab.evaluate("() => { location.hash = '#stage/conv4'; }")
+    tab.wait_for_function("document.querySelector('h2').textContent.startsWith('conv4')")
+    tab.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    tab.locator("main a[href^='#conv4/20']").click()
+    tab.wait_for_function("location.hash.startsWith('#conv4/20')")
+    assert tab.evaluate("window.scrollY") == 0
     for bad in ("#conv2/999/99,99", "#conv2/x/y", "#nowhere", "#stage/none", "#%F0%9F"):
         tab.evaluate("hash => { location.hash = hash; }", bad)
         tab.wait_for_timeout(30)
@@ -288,13 +327,34 @@ def test_the_keyboard_reaches_everything(trained, opened):
     assert tab.errors == []
 
 
+def test_a_page_in_no_time_says_what_it_lacks(trained, tmp_path):
+    path = write_report(trained, output=tmp_path / "quick.html", workers=0, seconds=-1)
+    data = json.loads(re.search(r'id="data">(.*)</script>\n<script>', path.read_text())[1])
+    assert data["nine"] is None
+    assert data["absent"]["nine"] == (
+        "Left out, for the sake of the training's time: alexnet.py report makes a whole page."
+    )
+    assert data["stages"]
+
+
 def test_numbers_leave_every_picture_out(trained, tmp_path):
     path = write_report(trained, "numbers", output=tmp_path / "numbers.html", workers=0)
     text = path.read_text()
-    assert text.splitlines()[1].startswith("<!-- This page holds the run's numbers, and none of")
+    assert text.splitlines()[1].startswith("<!-- This page holds numbers of the run and")
     assert text.count("data:image") == 1
     data = json.loads(re.search(r'id="data">(.*)</script>\n<script>', text)[1])
     assert data["picture"]["words"] == "a drawn picture, none of the run's"
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(data["picture"]["source"][22:]))))
+    block = data["input"]
+    x = page.decoded(block["numbers"]) * np.array(block["scales"])
+    apart = x - shown.astype(np.float64) * np.linalg.lstsq(
+        shown[..., :1].astype(float).ravel()[:, None] - shown[..., 0].mean(),
+        (x[..., 0] - x[..., 0].mean()).ravel(), rcond=None,
+    )[0]  # fmt: skip
+    assert np.ptp(apart, axis=(0, 1)).max() < 0.02 * np.ptp(x), "no trace of the mean picture"
+    assert str(trained.parent) not in text
+    with pytest.raises(ValueError, match="a page of numbers shows no picture"):
+        write_report(trained, "numbers", picture="a.png")
     for part in ("projections", "occlusion", "nine", "evolution", "neighbours", "predictions"):
         assert data[part] is None
 
@@ -320,7 +380,7 @@ def test_a_page_without_the_set(trained, tmp_path):
 def test_a_page_that_cannot_be_written_ends_no_run(trained, monkeypatch, capsys):
     from minigrad.training import session
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(session, "write_report", fail)

@@ -28,10 +28,15 @@ def races(trace: Trace) -> list[str]:
     a = trace.accesses
     if not len(a):
         return []
-    space = np.where(a["array"] < 0, a["block"].astype(np.int64) + (1 << 40), a["array"])
+    # Two parameters may be one array; each block has a shared memory of its own.
+    begin = np.zeros(len(a), np.int64)
+    for n, array in trace.arrays.items():
+        begin[a["array"] == n] = array.address
+    space = np.where(a["array"] < 0, a["block"].astype(np.int64), -1)
+    address = begin + a["offset"]
     found: dict[tuple, str] = {}
-    order = np.lexsort((a["offset"], space))
-    edges = np.flatnonzero((np.diff(space[order]) != 0) | (np.diff(a["offset"][order]) != 0))
+    order = np.lexsort((address, space))
+    edges = np.flatnonzero((np.diff(space[order]) != 0) | (np.diff(address[order]) != 0))
     for group in np.split(order, edges + 1):
         some = a[group]
         if not some["write"].any() or len({(int(r["block"]), int(r["thread"])) for r in some}) < 2:

@@ -43,7 +43,8 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
     )
     lines = [
         f"{rows[output].name}[{', '.join(map(str, at))}] is stored by thread {owner} of block"
-        f" {block}; the launch has {launch.blocks:,} blocks of {trace.threads} threads."
+        f" {block}; the launch has {launch.blocks:,} blocks of {trace.threads} threads. What"
+        " each thread loaded since its store before (registers are not recorded):",
     ]
     used: list[str] = []
 
@@ -55,11 +56,11 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
     for store in stores:
         needed = made_of(own, int(store))
         for load in needed[(needed["array"] < 0) & (needed["write"] == 0)]:
-            put = (a["array"] < 0) & (a["offset"] == load["offset"]) & (a["write"] == 1)
-            put &= a["epoch"] < load["epoch"]
-            if not put.any():
+            put = a[(a["array"] < 0) & (a["offset"] == load["offset"]) & (a["write"] == 1)]
+            put = put[put["epoch"] < load["epoch"]]
+            if not len(put):
                 continue
-            other = a[a["thread"] == a[put][-1]["thread"]]
+            other = a[a["thread"] == put[put["epoch"].argmax()]["thread"]]
             last = np.flatnonzero(
                 (other["array"] < 0)
                 & (other["offset"] == load["offset"])

@@ -66,7 +66,8 @@ def compiled(sources: Path, real: str = "float") -> Path:
     main = '#define HOST\n#include "prelude.cuh"\n'
     main += "".join(f'#include "{name}"\n' for name in texts if name.endswith(".cu"))
     main += "".join(f"TRACE({name})\n" for name in names)
-    key = hashlib.sha256(repr((sorted(texts.items()), main, real, command)).encode())
+    flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread", f"-DREAL={real}"]
+    key = hashlib.sha256(repr((sorted(texts.items()), main, command, flags)).encode())
     folder = files.default_cache_folder() / "trace"
     path = folder / f"{key.hexdigest()[:16]}.so"
     if path.exists():
@@ -77,7 +78,6 @@ def compiled(sources: Path, real: str = "float") -> Path:
             own = text if name == "trace.h" else rewritten(text)
             Path(place, name).write_text(own)
         Path(place, "trace.cpp").write_text(main)
-        flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread", f"-DREAL={real}"]
         build = [*command, *flags, str(Path(place, "trace.cpp")), "-o", str(unfinished)]
         result = subprocess.run(build, capture_output=True, text=True)
         if result.returncode:
@@ -88,7 +88,7 @@ def compiled(sources: Path, real: str = "float") -> Path:
 @functools.cache
 def library(sources: Path, real: str) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(compiled(sources, real)))
-    loaded.recorded.restype = ctypes.c_longlong
+    loaded.recorded.restype = loaded.outside_arrays.restype = ctypes.c_longlong
     loaded.records.restype = ctypes.c_void_p
     loaded.watch.argtypes = [ctypes.c_int, ctypes.c_longlong]
     return loaded
@@ -96,17 +96,18 @@ def library(sources: Path, real: str) -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class Array:
-    """A parameter that is an array: its name, shape and bytes an element."""
+    """A parameter that is an array: its name, shape, bytes an element, and address."""
 
     name: str
     shape: tuple[int, ...]
     itemsize: int
+    address: int
 
 
 @dataclass
 class Trace:
     """One launch: the kernel, its arrays by number of the parameter, and every access, in the order
-    of each thread."""
+    of each thread. outside: how many were outside their array, watched or not."""
 
     kernel: str
     arrays: dict[int, Array]
@@ -114,6 +115,7 @@ class Trace:
     blocks: int
     threads: int
     shared: int  # bytes of shared memory
+    outside: int
 
     def where(self, access: Any) -> str:
         """The element that an access is about: x[0, 6, 4, 173]."""
@@ -180,8 +182,11 @@ def run(
     if total:
         raw = (ctypes.c_char * (total * ACCESS.itemsize)).from_address(own.records())
         found = np.frombuffer(raw, ACCESS).copy()
-    named = {n: Array(rows[n][0].name, a.shape, a.itemsize) for n, a in arrays.items()}
-    return Trace(name, named, found, blocks, threads, shared * itemsize)
+    named = {
+        n: Array(rows[n][0].name, a.shape, a.itemsize, a.ctypes.data) for n, a in arrays.items()
+    }
+    outside = own.outside_arrays()
+    return Trace(name, named, found, blocks, threads, shared * itemsize, outside)
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 and without a connection."""
 
 from minigrad.page.excerpts import excerpt, kind_of
-from minigrad.page.html import Section, as_jpeg, as_png, literal, page
+from minigrad.page.html import SCRIPTS_SIZE, Section, as_jpeg, as_png, literal, page
 from minigrad.page.numbers import BUDGET, decoded, encoded, network_numbers, size
 
 __all__ = [
     "BUDGET",
+    "SCRIPTS_SIZE",
     "Section",
     "as_jpeg",
     "as_png",

@@ -4,7 +4,7 @@
 
 // An element. Children are elements or text; attributes are set as such, never as HTML.
 function h(tag, attributes, ...children) {
-  const spaces = { svg: 1, rect: 1, polyline: 1, text: 1, line: 1, g: 1 };
+  const spaces = { svg: 1, rect: 1, polyline: 1, circle: 1, text: 1, line: 1 };
   const element = spaces[tag]
     ? document.createElementNS("http://www.w3.org/2000/svg", tag)
     : document.createElement(tag);
@@ -12,7 +12,7 @@ function h(tag, attributes, ...children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (value !== null && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((c) => c !== null && c !== undefined));
+  element.append(...children.flat(2).filter((c) => c !== null && c !== undefined));
   return element;
 }
 
@@ -25,6 +25,7 @@ function number(v, digits = 5) {
 }
 const whole = (v) => v.toLocaleString("en").replace("-", "\u2212");
 const percent = (p) => (p >= 0.0005 || p === 0 ? `${(100 * p).toFixed(1)}%` : `${number(100 * p, 2)}%`);
+const minus = (text) => text.replaceAll(" - ", " \u2212 ").replace(/(^|e|\()-/g, "$1\u2212");
 const place = (i, j) => `row ${i}, column ${j}`;
 
 // Signed numbers as colours: blue below zero, white zero, red above, full at `limit`.
@@ -108,6 +109,14 @@ function fieldOf(s, i, j) {
   return [top, left, top + s.field, left + s.field];
 }
 
+// The same square in words.
+function fieldWords(s, i, j) {
+  const side = data.input.numbers.shape[0];
+  const [top, left, bottom, right] = fieldOf(s, i, j);
+  const part = (a, b) => `${Math.max(0, a)} to ${Math.min(side, b) - 1}`;
+  return `what this output sees: rows ${part(top, bottom)}, columns ${part(left, right)}`;
+}
+
 // A table: heads, and rows of text, numbers already written, or elements. The first cell of a row
 // names it. kind "words": cells begin at the left.
 function table(caption, heads, rows, kind = "numbers") {
@@ -148,6 +157,9 @@ function curves(label, xName, lines) {
       lines.map((l, n) => h("polyline", {
         class: n ? "second" : "first", "stroke-width": 1.5,
         points: l.points.map(([x, y]) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`).join(" "),
-      }))),
+      })),
+      lines.map((l, n) => (l.points.length > 60 ? [] : l.points.map(([x, y]) => h("circle", {
+        class: n ? "second" : "first", cx: px(x).toFixed(1), cy: py(y).toFixed(1), r: 2.5,
+      }))))),
     h("figcaption", {}, `${label}. ${lines.map((l, n) => `${n ? "Red" : "Blue"}: ${l.name}`).join(". ")}.`));
 }

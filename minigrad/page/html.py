@@ -21,6 +21,7 @@ from PIL import Image
 
 Section = dict[str, Any]
 SCRIPTS = ("numbers.js", "draw.js", "views.js", "page.js")
+SCRIPTS_SIZE = 100_000  # bytes that a page has beside its data, at most
 
 
 def page(data: Section) -> str:

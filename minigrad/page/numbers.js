@@ -84,7 +84,7 @@ const COMPUTE = {
   Sigmoid: (s, x) => elementwise(x, (v, e) => [1 / (1 + Math.exp(-v)), e / 4 + 8 * U]),
   Dropout: (s, x) => {
     const factor = s.constants.inverted ? 1 : 1 - s.constants.p;
-    return elementwise(x, (v, e) => [factor * v, factor * e + U * Math.abs(v)]);
+    return elementwise(x, (v, e) => [factor * v, factor * (e + 2 * U * (Math.abs(v) + e))]);
   },
   Pool: (s, x) => each(s, (h, w, c) => {
     const found = pooled(s, x, h, w, c);
@@ -171,8 +171,10 @@ function normalised(s, x, h, w, c) {
   const high = (Math.abs(own) + e) * (k + alpha * least) ** -beta;
   const low = Math.max(0, Math.abs(own) - e) * (k + alpha * most) ** -beta;
   const size = Math.abs(value);
-  const bound = Math.max(high - size, size - low, e && size === 0 ? high : 0);
-  return { window, own, squares, scale, value, bound: bound + rounding(n + 12) * high };
+  // The engine rounds the sum, then a power of it, and the product.
+  const rounded = rounding(Math.ceil(2 * (window.length + 8) * Math.max(1, beta))) * high;
+  const bound = Math.max(high - size, size - low) + rounded;
+  return { window, own, squares, alpha, scale, value, bound };
 }
 
 // The products of one output of a convolution, and their sum beside the engine's value. null
@@ -239,7 +241,9 @@ function softmax() {
   const e = Array.from(y, (v) => Math.exp(v - largest));
   const total = e.reduce((a, b) => a + b);
   const spread = Array.from(y, (v) => (y.length + 8 + 2 * Math.abs(v - largest)) * U);
-  return { p: e.map((v) => v / total), bound: e.map((v, i) => 2 * spread[i] * (v / total)) };
+  const least = 2 ** -126; // below it float32 has fewer digits, or none
+  const bound = e.map((v, i) => 2 * spread[i] * (v / total) + least);
+  return { p: e.map((v) => v / total), bound };
 }
 
 // What the page says of one output: its own value, how far the engine's may be from it, and,

@@ -24,7 +24,7 @@ from minigrad.network import Network, Row, ledger
 
 PRODUCTS = 12  # of a dense unit that are kept one by one
 STEPS = 32767  # of 16 bits, on either side of zero
-BUDGET = 15 << 20  # bytes of a page
+BUDGET = 15_000_000  # bytes of a page
 KEPT = 64  # maps of a layer whose filters stay exact where the whole layer has no room
 
 
@@ -52,8 +52,8 @@ def quantised(a: np.ndarray) -> dict[str, Any]:
 def network_numbers(model: Network, x: np.ndarray, budget: float = BUDGET) -> dict[str, Any]:
     """What numbers.js needs of a network on a CPU and of one prepared picture x (1, H, W, C).
 
-    budget: bytes of the result as JSON. Where it does not suffice, layers of convolution keep the
-    exact filters of their 64 strongest maps only, the layer with the most weights first.
+    budget: bytes of the result as JSON. Where it does not suffice, layers of convolution behind the
+    first keep the filters of their 64 strongest maps only, the layer with the most weights first.
     """
     rows = ledger(model.preset, model.classes)
     activations = {name: y.numpy()[0] for name, y in model.activations(x).items()}
@@ -61,7 +61,7 @@ def network_numbers(model: Network, x: np.ndarray, budget: float = BUDGET) -> di
     stages = [stage_numbers(row, model, before[n], activations[row.stage])
               for n, row in enumerate(rows)]  # fmt: skip
     numbers = {"input": quantised(x[0]), "stages": stages}
-    convolutions = [s for s in stages if s["kind"] == "Conv" and s["shape"][-1] > KEPT]
+    convolutions = [s for s in stages[1:] if s["kind"] == "Conv" and s["shape"][-1] > KEPT]
     convolutions.sort(key=lambda s: -len(s["weights"]["numbers"]["data"]))
     for stage in convolutions:
         if size(numbers) <= budget:

@@ -52,8 +52,10 @@ function route(hash) {
 
 const firstStage = () => stages.find((s) => s.kind === "Conv") || stages[0];
 
+// Show what the address says. A control that was in use keeps the focus.
 function render() {
   shown = null;
+  const used = document.activeElement && document.activeElement.id;
   const { view, stage, parts } = route(location.hash);
   document.getElementById("views").replaceChildren(...VIEWS.map(([key, words]) =>
     h("a", { href: `#${key}`, "aria-current": key === view ? "page" : null }, words)));
@@ -61,6 +63,9 @@ function render() {
     h("a", { href: `#stage/${s.name}`, "aria-current": s === stage ? "true" : null }, s.name)));
   document.getElementById("main").replaceChildren(...parts.flat().filter((p) => p));
   document.title = `${parts.flat().find((p) => p && p.tagName === "H2")?.textContent || view} \u2013 ${data.title}`;
+  const again = used && document.getElementById(used);
+  if (again) again.focus({ preventScroll: true });
+  return Boolean(again && again.id !== "main");
 }
 
 document.addEventListener("keydown", (event) => {
@@ -77,12 +82,20 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   const [map, row, column] = to;
   if (map < 0 || map >= s.C || row < 0 || row >= s.H || column < 0 || column >= s.W) return;
+  moved = true;
   go(positionHash(s, map, row, column));
 });
 
+let moved = false; // by a key: the page stays where it is scrolled to
 window.addEventListener("hashchange", () => {
-  render();
-  document.getElementById("main").focus({ preventScroll: true });
+  const kept = render();
+  if (!kept) document.getElementById("main").focus({ preventScroll: true });
+  if (!kept && !moved) window.scrollTo(0, 0);
+  moved = false;
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
 });
 document.getElementById("title").textContent = data.title;
 document.getElementById("notice").textContent = data.notice;

@@ -25,7 +25,8 @@ function overview() {
       h("div", {},
         table("The five likeliest classes", ["class", "probability", ""], rows),
         truth === null ? null : h("p", {}, `Its class is ${className(truth)}.`))),
-    h("h3", {}, "Stages, their sides and depths to scale"),
+    data.absent.picture ? h("p", {}, `No held-out picture could be shown: ${data.absent.picture}`) : null,
+    h("h3", {}, "Stages, their sides and depths to scale; dense layers by their units"),
     blocks(),
     h("p", {}, "Each stage is a link to its numbers. A position in it, such as ",
       positionExample(), ", shows how that one number was computed."),
@@ -77,7 +78,7 @@ function stageView(s, state) {
 function facts(s) {
   const rows = [];
   if (s.arithmetic) {
-    rows.push(["side", `${s.H} = ${s.arithmetic.replaceAll("*", " \u00b7 ")}`]);
+    rows.push(["side", minus(`${s.H} = ${s.arithmetic.replaceAll("*", " \u00b7 ")}`)]);
     const { size, stride, padding } = s.constants;
     const first = padding ? `${padding} before the first pixel` : "at the first pixel";
     rows.push(["in words", `a window of ${size} ${first}, and ${s.H - 1} more, each ${stride} further`]);
@@ -89,7 +90,7 @@ function facts(s) {
     ? `${s.field} x ${s.field} input pixels, ${s.jump} pixels from one to the next`
     : "the whole picture"]);
   for (const [name, value] of Object.entries(s.constants))
-    if (value !== null && value !== false && !["std", "bias"].includes(name)) rows.push([name, String(value)]);
+    if (value !== null && value !== false && !["std", "bias"].includes(name)) rows.push([name, typeof value === "number" ? number(value) : minus(String(value))]);
   return table(`${s.name} in numbers`, ["", ""], rows, "words");
 }
 
@@ -131,8 +132,9 @@ function filters(s, state) {
   if (row < 0) return h("div", {}, h("h3", {}, "Filters"), choose, notKept(s, m));
   const limit = 32767 * s.bits.weights.scales[row];
   const first = Math.floor(m / (s.constants.filters / groups)) * depth;
+  const seen = (c) => (s.n ? `map ${first + c} of ${stages[s.n - 1].name}` : "the grey picture");
   const tiles = Array.from({ length: depth }, (_, c) =>
-    canvas(size, size, 6, `weights of map ${first + c} of the stage before`, (i, j) =>
+    canvas(size, size, 6, `weights of ${seen(c)}`, (i, j) =>
       colour(weightOf(s, row, i, j, c), limit)));
   return h("div", {},
     h("h3", {}, `Filter ${m}: ${size} x ${size} weights for each of the ${depth} maps it sees`),
@@ -149,7 +151,7 @@ function mapHash(s, m) {
 }
 
 function mapChoice(s, m, chosen) {
-  const input = h("input", { type: "number", min: 0, max: s.C - 1, value: m, onchange: () => {
+  const input = h("input", { id: "filter", type: "number", min: 0, max: s.C - 1, value: m, onchange: () => {
     chosen(Math.max(0, Math.min(s.C - 1, Math.round(Number(input.value) || 0))));
   } });
   return h("form", { onsubmit: (event) => event.preventDefault() }, h("label", {}, what(s), input));
@@ -159,25 +161,26 @@ function maps(s, state) {
   const x = values(s.n), together = state.scale === "layer";
   const limit = largest(x.y);
   const radio = (name, text) => h("label", {}, h("input", {
-    type: "radio", name: "scale", value: name, checked: (state.scale || "map") === name,
+    id: `scale-${name}`, type: "radio", name: "scale", value: name, checked: (state.scale || "map") === name,
     onchange: () => { state.scale = name; render(); },
   }), text);
   const tiles = Array.from({ length: x.C }, (_, m) => {
     const top = peak(x, m);
-    let own = 0;
-    for (let i = m; i < x.y.length; i += x.C) own = Math.max(own, Math.abs(x.y[i]));
+    let own = 0, far = 0;
+    for (let i = m; i < x.y.length; i += x.C)
+      if (Math.abs(x.y[i]) > own) [own, far] = [Math.abs(x.y[i]), x.y[i]];
     const label = own
       ? `map ${m}: largest ${number(top.value, 3)} at ${place(top.i, top.j)}`
       : `map ${m}: zero everywhere`;
     return h("a", { href: positionHash(s, m, top.i, top.j) },
       h("figure", {}, mapCanvas(x, m, together ? limit : own, 60, label),
-        h("figcaption", {}, own ? `${m}: ${number(own, 3)}` : `${m}: 0`)));
+        h("figcaption", {}, `${m}: ${number(far, 3)}`)));
   });
   return h("div", {},
     h("h3", {}, `All ${x.C} maps`),
     h("form", {}, h("span", {}, "Colours full at the largest value of"),
       radio("map", "each map"), radio("layer", "the whole layer")),
-    together ? scale(limit) : h("p", { class: "small" }, "Under each map: its number, and its largest value."),
+    together ? scale(limit) : h("p", { class: "small" }, "Under each map: its number, and its value farthest from zero."),
     h("div", { class: "grid" }, tiles));
 }
 
@@ -188,7 +191,7 @@ function units(s) {
   const columns = Math.min(64, x.C);
   return h("div", {},
     h("h3", {}, `${x.C} units`), scale(limit),
-    canvas(Math.ceil(x.C / columns), columns, 8, `${x.C} values, 64 in a row`, (i, j) =>
+    canvas(Math.ceil(x.C / columns), columns, 8, `${x.C} values, ${columns} in a row`, (i, j) =>
       i * columns + j < x.C ? colour(x.y[i * columns + j], limit) : [225, 225, 225]),
     table("The largest", ["unit", "value", ""], order.map((u) => [
       h("a", { href: positionHash(s, u, 0, 0) }, last ? `${u}: ${className(u)}` : String(u)),
@@ -214,7 +217,7 @@ function positionView(s, m, i, j, state) {
     h("h2", {}, `${s.name}, ${what(s)} ${m}${isMaps(s) ? `, ${place(i, j)}` : ""}`),
     coordinates(s, m, i, j),
     h("div", { class: "row" },
-      h("figure", {}, photo(240, fieldOf(s, i, j)), h("figcaption", {}, "what this output sees")),
+      h("figure", {}, photo(240, fieldOf(s, i, j)), h("figcaption", {}, fieldWords(s, i, j))),
       isMaps(s) ? h("figure", {}, chart, h("figcaption", {}, `${what(s)} ${m}; green: the position`)) : null),
     explain(s, m, i, j, state),
     following(s, m, i, j),
@@ -225,11 +228,11 @@ function positionView(s, m, i, j, state) {
 
 function coordinates(s, m, i, j) {
   const input = (name, value, most, f) => {
-    const element = h("input", { type: "number", min: 0, max: most, value, onchange: () =>
+    const element = h("input", { id: `choose-${name}`, type: "number", min: 0, max: most, value, onchange: () =>
       f(Math.max(0, Math.min(most, Math.round(Number(element.value) || 0)))) });
     return h("label", {}, name, element);
   };
-  const choice = h("select", { onchange: () => {
+  const choice = h("select", { id: "choose-stage", onchange: () => {
     const t = byName.get(choice.value);
     go(positionHash(t, Math.min(m, t.C - 1), Math.min(i, t.H - 1), Math.min(j, t.W - 1)));
   } }, stages.map((t) => h("option", { value: t.name, selected: t === s }, t.name)));
@@ -257,7 +260,8 @@ function explain(s, m, i, j, state) {
 
 function explainSum(s, found, m, state) {
   if (!found.products)
-    return h("div", { class: "panel" }, notKept(s, m), line("the engine's value", number(found.engine, 7)));
+    return h("div", { class: "panel" }, notKept(s, m), line("the engine's value", number(found.engine, 7)),
+      within(found.known));
   const sorted = [...found.products].sort((a, b) => Math.abs(b.product) - Math.abs(a.product));
   const shown = state.all ? sorted : sorted.slice(0, 24);
   const others = sorted.slice(shown.length).reduce((sum, t) => sum + t.product, 0) + (found.rest || 0);
@@ -270,16 +274,25 @@ function explainSum(s, found, m, state) {
   return h("div", { class: "panel" },
     table(`Products, the largest first: input times weight (${s.n ? `row, column, map of ${stages[s.n - 1].name}` : "row, column, colour of the prepared picture"})`,
       ["input", "x", "w", "x w", ""], rows),
-    sorted.length > 24 ? h("button", { type: "button", onclick: () => { state.all = !state.all; render(); } },
+    sorted.length > 24 ? h("button", { id: "products", type: "button", onclick: () => { state.all = !state.all; render(); } },
       state.all ? "the largest only" : `all ${whole(sorted.length)} products`) : null,
     line("sum and bias", number(found.sum, 7)),
     line("the engine's value", number(found.engine, 7)),
     h("p", {}, `They differ by ${number(Math.abs(found.sum - found.engine), 3)}, and can differ by` +
-      ` ${number(found.bound, 3)}: the page holds weights and outputs in 16 bits, and the engine adds in float32.`));
+      ` ${number(found.bound, 3)}: the page holds ${s.kind === "Conv" ? "weights, inputs and outputs" : "inputs"}` +
+      " to 16 bits, and the engine adds in float32."));
 }
+
+// How far the engine's number may be from the page's.
+const within = (bound) => h("p", { class: "small" },
+  bound ? `The engine's value is within ${number(bound, 2)} of it.` : "It is the engine's, exactly.");
 
 // What a stage without weights makes of one place.
 function small(s, m, i, j) {
+  return [made(s, m, i, j), within(values(s.n).e[at(s, i, j, m)])];
+}
+
+function made(s, m, i, j) {
   const x = values(s.n - 1), y = values(s.n).y[at(s, i, j, m)];
   const own = () => x.y[at(x, i, j, m)];
   if (s.kind === "ReLU") return line(`${s.name}: max(0, ${number(own())}) =`, number(y));
@@ -298,11 +311,14 @@ function small(s, m, i, j) {
       ["input", "x", ""], rows), line(`${s.name}:`, number(found.value))];
   }
   const found = normalised(s, x, i, j, m);
-  const { k, alpha, beta } = s.constants;
+  const { n, k, beta } = s.constants;
   const rows = found.window.map((t) => [inputLink(s, t), number(t.y), number(t.y * t.y)]);
+  const divisor = Math.round(s.constants.alpha / found.alpha);
+  const alpha = divisor > 1 ? `alpha / ${divisor}` : "alpha";
   return [
-    table(`${s.name}: the ${found.window.length} values of the window`, ["input", "x", "x squared"], rows),
-    line(`s = k + alpha \u00b7 sum = ${k} + ${alpha} \u00b7 ${number(found.squares)} =`, number(found.scale)),
+    table(`${s.name}: the ${found.window.length} values of the window of ${n}`, ["input", "x", "x squared"], rows),
+    line(`s = k + ${alpha} \u00b7 sum = ${number(k)} + ${number(found.alpha)} \u00b7 ${number(found.squares)} =`,
+      number(found.scale)),
     line(`${s.name}: x s to the power \u2212${beta} = ${number(found.own)} \u00b7 ${number(found.scale ** -beta)} =`,
       number(found.value)),
   ];
@@ -316,7 +332,8 @@ function following(s, m, i, j) {
       const { stride } = t.constants;
       [i, j] = [Math.min(t.H - 1, Math.floor(i / stride)), Math.min(t.W - 1, Math.floor(j / stride))];
     }
-    parts.push(h("h3", {}, h("a", { href: positionHash(t, m, i, j) }, `${t.name}, ${place(i, j)}`)));
+    const where = isMaps(t) ? `${t.name}, ${place(i, j)}` : `${t.name}, unit ${m}`;
+    parts.push(h("h3", {}, h("a", { href: positionHash(t, m, i, j) }, where)));
     parts.push(small(t, m, i, j));
   }
   if (s.n === stages.length - 1) parts.push(softmaxTable(m));
@@ -337,7 +354,7 @@ function softmaxTable(m) {
 
 function traced(s) {
   const trace = data.traces && data.traces[s.name];
-  if (!trace) return null;
+  if (!trace) return s.n === 0 && data.absent.traces ? h("p", { class: "small" }, data.absent.traces) : null;
   return h("details", {},
     h("summary", {}, `Down to the thread: how ${trace.kernel} computed ${s.name} at ${trace.at}`),
     h("p", {}, trace.words),
@@ -412,8 +429,8 @@ function occlusionView() {
     h("div", { class: "row" }, photo(200),
       heat(`probability of ${className(o.label)}: ${percent(Math.min(...flat))} to ` +
         `${percent(Math.max(...flat))}; black is 0, white 100%`, o.probability, 1, grey),
-      heat(`sum of map ${o.map} of ${o.stage}: black is 0, white ${number(Math.max(...strength), 3)}`,
-        o.strength, Math.max(...strength), grey)),
+      heat(`sum of map ${o.map} of ${o.stage}: white is 0, full red ${number(largest(strength), 3)}`,
+        o.strength, largest(strength), colour)),
     table("The likeliest class when a square is covered", ["class", "squares"],
       labels.map(([k, n]) => [className(k), whole(n)])),
   ];
@@ -481,6 +498,7 @@ function runView() {
     data.predictions ? h("div", {}, h("h3", {}, "Answers for held-out pictures"),
       h("div", { class: "grid" }, data.predictions.map((t) => h("figure", { class: "panel" },
         h("img", { src: t.source, width: 112, alt: t.truth }),
-        h("figcaption", {}, t.truth, t.best.map((b) => [h("br"), `${percent(b.p)} ${b.name}`])))))) : null,
+        h("figcaption", {}, t.truth, t.best.map((b) => [h("br"), `${percent(b.p)} ${b.name}`])))))) :
+      h("p", {}, data.absent.predictions || ""),
   ];
 }

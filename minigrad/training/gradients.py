@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 
@@ -102,12 +103,25 @@ class Sums:
         self.left = list(parameters) if comm.size > 1 else []
         self.complete: set[Tensor] = set()
         self.going: list[Future] = []
+        self.failed = False
 
     def ready(self, parameter: Tensor) -> None:
         """This rank's gradient of the parameter is complete."""
         self.complete.add(parameter)
         while self.thread is not None and self.left and self.left[-1] in self.complete:
-            self.going.append(self.thread.submit(self.comm.sum, gradient(self.left.pop())))
+            own, mark = gradient(self.left.pop()), self.comm.mark()
+            self.going.append(self.thread.submit(self.add, own, mark))
+        if self.failed:
+            self.finish()
+
+    def add(self, own: backend.Array, mark: Any) -> None:
+        """One sum; none behind one that failed, which would meet another rank's next one."""
+        if not self.failed:
+            try:
+                self.comm.sum(own, mark)
+            except BaseException:
+                self.failed = True
+                raise
 
     def finish(self) -> None:
         """Return when every parameter has its sum, those that no backward pass reached too."""

@@ -3,7 +3,10 @@ one page (minigrad/page)."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from minigrad.models.records import ReLU, Sigmoid, Tanh
 from minigrad.network import last_hidden_stage
 from minigrad.page import (
     BUDGET,
+    SCRIPTS_SIZE,
     Section,
     as_jpeg,
     as_png,
@@ -40,7 +44,9 @@ LOOKED = 200  # held-out pictures that the instruments see
 MAPS = 4  # of a stage whose strongest places are shown
 SIDE = 96  # pixels of a patch or a projection
 STEPS = 600  # points of a curve
-NUMBERS_ONLY = "This page holds the run's numbers, and none of its pictures."
+NUMBERS_ONLY = (
+    "This page holds numbers of the run and the names of its classes, and none of its pictures."
+)
 FULL = "This page holds pictures that the run was given: do not pass it on where they must not go."
 
 
@@ -50,17 +56,27 @@ def write_report(
     picture: str | None = None,
     output: Path | None = None,
     workers: int = 2,
+    place: str | None = None,
+    seconds: float = math.inf,
 ) -> Path:
     """Write a run's page and return its path.
 
     kind: "full", or "numbers", which leaves every picture out and looks at a drawn one. picture: a
     file to look at; None takes the first that the run held out. output: None for the run's folder.
-    Raises ValueError, RunError, CheckpointError, OSError with a sentence.
+    place: other pictures than those that the run held out, of the same classes. seconds: after
+    which no further instrument is used. Raises ValueError, RunError, CheckpointError, OSError with
+    a sentence.
     """
+    if kind == "numbers" and picture is not None:
+        raise ValueError(
+            "a page of numbers shows no picture: leave --picture or --kind numbers out"
+        )
     path = output or (Path(run) / REPORT if Path(run).is_dir() else Path(run).with_suffix(".html"))
-    inside = Inside(str(run), path.parent, picture=picture, most=LOOKED, workers=workers)
+    inside = Inside(
+        str(run), path.parent, picture=picture, place=place, most=LOOKED, workers=workers
+    )
     try:
-        text = page(Report(inside, kind == "full").data())
+        text = page(Report(inside, kind == "full", seconds).data())
     finally:
         inside.close()
     with files.replacing(path) as unfinished:
@@ -71,8 +87,9 @@ def write_report(
 class Report:
     """The parts of a run's page. What cannot be shown is left out, and the page says why."""
 
-    def __init__(self, inside: Inside, pictures: bool) -> None:
+    def __init__(self, inside: Inside, pictures: bool, seconds: float = math.inf) -> None:
         self.inside, self.pictures = inside, pictures
+        self.deadline = time.monotonic() + seconds
         self.names = [literal(name) for name in inside.settings.names]
         nonlinear = ReLU, Tanh, Sigmoid
         self.stages = [  # maps whose strongest places are looked for
@@ -82,12 +99,18 @@ class Report:
         self.absent: dict[str, str] = {}
 
     def data(self) -> Section:
-        inside, settings = self.inside, self.inside.settings
+        inside, preparation = self.inside, self.inside.preparation
         raw, words, truth = self.looked_at()
-        crop = inside.preparation.crop_of(raw)
-        x = inside.preparation.centre(raw[None])
+        if not self.pictures:  # the mean picture of a few is nearly one of them: a colour instead
+            colour = preparation.mean.mean(axis=(0, 1), keepdims=True)
+            mean = np.broadcast_to(colour, preparation.mean.shape)
+            preparation = replace(preparation, mean=np.ascontiguousarray(mean))
+        crop, x = preparation.crop_of(raw), preparation.centre(raw[None])
+        kinds = sorted({kind_of(row.layer) for row in inside.rows.values()})
         sections: Section = {
-            "title": literal(f"{Path(inside.run).name}: the network {settings.options.preset}"),
+            "title": literal(
+                f"{Path(inside.run).resolve().name}: the network {inside.settings.options.preset}"
+            ),
             "notice": FULL if self.pictures else NUMBERS_ONLY,
             "classes": self.names,
             "picture": {
@@ -95,35 +118,44 @@ class Report:
                 "words": literal(words),
                 "truth": truth,
             },
-            "code": {kind: excerpt(kind) for kind in sorted({
-                kind_of(row.layer) for row in inside.rows.values()})},
+            "code": {kind: excerpt(kind) for kind in kinds},
             "curves": self.curves(),
             "run": self.facts(),
             "absent": self.absent,
-        }  # fmt: skip
+        }
+        with no_grad():
+            numbers = network_numbers(inside.model, x, BUDGET - size(sections) - SCRIPTS_SIZE)
+        room = BUDGET - SCRIPTS_SIZE - size(sections) - size(numbers)
         for name, make in (
             ("projections", lambda: self.projections(x)),
             ("occlusion", lambda: self.occlusion(crop, truth)),
             ("nine", self.nine),
-            ("evolution", self.evolution),
-            ("neighbours", self.neighbours),
             ("predictions", self.predictions),
+            ("neighbours", self.neighbours),
+            ("evolution", self.evolution),
+            ("traces", lambda: self.traces(x)),
         ):
-            sections[name] = self.unless_absent(name, make)
-        sections["traces"] = self.traces(x)
-        with no_grad():
-            sections |= network_numbers(inside.model, x, BUDGET - size(sections))
-        return sections
+            found = self.unless_absent(name, make)
+            if found is not None and size(found) > room:
+                self.absent[name] = f"Left out: the page is at most {BUDGET / 1e6:g} MB."
+                found = None
+            room -= size(found)
+            sections[name] = found
+        return sections | numbers
 
     def unless_absent(self, name: str, make: Callable[[], Any]) -> Any:
         """A part of the page, or None where it needs what is not there."""
-        if not self.pictures:
+        if not self.pictures and name != "traces":
             self.absent[name] = "This page holds numbers only: pictures were left out."
+            return None
+        if time.monotonic() > self.deadline:
+            again = "alexnet.py report makes a whole page"
+            self.absent[name] = f"Left out, for the sake of the training's time: {again}."
             return None
         try:
             return make()
-        except (ValueError, RunError, CheckpointError, OSError) as error:
-            self.absent[name] = literal(f"Left out: {error}.")
+        except (ValueError, RunError, CheckpointError, OSError, trace.TraceError) as error:
+            self.absent[name] = literal(f"Left out: {str(error).splitlines()[0]}.")
             return None
 
     def looked_at(self) -> tuple[np.ndarray, str, int | None]:
@@ -162,7 +194,7 @@ class Report:
         rows = [
             ["preset", s.options.preset],
             ["source", s.network.source],
-            ["data", str(s.options.data)],
+            *([["data", str(s.options.data)]] if self.pictures else []),
             ["classes", str(len(self.names))],
             ["training pictures", f"{s.pictures:,}"],
             ["input", f"{p.size} x {p.size} x {p.channels}"],
@@ -242,11 +274,7 @@ class Report:
                 peaks = look.peaks_of(y.data, np.array([0]), k=1)
                 m = int(peaks.values[0].argmax())
                 at = [0, *map(int, peaks.at[0, m]), m]
-                try:
-                    lines = story(kept[0].kernel, at, kept[0])
-                except trace.TraceError as error:
-                    self.absent["traces"] = literal(str(error).splitlines()[0])
-                    break
+                lines = story(kept[0].kernel, at, kept[0])
                 place = f"map {m}, row {at[1]}, column {at[2]}"
                 found[name] = {"kernel": kept[0].kernel, "at": place, "words": lines[0],
                                "lines": lines[1:]}  # fmt: skip

@@ -66,7 +66,7 @@ def train(
         )
     device = options.device
     if device == "gpu" and comm.size > 1:
-        device = f"gpu:{comm.local_rank}"
+        device = f"gpu:{comm.local_rank % max(1, backend.gpu_count())}"
     backend.use(device)  # fails early if the device is missing
     comm = between_gpus(comm, device, report)
     sets = comm.in_turn(lambda: open_sets(options))
@@ -99,6 +99,7 @@ def train(
         report(f"run folder {run.path}; the training will take about {ahead}")
         trainer.fit(epochs)
         result = trainer.result or evaluate(trainer.model, validation, device, comm=trainer.sharers)
+        comm.beat(step=None)  # from here on the first rank works alone, as long as it takes
         if comm.rank == 0:
             conclude(trainer, result, settings)
         report(f"all of it took {duration(time.perf_counter() - began)}")
@@ -215,7 +216,10 @@ def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
     kind = settings.options.report
     if kind != "off":
         try:
-            report(f"a page into the network: {write_report(run.path, kind)}")
+            o = settings.options
+            seconds = max(30.0, min(60.0, trainer.seconds / 10))
+            path = write_report(run.path, kind, workers=o.workers, seconds=seconds)
+            report(f"a page into the network: {path}")
         except Exception as error:  # the run is trained and saved, whatever becomes of its page
             report(f"the page into the network could not be written ({error})")
 

@@ -176,8 +176,8 @@ class Trainer:
         return 1.1 * elapsed * batches + 0.4 * elapsed * passes  # forward alone takes 0.4 of a step
 
     def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C and
-        SIGTERM save and raise Stopped."""
+        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C,
+        SIGTERM and SIGHUP save and raise Stopped."""
         self.run.claim()
         try:
             with self.stopping_on_signals():
@@ -199,8 +199,8 @@ class Trainer:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the step in hand be finished, so that a checkpoint never holds
-        half of one; a second one ends the process."""
+        """Ctrl-C, SIGTERM and SIGHUP let the step in hand be finished, so that a checkpoint never
+        holds half of one; a second one ends the process."""
 
         def stop(number: int, frame: object) -> None:
             self.stopping = True
@@ -214,7 +214,8 @@ class Trainer:
                 os.write(2, f"\n{line}\n".encode())
 
         main = threading.current_thread() is threading.main_thread()
-        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        own = ("SIGINT", "SIGTERM", "SIGHUP") if main else ()
+        numbers = [getattr(signal, name) for name in own if hasattr(signal, name)]
         before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
