@@ -7,7 +7,7 @@ the copy bandwidth.
 
 GB/s counts each element that must be read or written once, as the header of each kernel says; the
 copy ceiling is `y[...] = x` on 256 MB by a kernel of the same kind. A convolution on a CPU
-(direct.cpp) is counted in GFLOP/s; its ceiling is a 2048^3 sgemm of the BLAS.
+(conv2d_direct.cpp) is counted in GFLOP/s; its ceiling is a 2048^3 sgemm of the BLAS.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from setting import describe, whole, writable
 
 from minigrad import backend, kernels, optim, random
 from minigrad.data.preparation import Preparation
+from minigrad.functions import conv2d_columns
 from minigrad.functions.avg_pool2d import AvgPool2d
 from minigrad.functions.bias import add_bias, sum_rows
 from minigrad.functions.conv2d import Conv2d
@@ -166,15 +168,16 @@ def cases(n: int, device: str) -> list[Row]:
         )
     for name, shape, _, size, stride, padding, groups in CONVOLUTIONS[:3]:
         a = numbers(4, *shape)
-        conv = Conv2d(windows("conv2d", a, size, stride, padding, False), groups)
+        win, room = windows("conv2d", a, size, stride, padding, False), conv2d_columns.Room(a)
         cs = slice(0, shape[2] // groups)
-        cols = conv.columns(a, cs).copy()
+        cols = conv2d_columns.columns(a, cs, win, room).copy()
         ga = numbers(*a.shape)
-        add(f"im2col {name}", a, lambda conv=conv, a=a, cs=cs: conv.columns(a, cs), 8, cols.size)
+        made = partial(conv2d_columns.columns, a, cs, win, room)
+        add(f"im2col {name}", a, made, 8, cols.size)
         add(
             f"col2im {name}",
             a,
-            lambda conv=conv, cols=cols, ga=ga, cs=cs: scatter(conv, cols, ga, cs),
+            partial(scatter, cols, ga, cs, win),
             4,
             cols.size + ga.size // groups,
         )
@@ -220,8 +223,8 @@ def with_saved(function, saved):
     return function
 
 
-def scatter(conv, cols, out, cs):
-    conv.scatter(cols, out, cs)
+def scatter(cols, out, cs, win):
+    conv2d_columns.scatter(cols, out, cs, win)
     return out
 
 

@@ -8,16 +8,17 @@
 #define HOST
 #include "prelude.cuh"
 
+#include "avg_pool2d.cu"
 #include "bias.cu"
-#include "convolution.cu"
-#include "direct.cpp"
+#include "conv2d.cu"
+#include "conv2d_direct.cpp"
 #include "dropout.cu"
 #include "images.cu"
 #include "lrn.cu"
-#include "pool.cu"
+#include "max_pool2d.cu"
 #include "relu.cu"
 #include "sgd.cu"
-#include "softmax.cu"
+#include "softmax_cross_entropy.cu"
 
 #ifdef HOST_BLOCK
 #include <barrier>

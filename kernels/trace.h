@@ -27,7 +27,7 @@ struct Access {
   long long offset;  // bytes from the beginning of the array
   const char *file;
   int block, thread, epoch;  // epoch: barriers that this thread has passed in its block
-  int array;                 // number of the parameter; -1 for shared memory
+  int array;  // number of the parameter; -1 for shared memory
   int line, column, size, write;
 };
 
@@ -37,9 +37,9 @@ inline std::mutex guard;
 inline thread_local std::vector<Access> own;
 inline thread_local int epoch;
 inline std::unique_ptr<std::barrier<>> gate;
-inline long long sizes[64];          // bytes of each array
-inline long long shared_size;        // bytes of shared memory
-inline int watched_array = -2;       // records only accesses to this array ...
+inline long long sizes[64];  // bytes of each array
+inline long long shared_size;  // bytes of shared memory
+inline int watched_array = -2;  // records only accesses to this array ...
 inline long long watched_offset = 0;  // ... at this place; -2: all
 inline std::vector<char> shared;
 inline std::atomic<long long> outside{0};  // accesses outside their array, watched or not
@@ -120,8 +120,7 @@ template <class T> struct Pointer {
 #define __restrict__
 #define UNROLL
 #define CHANNELS 1
-#define SHARED(type, name)                                                                         \
-  Pointer<type> name{reinterpret_cast<type *>(tracing::shared.data()), -1};
+#define SHARED(type, name) Pointer<type> name{reinterpret_cast<type *>(tracing::shared.data()), -1};
 
 using std::exp;
 using std::log;
@@ -183,6 +182,4 @@ extern "C" inline __attribute__((used)) long long recorded() {
   return (long long)tracing::accesses.size();
 }
 extern "C" inline __attribute__((used)) long long outside_arrays() { return tracing::outside; }
-extern "C" inline __attribute__((used)) const Access *records() {
-  return tracing::accesses.data();
-}
+extern "C" inline __attribute__((used)) const Access *records() { return tracing::accesses.data(); }

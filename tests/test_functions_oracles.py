@@ -169,7 +169,7 @@ def test_conv2d_gives_the_same_in_chunks_of_any_size(rng, monkeypatch):
     per_image = 6 * 6 * 3 * 3 * 2 * 8
     for budget in (1, 2 * per_image):
         monkeypatch.setattr(
-            importlib.import_module("minigrad.functions.conv2d"), "COLUMN_BYTES", budget
+            importlib.import_module("minigrad.functions.conv2d_columns"), "COLUMN_BYTES", budget
         )
         for part, expected in zip(run(), whole):
             same(part, expected)

@@ -199,7 +199,7 @@ def test_more_than_2_to_the_31_column_elements(monkeypatch):
     if backend.cupy().cuda.runtime.memGetInfo()[0] < 12 << 30:
         pytest.skip("less than 12 GB of the GPU's memory are free")
     monkeypatch.setattr(
-        sys.modules["minigrad.functions.conv2d"], "GPU_COLUMN_BYTES", 1 << 40
+        sys.modules["minigrad.functions.conv2d_columns"], "GPU_COLUMN_BYTES", 1 << 40
     )  # all images in one launch
     x = np.zeros((70, 224, 224, 3), np.float32)
     x[-1] = numbers(224, 224, 3, dtype="float32")

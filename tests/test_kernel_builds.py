@@ -125,7 +125,7 @@ def test_the_best_clone_is_chosen(tmp_path):
     assert names[address("relu_forward") - start].endswith(best)
 
 
-@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "direct.cpp"])
+@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "conv2d_direct.cpp"])
 def test_a_missing_barrier_is_found(file, tmp_path):
     """The barriers of LRN, those of the block reduction that softmax uses, and those of the
     convolution."""

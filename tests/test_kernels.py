@@ -15,7 +15,7 @@ from minigrad import backend, kernels, optim, random
 from minigrad import functions as F
 from minigrad.data.preparation import prepare_images
 from minigrad.engine import Tensor
-from minigrad.functions import direct
+from minigrad.functions import conv2d_direct
 
 ROOT = Path(__file__).resolve().parents[1]
 built = pytest.mark.skipif(
@@ -78,7 +78,7 @@ def test_kernel_against_array_form(name, dtype, monkeypatch):
 @pytest.mark.parametrize("name", [n for n in CASES if "conv2d" in n])
 def test_columns_by_kernels(name, dtype, monkeypatch):
     """im2col and col2im, which a CPU would do without: the way of a GPU."""
-    monkeypatch.setattr(direct, "ready", lambda x: False)
+    monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
     test_kernel_against_array_form(name, dtype, pytest.MonkeyPatch())
 
 
@@ -102,8 +102,8 @@ def test_columns_by_kernels(name, dtype, monkeypatch):
 def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
     """Single rows, several rows, several images at a time; one part of the gradient to one an
     image."""
-    monkeypatch.setattr(direct, "CACHE", cache)
-    monkeypatch.setattr(direct, "PARTS", parts)
+    monkeypatch.setattr(conv2d_direct, "CACHE", cache)
+    monkeypatch.setattr(conv2d_direct, "PARTS", parts)
     x, *others = CASES[name].draw()
     seven = numbers(7, *x.shape[1:])
     for a, b in zip(*both_ways(pytest.MonkeyPatch(), CASES[name], seven, *others), strict=True):
@@ -289,7 +289,7 @@ def test_empty_arrays(name, mode, monkeypatch):
     if mode == "none":
         monkeypatch.setenv("MINIGRAD_KERNELS", "none")
     if mode == "columns":
-        monkeypatch.setattr(direct, "ready", lambda x: False)
+        monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
     f, *shapes = EMPTY[name]
     leaves = [Tensor(numbers(*s, seed=i), requires_grad=True) for i, s in enumerate(shapes)]
     y = f(*leaves)
@@ -345,13 +345,13 @@ for f in t.CASES.values():
     for leaf in x:
         if isinstance(leaf, Tensor):
             h.update(leaf.grad.tobytes())
-from minigrad.functions.conv2d import Conv2d
+from minigrad.functions import conv2d_columns
 from minigrad.functions.geometry import windows
 x = t.numbers(4, 13, 13, 6, dtype="float32")
-c = Conv2d(windows("conv2d", x, 5, 1, 2, False), 2)
-cols = c.columns(x, slice(3, 6))
+win = windows("conv2d", x, 5, 1, 2, False)
+cols = conv2d_columns.columns(x, slice(3, 6), win, conv2d_columns.Room(x))
 gx = np.zeros_like(x)
-c.scatter(cols, gx, slice(3, 6))
+conv2d_columns.scatter(cols, gx, slice(3, 6), win)
 h.update(cols.tobytes() + gx.tobytes() + t.prepared("float32").tobytes())
 print(h.hexdigest())
 """
@@ -470,7 +470,7 @@ def test_unknown_kernel():
 
 def test_signatures_are_parsed_from_the_sources():
     file, parameters = kernels.signatures()["max_pool_forward"]
-    assert file == "pool.cu"
+    assert file == "max_pool2d.cu"
     assert [(p.name, p.type, p.pointer, p.const) for p in parameters[:4]] == [
         ("x", "real", True, True),
         ("y", "real", True, False),
@@ -503,7 +503,7 @@ def test_every_kernel_has_a_host_launcher_and_a_test(monkeypatch):
         run(case)
     optim.sgd_update(*numbers(3, 5), 0.1, 0.9, 0.01, "paper")
     prepared("float64")
-    monkeypatch.setattr(direct, "ready", lambda x: False)
+    monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
     run(CASES["conv2d: 3x3"])
     assert launched == set(kernels.signatures())
 

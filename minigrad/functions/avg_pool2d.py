@@ -4,9 +4,9 @@ itself.
     y[n, oh, ow, c] = 1 / count(oh, ow) * sum over the taps inside the image of x
     gx: each tap inside gets gy / count.
 
-Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/pool.cu). AlexNet has none;
-Krizhevsky's CIFAR-10 networks of 2012 do (3x3 windows, stride 2), and divide by the taps inside as
-here.
+Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/avg_pool2d.cu). AlexNet has
+none; Krizhevsky's CIFAR-10 networks of 2012 do (3x3 windows, stride 2), and divide by the taps
+inside as here.
 """
 
 from __future__ import annotations

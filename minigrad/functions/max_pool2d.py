@@ -8,8 +8,8 @@ Padding never wins, not even over minus infinity. Of equal values the first in r
 wins over everything and so propagates. Saved: which tap won, one byte a window (hence at most 256
 taps).
 
-Kernels: max_pool_forward, max_pool_backward (kernels/pool.cu). AlexNet: 3x3 windows at stride 2,
-overlapping, after norm1, norm2 and relu5; Krizhevsky et al. (2012), section 3.4.
+Kernels: max_pool_forward, max_pool_backward (kernels/max_pool2d.cu). AlexNet: 3x3 windows at stride
+2, overlapping, after norm1, norm2 and relu5; Krizhevsky et al. (2012), section 3.4.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean"
 divides by N (the paper's gradient is averaged over the batch), "sum" adds, "none" returns the N
 losses. Saved: p. Kernels: softmax_cross_entropy_forward, softmax_cross_entropy_backward
-(kernels/softmax.cu). AlexNet: the training objective; Krizhevsky et al. (2012), section 3.5.
+(kernels/softmax_cross_entropy.cu). AlexNet: the training objective; Krizhevsky et al. (2012),
+section 3.5.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ ELEMENTS = {
     "float": "float32",
     "double": "float64",
 }
-CPU_ONLY = "direct.cpp"  # the one file of kernels that a GPU is not given
+CPU_ONLY = "conv2d_direct.cpp"  # the one file of kernels that a GPU is not given
 SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 

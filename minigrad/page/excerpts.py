@@ -11,9 +11,10 @@ from typing import Any
 from minigrad import kernels
 from minigrad.models.records import Layer, Pool
 
-# Kind of layer: its file in functions/, what computes its output there, and its kernels.
+# Kind of layer: its file in functions/, what computes its output there or in another file, and its
+# kernels.
 SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "Conv": ("conv2d", ("im2col", "Conv2d.forward"), ("im2col",)),
+    "Conv": ("conv2d", ("conv2d_columns:im2col", "conv2d_columns:forward"), ("im2col",)),
     "Dense": ("linear", ("Linear.forward",), ("add_bias",)),
     "ReLU": ("relu", ("ReLU.forward",), ("relu_forward",)),
     "Tanh": ("tanh", ("Tanh.forward",), ()),
@@ -35,7 +36,7 @@ def excerpt(kind: str) -> dict[str, Any]:
     """{formula, parts: [{file, lines: [[number, text], ...]}]} of a kind of layer."""
     file, functions, names = SOURCES[kind]
     module = importlib.import_module(f"minigrad.functions.{file}")
-    parts = [python_part(module, name) for name in functions]
+    parts = [python_part(name if ":" in name else f"{file}:{name}") for name in functions]
     parts += [kernel_part(name) for name in names]
     return {"formula": formula(module), "parts": parts}
 
@@ -48,7 +49,9 @@ def formula(module: ModuleType) -> str:
     return "\n\n".join(found)
 
 
-def python_part(module: ModuleType, name: str) -> dict[str, Any]:
+def python_part(place: str) -> dict[str, Any]:
+    file, name = place.split(":")
+    module = importlib.import_module(f"minigrad.functions.{file}")
     function: Any = module
     for part in name.split("."):
         function = getattr(function, part)

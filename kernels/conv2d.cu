@@ -13,7 +13,7 @@
 //             order; no atomics
 //
 // Bytes moved an element of cols: im2col reads 4 and writes 4, col2im reads 4 (and writes 4 for
-// each element of gx). A CPU does without columns (direct.cpp), so the loops are in the order that
+// each element of gx). A CPU does without columns (conv2d_direct.cpp), so the loops are in the order that
 // suits a GPU, whose threads are many.
 #include "prelude.cuh"
 

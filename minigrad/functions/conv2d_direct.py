@@ -1,5 +1,5 @@
 """Convolution on a CPU without columns: how conv2d.py runs where its arrays are NumPy's and the
-kernels are built (kernels/direct.cpp).
+kernels are built (kernels/conv2d_direct.cpp).
 
 The formulas are those of conv2d.py, and its array form is the reference. No window is copied to a
 row of columns: a tile of sums stays in the vector registers and reads the windows where they lie,
@@ -26,7 +26,7 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.functions.geometry import Windows
 
-PANEL = 32  # output channels that lie side by side, as in kernels/direct.cpp
+PANEL = 32  # output channels that lie side by side, as in kernels/conv2d_direct.cpp
 CACHE = (
     384 << 10
 )  # bytes that a block works on at a time: they stay in a second-level cache of 512 KB
@@ -96,12 +96,16 @@ def convolve(
     kernels.launch("direct_forward", blocks, x, filters, y, *sizes, shared=shared)
 
 
-def forward(x: Array, w: Array, b: Array | None, win: Windows, groups: int) -> Array:
-    """y (N, OH, OW, O)."""
+def forward(
+    x: Array, w: Array, b: Array | None, win: Windows, groups: int, relu: bool = False
+) -> Array:
+    """y (N, OH, OW, O), or max(0, y)."""
     O = w.shape[3]
     y = np.empty_like(x, shape=(win.N, win.OH, win.OW, O))
     b = np.zeros_like(w, shape=(O,)) if b is None else kernels.contiguous(b)
     convolve(x, kernels.contiguous(w), b, y, win, groups)
+    if relu:
+        np.maximum(y, 0, out=y)  # one pass with the bias is for GPUs
     return y
 
 
@@ -119,20 +123,8 @@ def input_gradient(gy: Array, w: Array, win: Windows, groups: int) -> Array:
             KH, KW = taps.shape[:2]
             OH, OW = divide_up(win.H - h0, win.SH), divide_up(win.W - w0, win.SW)
             # A padding below 0, where all taps lie further on, leaves out the first rows of gy.
-            phase = Windows(
-                win.N,
-                win.OH,
-                win.OW,
-                w.shape[3],
-                KH,
-                KW,
-                1,
-                1,
-                KH - 1 - down,
-                KW - 1 - along,
-                OH,
-                OW,
-            )
+            sides = KH - 1 - down, KW - 1 - along, OH, OW
+            phase = Windows(win.N, win.OH, win.OW, w.shape[3], KH, KW, 1, 1, *sides)
             convolve(gy, taps, no_bias, gx, phase, groups, flip=True, to=(win.SH, win.SW, h0, w0))
     return gx
 

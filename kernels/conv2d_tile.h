@@ -1,4 +1,4 @@
-// What the convolutions on a CPU spend their time in. direct.cpp includes this file once for each
+// What the convolutions on a CPU spend their time in. conv2d_direct.cpp includes this file once for each
 // instruction set, in a namespace of its own, with
 //     TARGET   the instruction set, for the compiler      BYTES   of a vector register
 //     ROWS     of a tile, for it to fit the registers

@@ -1,11 +1,11 @@
-// Convolution on a CPU without columns; channels last. For a GPU convolution.cu has the twin:
+// Convolution on a CPU without columns; channels last. For a GPU conv2d.cu has the twin:
 // im2col and a matrix product.
 //
 //     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of
 //                       x[n, oh SH - PH + kh, ow SW - PW + kw, c] w[kh, kw, c, o]
 //
 // Why the rule of the other files does not do here: a processor multiplies and adds at its full
-// rate only while the sums stay in vector registers, a tile of them at a time (tile.h). A tile
+// rate only while the sums stay in vector registers, a tile of them at a time (conv2d_tile.h). A tile
 // finds each row of a window, KW pixels of CG channels, in memory as one run, so no window need be
 // copied to a row of columns first.
 //
@@ -82,13 +82,13 @@ namespace avx512 {
 #define TARGET __attribute__((target("arch=skylake-avx512")))
 #define BYTES 64
 #define ROWS 14
-#include "tile.h"
+#include "conv2d_tile.h"
 }  // namespace avx512
 namespace avx2 {
 #define TARGET __attribute__((target("arch=haswell")))
 #define BYTES 32
 #define ROWS 6
-#include "tile.h"
+#include "conv2d_tile.h"
 }  // namespace avx2
 #endif
 namespace baseline {
@@ -99,7 +99,7 @@ namespace baseline {
 #else
 #define ROWS 6
 #endif
-#include "tile.h"
+#include "conv2d_tile.h"
 }  // namespace baseline
 
 static Tiles best_tiles() {
