@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from minigrad.data.fonts import draw_digits
 from minigrad.models.lenet import LENET5
@@ -50,3 +51,56 @@ def test_lenet_from_top_to_bottom(tmp_path):
     assert "61,706" in out.stdout
     accuracy = float(re.search(r"epoch  1: .* test accuracy ([\d.]+)%", out.stdout)[1])
     assert accuracy > 80
+
+
+def run_example(name, *options, cwd, code=0):
+    """What an example prints; warnings are errors."""
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *options]
+    out = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert out.returncode == code, out.stderr
+    return out.stdout if code == 0 else out.stderr
+
+
+def test_a_backward_pass_by_hand(tmp_path):
+    """The numbers of docs/reading.md, by the example's own walk and by the engine's."""
+    out = run_example("1_backward_by_hand.py", cwd=tmp_path)
+    for name, value in (("x", "30.0"), ("w", "-20.0"), ("b", "-11.0")):
+        assert re.search(rf"dz/d{name}: by hand +{value}, by the engine +{value}", out)
+    assert "Add  was made of Mul, b" in out
+
+
+def test_a_perceptron_tells_spirals_apart(tmp_path):
+    out = run_example("2_multilayer_perceptron.py", cwd=tmp_path)
+    assert "step 600" in out
+    assert "held-out points right 100%" in out.splitlines()[-1]
+
+
+def test_the_checker_tells_right_from_wrong(tmp_path):
+    out = run_example("3_check_your_own_layer.py", cwd=tmp_path)
+    assert float(re.search(r"softplus, right: .* error (\S+)", out)[1]) < 1e-9
+    assert re.search(r"softplus, wrong: .*input 0\[\d\]: backward", out, re.DOTALL)
+    assert "hinge at its kink: input 0 lies on a kink" in out
+
+
+def test_a_convolution_by_hand_finds_edges(tmp_path):
+    """In a picture with one edge: white left of the middle, black right of it."""
+    picture = np.zeros((256, 256), np.uint8)
+    picture[:, :128] = 255
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    out = run_example("4_convolution_by_hand.py", "--picture", "half.png", cwd=tmp_path)
+    assert "1 * 1 + 2 * 2 + 4 * 3 + 5 * -1 = 12" in out
+    sheet = np.asarray(Image.open(tmp_path / "edges.png"))
+    assert sheet.shape == (256, 4 * 256)
+    inner = sheet[2:-2, 3 * 256 + 2 : -2]  # the strength, away from the border
+    assert (np.flatnonzero(inner.max(axis=0)) + 2).tolist() == [127, 128]
+    out = run_example("4_convolution_by_hand.py", cwd=tmp_path)
+    assert "written: edges.png" in out
+    for options in (("--picture", "none.png"), ("--output", "none/edges.png")):
+        said = run_example("4_convolution_by_hand.py", *options, cwd=tmp_path, code=1)
+        assert said.startswith("error: ")
+        assert "none" in said
+
+
+def test_every_example_has_cells():
+    for path in (ROOT / "examples").glob("[0-9]_*.py"):
+        assert path.read_text().count("# %%") >= 3, path

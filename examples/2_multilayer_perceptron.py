@@ -1,14 +1,18 @@
-"""A two-layer perceptron learns which of two interleaved spirals a point belongs to: the engine in
+"""A multilayer perceptron learns which of two interleaved spirals a point belongs to: the engine in
 thirty lines.
 
-python examples/multilayer_perceptron.py
+    python examples/2_multilayer_perceptron.py
+
+Cells begin with `# %%`: an editor that knows them runs one by one.
 """
 
+# %% What is needed
 import numpy as np
 
 from minigrad import functions as F
 from minigrad import nn, optim, random
 
+# %% Two spirals of 300 points each, the second turned by half a circle
 rng = random.Stream(0, "spirals")
 label = rng.integers(2, 600)
 radius = 0.1 + rng.uniform(600)
@@ -19,6 +23,7 @@ points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + 0.
 train, test = slice(0, 500), slice(500, 600)
 points = points.astype(np.float32)
 
+# %% Two hidden layers of 64 units
 model = nn.Sequential(
     fc1=nn.Linear(2, 64, rng=rng),
     relu1=nn.ReLU(),
@@ -28,6 +33,7 @@ model = nn.Sequential(
 )
 optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.0)
 
+# %% Learning: forward, loss, backward, a step against the gradient
 for step in range(601):
     batch = rng.integers(500, 64)
     loss = F.softmax_cross_entropy(model(points[batch]), label[batch])

@@ -1,19 +1,23 @@
 """Write a layer, and let the checker find what is wrong with its gradient.
 
-    python examples/check_your_own_layer.py
+    python examples/3_check_your_own_layer.py
 
 The same two lines work in anyone's test suite:
 
     from minigrad.gradcheck import check_grads
     check_grads(softplus, x)
+
+Cells begin with `# %%`: an editor that knows them runs one by one.
 """
 
+# %% What is needed
 import numpy as np
 
 import minigrad as mg
 from minigrad.gradcheck import GradientMismatch, KinkError, check_grads
 
 
+# %% Three layers: a right one, one with a mistake, one with a kink
 class Softplus(mg.Function):
     """y = log(1 + exp(x));   gx = gy / (1 + exp(-x))."""
 
@@ -44,6 +48,7 @@ class Hinge(mg.Function):
         return -gy * (x < 1)
 
 
+# %% What the checker says of each
 x = np.linspace(-2, 2, 9)
 print(f"softplus, right:   largest relative error {check_grads(lambda x: Softplus()(x), x):.1e}")
 try:
