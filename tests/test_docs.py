@@ -79,3 +79,15 @@ def test_readme_example():
     exec("\n".join(lines), names)
     assert names["y"].shape == (1, 27, 27, 96)
     assert names["w"].grad.shape == (11, 11, 3, 96)
+
+
+def test_the_readme_shows_lines_as_they_stand():
+    """LRN's array forms and its kernel, side by side on the first screen."""
+    blocks = re.findall(r"```(?:python|c)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    sources = [
+        (ROOT / path).read_text() for path in ("minigrad/functions/lrn.py", "kernels/lrn.cu")
+    ]
+    shown = [block for block in blocks if "squares" in block or "window_sum" in block]
+    assert len(shown) == 3
+    for block in shown:
+        assert any(block in source for source in sources), block
