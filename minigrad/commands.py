@@ -168,10 +168,9 @@ def add_look(commands: Any) -> None:
     sub.add_argument("--device", default=Options.device)
 
 
-def make_report(run: str, picture: str | None, kind: str, output: str | None, workers: int) -> None:
+def make_report(run: str, kind: str, output: str | None, **options: Any) -> None:
     """Write the page into a run's network."""
-    path = write_report(run, kind, picture, Path(output) if output else None, workers)
-    print(f"written: {path}")
+    print(f"written: {write_report(run, kind, output=Path(output) if output else None, **options)}")
 
 
 def look_inside(run: str, what: Sequence[str] | None, output: str | None, **options: Any) -> None:

@@ -215,6 +215,25 @@ def test_a_training_leaves_its_page(trained):
     assert again.read_text() == text, "the same page again"
 
 
+def test_the_command_makes_it_again(trained, tmp_path, capsys):
+    """For the first held-out picture, for one that is named, for another set; by numbers."""
+    picture = str(next((trained.parent / "set" / "train").rglob("*.JPEG")))
+    own = ["report", str(trained), "--workers", "0", "-o", str(tmp_path / "made.html")]
+    for options, words in (
+        ([], "the first held-out picture"),
+        (["--picture", picture], f"the picture {Path(picture).name}"),
+        (["--data", str(trained.parent / "set")], "the first held-out picture"),
+        (["--kind", "numbers"], "a drawn picture"),
+    ):
+        assert alexnet.main([*own, *options]) == 0
+        assert f"written: {tmp_path / 'made.html'}" in capsys.readouterr().out
+        assert words in (tmp_path / "made.html").read_text()
+    assert alexnet.main([*own, "--picture", "none.jpg"]) == 2
+    assert "none.jpg" in capsys.readouterr().err
+    assert alexnet.main(["report", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 VIEWS = [
     "#overview", "#stage/conv1", "#stage/conv2", "#stage/relu6", "#conv1/3/0,0", "#norm1/2/4,5",
     "#pool2/1/1,1", "#fc8/2/0,0", "#projection", "#nine/relu3", "#occlusion", "#evolution",
