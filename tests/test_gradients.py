@@ -97,7 +97,7 @@ def test_sums_are_made_in_one_order_and_are_the_same_with_a_thread(accumulate):
 
 def test_the_last_layers_travel_while_the_first_run_backward():
     """The backward pass of the first layer waits until the sum of the last one has begun: without
-    overlap this would wait in vain."""
+    overlap this would wait for ever."""
     begun = threading.Event()
 
     class Far(Double):

@@ -35,7 +35,8 @@ def on_ranks(action, size=2, devices=("gpu:0", "gpu:1")):
                 results[r] = action(Threads(r, meeting), devices[r])
         except Exception as error:
             errors.append(error)
-            meeting.barrier.abort()
+            for each in (meeting, *stand_in_nccl.meetings.values()):
+                each.barrier.abort()
 
     threads = [threading.Thread(target=rank, args=(r,)) for r in range(size)]
     for thread in threads:

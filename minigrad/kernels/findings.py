@@ -1,4 +1,4 @@
-"""What a record of a kernel's accesses says of it: mistakes, and memory moved in vain.
+"""What a record of a kernel's accesses says of it: mistakes, and memory moved for nothing.
 
 - races: one address, two threads, at least one store, no barrier between; or two blocks, which
   have none;

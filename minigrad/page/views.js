@@ -39,7 +39,7 @@ function positionExample() {
   return h("a", { href: positionHash(s, m, top.i, top.j) }, `${s.name}, ${what(s)} ${m}, ${place(top.i, top.j)}`);
 }
 
-// Boxes as high as a stage's side and as wide as its depth (64 maps a centimetre, so to say).
+// Boxes as high as a stage's side and as wide as its depth, on two scales of their own.
 function blocks() {
   const shown = stages.filter((s) => ["Conv", "Dense", "Pool"].includes(s.kind));
   const largest = Math.max(...shown.filter(isMaps).map((s) => s.H), 1);
