@@ -69,7 +69,8 @@ class CopyKernels(build_py):
 setup(
     cmdclass={"build_ext": BuildKernels, "build_py": CopyKernels},
     ext_modules=[
-        Extension(f"minigrad._host_{real}", ["kernels/host.cpp"]) for real in kernel_build.REALS
+        Extension(f"minigrad._host_{real}", ["kernels/thread_pool.h"])
+        for real in kernel_build.REALS
     ],
     name="minigrad",
     version=re.search(r'__version__ = "(.+)"', Path("minigrad/__init__.py").read_text())[1],

@@ -6,8 +6,8 @@
 // correct for any block size. On a GPU adjacent threads touch adjacent channels. On a CPU a block
 // has one thread, and the loop is a plain contiguous one, which the compiler vectorises.
 //
-// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU,
-// host.cpp includes it.
+// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU it is
+// included once.
 #pragma once
 
 #ifndef REAL

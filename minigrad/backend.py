@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ def cupy() -> Any:
 def nccl() -> Any:
     """CuPy's NCCL module, or None where the library is not installed."""
     try:
-        module = importlib.import_module("cupy.cuda.nccl")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy warns where the library is missing
+            module = importlib.import_module("cupy.cuda.nccl")
     except ImportError:
         return None
     return module if module.available else None

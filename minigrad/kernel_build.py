@@ -1,5 +1,5 @@
-"""Compiles the kernels for the CPU: kernels/host.cpp, which includes the others, once for float and
-once for double.
+"""Compiles the kernels for the CPU: every file of kernels/ in one program, once for float and once
+for double.
 
 `python -m minigrad build` does it in place; setup.py does it at an installation, with this file
 alone: it imports nothing of minigrad. Beside each library stands a small file with two checksums,
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import tempfile
 from pathlib import Path
 
 REALS = ("float", "double")
+SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -46,14 +48,24 @@ def library_path(folder: Path, real: str) -> Path:
     return folder / f"_host_{real}{sysconfig.get_config_var('EXT_SUFFIX') or '.so'}"
 
 
+def host_source(sources: Path, ends: str = ".cu .cpp", launcher: str = "HOST_KERNEL") -> str:
+    """The program that is compiled: the files of kernels with these endings, the pool of threads,
+    and for each kernel its launcher, a macro."""
+    files = [path for path in sorted(sources.iterdir()) if path.suffix in ends.split()]
+    names = [name for path in files for name, _ in SIGNATURE.findall(path.read_text())]
+    lines = ["#define HOST", '#include "prelude.cuh"', *(f'#include "{p.name}"' for p in files)]
+    lines += ['#include "thread_pool.h"'] if launcher == "HOST_KERNEL" else []
+    return "\n".join([*lines, *(f"{launcher}({name})" for name in names), ""])
+
+
 def sources_hash(sources: Path) -> str:
-    """Of everything in kernels/ that the libraries are compiled from."""
+    """Of everything that the libraries are compiled from."""
     texts = [
         path.read_bytes()
         for path in sorted(sources.iterdir())
         if path.suffix in (".cu", ".cuh", ".h", ".cpp") and path.name != "trace.h"
     ]
-    return hashlib.sha256(b"".join(texts)).hexdigest()
+    return hashlib.sha256(b"".join([*texts, host_source(sources).encode()])).hexdigest()
 
 
 def record(sources: str, library: Path) -> dict[str, str]:
@@ -111,9 +123,12 @@ def build(sources: Path, target: Path) -> list[Path]:
     sources_as_compiled = sources_hash(sources)
     with tempfile.TemporaryDirectory(prefix=".minigrad-", dir=target) as own:
         unfinished = [library_path(Path(own), real) for real in REALS]
+        program = Path(own, "host.cpp")
+        program.write_text(host_source(sources))
+        command += [f"-I{sources}"]
         processes = [
             subprocess.Popen(
-                [*command, f"-DREAL={real}", str(sources / "host.cpp"), "-o", str(path), *link],
+                [*command, f"-DREAL={real}", str(program), "-o", str(path), *link],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -124,9 +139,7 @@ def build(sources: Path, target: Path) -> list[Path]:
         outputs = [process.communicate()[0] for process in processes]
         for process, output in zip(processes, outputs):
             if process.returncode:
-                raise BuildError(
-                    f"{command[0]} could not compile {sources / 'host.cpp'}:\n{output.rstrip()}"
-                )
+                raise BuildError(f"{command[0]} could not compile {sources}:\n{output.rstrip()}")
         for path in unfinished:
             path.with_suffix(".json").write_text(json.dumps(record(sources_as_compiled, path)))
         for path in unfinished:

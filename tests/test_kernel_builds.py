@@ -42,6 +42,7 @@ def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Pat
     for path in kernels.folder().iterdir():
         if path.suffix in (".cu", ".cuh", ".h", ".cpp"):
             (sources / path.name).write_text(change(path.name, path.read_text()))
+    (folder / "host.cpp").write_text(kernel_build.host_source(sources))
     for real in ("float", "double"):
         command = [
             COMPILER,
@@ -50,7 +51,8 @@ def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Pat
             "-shared",
             "-pthread",
             f"-DREAL={real}",
-            sources / "host.cpp",
+            f"-I{sources}",
+            folder / "host.cpp",
             "-o",
             folder / f"{real}.so",
         ]

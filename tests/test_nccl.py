@@ -1,6 +1,9 @@
 """Ranks with a GPU each, on stand-ins for CuPy and NCCL: threads, each with its device."""
 
+import importlib
 import threading
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,3 +226,15 @@ def test_the_stand_in_refuses_what_nccl_refuses():
             nccl.link.allReduce(array.data.ptr, array.data.ptr, 5, 7, 0, stream)
 
     refused(overrun, "an illegal memory access")
+
+
+def test_cupy_without_the_library(monkeypatch):
+    """CuPy warns, and has a module that says no."""
+    monkeypatch.undo()
+
+    def without(name):
+        warnings.warn("nccl library could not be loaded", stacklevel=2)
+        return SimpleNamespace(available=False)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    assert backend.nccl() is None

@@ -21,7 +21,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +50,6 @@ ELEMENTS = {
     "double": "float64",
 }
 CPU_ONLY = "conv2d_direct.cpp"  # the one file of kernels that a GPU is not given
-SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def signatures() -> dict[str, tuple[str, tuple[Parameter, ...]]]:
     """(file, parameters) of every kernel, from its C signature."""
     found = {}
     for path in sorted([*folder().glob("*.cu"), folder() / CPU_ONLY]):
-        for name, text in SIGNATURE.findall(path.read_text()):
+        for name, text in kernel_build.SIGNATURE.findall(path.read_text()):
             parameters = []
             for part in text.split(","):
                 words = part.replace("*", " * ").replace("__restrict__", " ").split()

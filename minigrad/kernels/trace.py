@@ -62,10 +62,7 @@ def compiled(sources: Path, real: str = "float") -> Path:
         for path in sorted(sources.iterdir())
         if path.suffix in (".cu", ".cuh") or path.name == "trace.h"
     }
-    names = [name for text in texts.values() for name, _ in kernels.SIGNATURE.findall(text)]
-    main = '#define HOST\n#include "prelude.cuh"\n'
-    main += "".join(f'#include "{name}"\n' for name in texts if name.endswith(".cu"))
-    main += "".join(f"TRACE({name})\n" for name in names)
+    main = kernel_build.host_source(sources, ".cu", "TRACE")
     flags = ["-std=c++20", "-O1", "-w", "-fPIC", "-shared", "-pthread", f"-DREAL={real}"]
     key = hashlib.sha256(repr((sorted(texts.items()), main, command, flags)).encode())
     folder = files.default_cache_folder() / "trace"

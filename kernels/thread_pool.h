@@ -1,24 +1,10 @@
-// All kernels for the CPU: compiled once with REAL=float and once with REAL=double.
+// How a CPU runs the blocks of a kernel: a pool of threads.
 //
-// A launch runs the blocks of a kernel on a pool of threads. Blocks are handed out in small
-// portions to whichever thread is free, so a thread that the system has put aside delays no more
-// than its portion; idle threads sleep. Each block writes only what it owns, so the result has the
-// same bits whatever the number of threads. The BLAS runs its jobs on the same pool
-// (run_blas_jobs).
-#define HOST
-#include "prelude.cuh"
-
-#include "avg_pool2d.cu"
-#include "bias.cu"
-#include "conv2d.cu"
-#include "conv2d_direct.cpp"
-#include "dropout.cu"
-#include "images.cu"
-#include "lrn.cu"
-#include "max_pool2d.cu"
-#include "relu.cu"
-#include "sgd.cu"
-#include "softmax_cross_entropy.cu"
+// Blocks are handed out in small portions to whichever thread is free, so a thread that the system
+// has put aside delays no more than its portion; idle threads sleep. Each block writes only what it
+// owns, so the result has the same bits at any number of threads. The BLAS runs its jobs on the
+// same pool (run_blas_jobs).
+#pragma once
 
 #ifdef HOST_BLOCK
 #include <barrier>
@@ -213,25 +199,3 @@ extern "C" int threads_for_blas(int count) {
   extern "C" void launch_##name(i64 blocks, i64 shared_bytes, void **args, int threads) {          \
     run([](void **a) { body_of<&name>(a, &name); }, blocks, shared_bytes, args, threads);          \
   }
-
-HOST_KERNEL(im2col)
-HOST_KERNEL(col2im)
-HOST_KERNEL(pack_filters)
-HOST_KERNEL(direct_forward)
-HOST_KERNEL(direct_filter_gradient)
-HOST_KERNEL(unpack_filters)
-HOST_KERNEL(add_bias)
-HOST_KERNEL(sum_rows)
-HOST_KERNEL(relu_forward)
-HOST_KERNEL(relu_backward)
-HOST_KERNEL(lrn_forward)
-HOST_KERNEL(lrn_backward)
-HOST_KERNEL(max_pool_forward)
-HOST_KERNEL(max_pool_backward)
-HOST_KERNEL(avg_pool_forward)
-HOST_KERNEL(avg_pool_backward)
-HOST_KERNEL(dropout)
-HOST_KERNEL(softmax_cross_entropy_forward)
-HOST_KERNEL(softmax_cross_entropy_backward)
-HOST_KERNEL(sgd_update)
-HOST_KERNEL(prepare_images)
