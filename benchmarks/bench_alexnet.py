@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from setting import describe, whole, writable
+from setting import describe, whole_number, writable
 
 from minigrad import backend, kernels, machine
 from minigrad.files import replacing
@@ -338,28 +338,28 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", choices=NETWORKS, default="paper")
-    parser.add_argument("--batch", type=whole, default=128)
+    parser.add_argument("--batch", type=whole_number, default=128)
     parser.add_argument("--device", choices=PEERS, default="cpu")
     parser.add_argument(
         "--peers",
         help="comma-separated, or none; default: all, "
         + "; ".join(f"{d}: {', '.join(p)}" for d, p in PEERS.items()),
     )
-    parser.add_argument("--blocks", type=whole, default=4)
-    parser.add_argument("--steps", type=whole, help="in a block; default 3, on a GPU 25")
+    parser.add_argument("--blocks", type=whole_number, default=4)
+    parser.add_argument("--steps", type=whole_number, help="in a block; default 3, on a GPU 25")
     parser.add_argument(
-        "--warm", type=whole, help="steps before the first block; default 2, on a GPU 20"
+        "--warm", type=whole_number, help="steps before the first block; default 2, on a GPU 20"
     )
-    parser.add_argument("--threads", type=whole, default=kernels.threads())
+    parser.add_argument("--threads", type=whole_number, default=kernels.threads())
     parser.add_argument(
         "--follow",
-        type=whole,
+        type=whole_number,
         metavar="STEPS",
         help="compare the losses of so many steps with PyTorch's, and do nothing else",
     )
     parser.add_argument(
         "--answer-within",
-        type=whole,
+        type=whole_number,
         default=1200,
         metavar="SECONDS",
         help="of a block or a start; a peer that does not is left out",

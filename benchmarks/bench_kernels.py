@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from setting import describe, whole, writable
+from setting import describe, whole_number, writable
 
 from minigrad import backend, kernels, optim, random
 from minigrad.data.preparation import Preparation
@@ -229,7 +229,7 @@ def scatter(cols, out, cs, win):
 
 
 def prepared(preparation, out, *given):
-    preparation.into(out, *given)
+    preparation.prepare_into(out, *given)
     return out
 
 
@@ -265,7 +265,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=whole, default=128)
+    parser.add_argument("--batch", type=whole_number, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each kernel")
     parser.add_argument("--busy", action="store_true", help="with another process on one core")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from setting import whole
+from setting import whole_number
 
 from minigrad import data, kernels, random
 from minigrad.models.records import PHOTOGRAPH
@@ -96,10 +96,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="CLASS/PICTURE")
-    parser.add_argument("--pictures", type=whole, default=1024)
-    parser.add_argument("--batch", type=whole, default=128)
-    parser.add_argument("--epochs", type=whole, default=4)
-    parser.add_argument("--workers", type=whole, default=kernels.threads())
+    parser.add_argument("--pictures", type=whole_number, default=1024)
+    parser.add_argument("--batch", type=whole_number, default=128)
+    parser.add_argument("--epochs", type=whole_number, default=4)
+    parser.add_argument("--workers", type=whole_number, default=kernels.threads())
     args = parser.parse_args()
     try:
         images = data.open_folder(args.data)

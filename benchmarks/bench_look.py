@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from setting import describe, whole
+from setting import describe, whole_number
 
 import alexnet
 from minigrad import data, kernels, look, machine
@@ -47,11 +47,11 @@ def main() -> int:
     )
     parser.add_argument("--data", required=True, metavar="DIR", help="CLASS/PICTURE")
     parser.add_argument("--preset", default="paper")
-    parser.add_argument("--pictures", type=whole, default=5000)
-    parser.add_argument("--batch", type=whole, default=128)
+    parser.add_argument("--pictures", type=whole_number, default=5000)
+    parser.add_argument("--batch", type=whole_number, default=128)
     parser.add_argument("--stage", help="default: the last maps")
-    parser.add_argument("--repeats", type=whole, default=3)
-    parser.add_argument("--workers", type=whole, default=kernels.threads())
+    parser.add_argument("--repeats", type=whole_number, default=3)
+    parser.add_argument("--workers", type=whole_number, default=kernels.threads())
     args = parser.parse_args()
     machine.set_up()
     try:

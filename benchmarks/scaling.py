@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from setting import describe, whole
+from setting import describe, whole_number
 
 import alexnet
 from minigrad import backend, machine
@@ -272,7 +272,7 @@ def run_rank(preset: Preset, batch: int, steps: int) -> None:
 
 
 def numbers(text: str) -> list[int]:
-    return [whole(word) for word in text.split(",")]
+    return [whole_number(word) for word in text.split(",")]
 
 
 def main() -> int:
@@ -282,9 +282,9 @@ def main() -> int:
     parser.add_argument("--preset", default="paper", choices=alexnet.PRESETS)
     parser.add_argument("--measure", type=numbers, metavar="RANKS", help="1,2")
     parser.add_argument("--overlap", type=numbers, metavar="GBITS", help="1,5,10,25")
-    parser.add_argument("--batch", type=whole, default=128, help="the joint batch")
-    parser.add_argument("--blocks", type=whole, default=4)
-    parser.add_argument("--steps", type=whole, default=4, help="in a block")
+    parser.add_argument("--batch", type=whole_number, default=128, help="the joint batch")
+    parser.add_argument("--blocks", type=whole_number, default=4)
+    parser.add_argument("--steps", type=whole_number, default=4, help="in a block")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     preset = alexnet.PRESETS[args.preset]

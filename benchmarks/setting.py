@@ -21,7 +21,7 @@ VARIABLES = (
 )  # beginnings of names that change speed
 
 
-def whole(text: str) -> int:
+def whole_number(text: str) -> int:
     """An argument that is a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number, at least 1, is wanted")

@@ -520,9 +520,9 @@ def test_what_cannot_be_prepared(words, change, mode, monkeypatch):
         "pictures": np.zeros((2, 9, 9, 3), np.uint8),
         "crops": np.zeros((2, 3), np.int32),
     }
-    plain(5).into(**given, noise=None)
+    plain(5).prepare_into(**given, noise=None)
     with pytest.raises(ValueError, match=words):
-        plain(5).into(**given | change, noise=None)
+        plain(5).prepare_into(**given | change, noise=None)
 
 
 def test_the_systems_trouble_is_not_the_pictures(tree, tmp_path, monkeypatch):

@@ -161,5 +161,7 @@ class Loader:
             mirrors = mirrors if self.preparation.mirror else 0 * mirrors
             crops = np.concatenate([corners[i], mirrors[i][:, None]], axis=1).astype(np.int32)
             x = np.empty((n, *self.preparation.mean.shape), np.float32)
-            self.preparation.into(x, batch.pictures, crops, None if noise is None else noise[i])
+            self.preparation.prepare_into(
+                x, batch.pictures, crops, None if noise is None else noise[i]
+            )
         return x, self.pictures.images.labels[i], i

@@ -135,7 +135,7 @@ class Preparation:
             colour = p.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
         return cls(p.size, mean, 1 / stats.std if p.unit_std else 1.0, colour, p.shrink, p.mirror)
 
-    def into(
+    def prepare_into(
         self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None
     ) -> None:
         """Write prepared pictures into out (n, size, size, C) float32.
@@ -201,7 +201,7 @@ class Preparation:
     def crop(self, pictures: np.ndarray, top: int, left: int, mirror: bool) -> np.ndarray:
         """One crop of every picture, without colour noise."""
         out = np.empty((len(pictures), *self.mean.shape), np.float32)
-        self.into(
+        self.prepare_into(
             out,
             pictures,
             np.tile(np.array([top, left, mirror], np.int32), (len(pictures), 1)),

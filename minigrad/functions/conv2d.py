@@ -77,7 +77,7 @@ def conv2d(
             "conv2d: x must be (N, H, W, C) and w (KH, KW, C / groups, O), but they have shapes"
             f" {x.shape} and {w.shape}"
         )
-    groups = geometry.whole(groups, "groups", "conv2d")
+    groups = geometry.whole_number(groups, "groups", "conv2d")
     CG, O = w.shape[2:]
     if x.shape[3] != CG * groups and x.shape[1] == CG * groups:
         raise ValueError(

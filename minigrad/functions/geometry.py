@@ -30,10 +30,11 @@ def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> 
             f"{function}: {name} must be a whole number >= {least}, or a pair of them, not"
             f" {value!r}"
         )
-    return whole(both[0], name, function, least), whole(both[1], name, function, least)
+    high, wide = (whole_number(v, name, function, least) for v in both)
+    return high, wide
 
 
-def whole(value: int, name: str, function: str, least: int = 1) -> int:
+def whole_number(value: int, name: str, function: str, least: int = 1) -> int:
     """A whole number, at least `least`, or ValueError."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f"{function}: {name} must be a whole number >= {least}, not {value!r}")

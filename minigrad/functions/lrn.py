@@ -28,7 +28,7 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.cases import Case
-from minigrad.functions.geometry import whole
+from minigrad.functions.geometry import whole_number
 
 CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
 
@@ -129,10 +129,10 @@ def lrn(
     Returns: same shape as x.
     """
     x = as_tensor(x)
-    groups = whole(groups, "groups", "lrn")
+    groups = whole_number(groups, "groups", "lrn")
     if x.ndim < 1 or x.shape[-1] % groups:
         raise ValueError(f"lrn: groups={groups} must divide the channels of x, shape {x.shape}")
-    n = whole(n, "n", "lrn")
+    n = whole_number(n, "n", "lrn")
     check_constants("lrn", k, alpha, beta)
     return LRN(n, float(k), float(alpha) / n if divide_by_n else float(alpha), float(beta), groups)(
         x

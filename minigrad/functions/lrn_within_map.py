@@ -21,7 +21,7 @@ from minigrad import kernels
 from minigrad.backend import Array
 from minigrad.engine import Function, Tensor, as_tensor
 from minigrad.functions.cases import Case
-from minigrad.functions.geometry import whole
+from minigrad.functions.geometry import whole_number
 from minigrad.functions.lrn import check_constants, window_sum
 
 
@@ -66,7 +66,7 @@ def lrn_within_map(
         raise ValueError(
             f"lrn_within_map: x must have four axes (N, H, W, C), but has shape {x.shape}"
         )
-    n = whole(n, "n", "lrn_within_map")
+    n = whole_number(n, "n", "lrn_within_map")
     check_constants("lrn_within_map", k, alpha, beta)
     return LRNWithinMap(n, float(k), float(alpha), float(beta))(x)
 

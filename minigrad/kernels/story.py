@@ -48,7 +48,7 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
     ]
     used: list[str] = []
 
-    def say(access: Any, words: str) -> None:
+    def describe(access: Any, words: str) -> None:
         used.append(trace.line(access))
         lines.append(f"  thread {int(access['thread'])} {words} ({trace.line(access)})")
 
@@ -70,13 +70,13 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
             sources = [each for each in made_of(other, int(last))[:-1] if not each["write"]]
             names = list(dict.fromkeys(trace.where(each) for each in sources))
             made = f", made of {', '.join(names)}" if names else ", a number by itself"
-            say(other[last], f"stores {trace.where(other[last])}{made}")
+            describe(other[last], f"stores {trace.where(other[last])}{made}")
             epoch = max(epoch, int(load["epoch"]))
         if epoch:
             lines.append("  a barrier: no thread goes on before all of that is there")
         for access in needed:
             verb = "stores" if access["write"] else "loads"
-            say(access, f"{verb} {trace.where(access)}")
+            describe(access, f"{verb} {trace.where(access)}")
     return [*shortened(lines), "", *quoted(used)]
 
 

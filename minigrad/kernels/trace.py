@@ -192,12 +192,12 @@ def launches() -> Iterator[list[Launch]]:
     kept: list[Launch] = []
     launch = kernels.launch
 
-    def noted(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
+    def keeping(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         if kernels.signatures()[name][0] != kernels.CPU_ONLY and blocks:
             kept.append(Launch(name, blocks, args, shared))
         launch(name, blocks, *args, shared=shared)
 
-    kernels.launch = noted
+    kernels.launch = keeping
     try:
         yield kept
     finally:
