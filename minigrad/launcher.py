@@ -24,12 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minigrad import machine
 from minigrad.distributed import BEATS, DistributedError, read_beats
 
 POLL = 0.2  # seconds between two looks at the ranks
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
 NOISE = re.compile(
     r"^Abort\(|^[=\s]*$|^=   |^YOUR APPLICATION|^This typically|^Please see|^HYDT|^\[mpiexec"
 )
@@ -72,7 +70,7 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
         watch = Watch(process, folder)
         echo = threading.Thread(target=watch.pass_on)
         echo.start()
-        before = {number: signal.signal(number, watch.signal) for number in SIGNALS}
+        before = {number: signal.signal(number, watch.signal) for number in machine.STOPS}
         try:
             why = watch.until_the_end(timeout)
         finally:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import threadpoolctl
 
 from minigrad import backend, kernels
+
+# Signals that ask a program to stop; not every system has the last.
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def set_up(processes: int = 1) -> None:

@@ -17,7 +17,7 @@ FLOORS = {
     "minigrad.network": 5,
     "minigrad.look": 6, "minigrad.page": 6, "minigrad.columns": 6,
     "minigrad.training": 7,
-    "minigrad.launcher": 2, "minigrad.commands": 8,
+    "minigrad.launcher": 3, "minigrad.commands": 8,
     "alexnet": 9,
     "examples": 10, "benchmarks": 10,
 }  # fmt: skip

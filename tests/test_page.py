@@ -21,6 +21,7 @@ from minigrad.models.lenet import LENET5
 from minigrad.models.records import LRN, Conv, Sigmoid, Tanh
 from minigrad.network import Network, shrunken
 from minigrad.page.numbers import keep_strongest, quantised, size
+from minigrad.training import report
 from minigrad.training.report import write_report
 
 CHROMIUM = (
@@ -354,6 +355,18 @@ def test_a_page_in_no_time_says_what_it_lacks(trained, tmp_path):
         "Left out, for the sake of the training's time: alexnet.py report makes a whole page."
     )
     assert data["stages"]
+
+
+def test_a_page_without_room_leaves_instruments_out_and_says_so(trained, tmp_path, monkeypatch):
+    """First filters go, where there are any to spare; then the instruments, the least first."""
+    whole = (trained / "report.html").read_text()
+    monkeypatch.setattr(report, "BUDGET", len(whole) - 100_000 + report.SCRIPTS_SIZE)
+    path = write_report(trained, output=tmp_path / "small.html", workers=0)
+    data = json.loads(re.search(r'id="data">(.*)</script>\n<script>', path.read_text())[1])
+    assert data["evolution"] is None
+    assert re.fullmatch(r"Left out: the page is at most \d+\.\d+ MB\.", data["absent"]["evolution"])
+    assert data["predictions"]
+    assert len(path.read_text()) < len(whole)
 
 
 def test_numbers_leave_every_picture_out(trained, tmp_path):

@@ -216,17 +216,20 @@ def test_the_command(capsys):
         command.main(["trace", "nothing"])
 
 
-def test_recording_what_functions_launch():
+def test_what_functions_launch_can_be_recorded():
     from minigrad import functions as F
 
     x = np.random.default_rng(0).standard_normal((2, 5, 4, 6)).astype(np.float32)
-    plain = F.lrn(x).data
-    with trace.recording() as traces:
-        recorded = F.lrn(x).data
-    np.testing.assert_allclose(recorded, plain, rtol=1e-6)
-    assert [t.kernel for t in traces] == ["lrn_forward"]
-    assert set(traces[0].accesses["block"]) == set(range(40))
-    assert findings.races(traces[0]) == findings.overruns(traces[0]) == []
+    with trace.launches() as kept:
+        plain = F.lrn(x).data
+    assert [launch.kernel for launch in kept] == ["lrn_forward"]
+    recorded = kept[0].args[1]
+    expected = plain.copy()
+    recorded[...] = 0
+    found = kept[0].run()
+    np.testing.assert_allclose(recorded, expected, rtol=1e-6)
+    assert set(found.accesses["block"]) == set(range(40))
+    assert findings.races(found) == findings.overruns(found) == []
 
 
 def test_python_m_prints_no_warning():

@@ -49,6 +49,7 @@ ELEMENTS = {
     "float": "float32",
     "double": "float64",
 }
+FLOATS = ctypes.c_float, ctypes.c_double
 CPU_ONLY = "conv2d_direct.cpp"  # the one file of kernels that a GPU is not given
 
 
@@ -294,6 +295,16 @@ def check(name: str, args: tuple, real: str) -> str:
     return device
 
 
+def host_arguments(name: str, real: str, args: tuple) -> tuple[Any, list]:
+    """What a launcher on a CPU is given: an array with a pointer to each argument, and the values
+    that they point to, which live as long as somebody holds them."""
+    values = [
+        kind(a.ctypes.data if p.pointer else int(a) if kind not in FLOATS else a)
+        for (p, _, kind, _), a in zip(plan(name, real), args)
+    ]
+    return (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values]), values
+
+
 def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     """Run a kernel.
 
@@ -314,17 +325,7 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         return
     rows = plan(name, real)
     if device == "cpu":
-        values = [
-            kind(
-                a.ctypes.data
-                if p.pointer
-                else int(a)
-                if kind not in (ctypes.c_float, ctypes.c_double)
-                else a
-            )
-            for (p, _, kind, _), a in zip(rows, args)
-        ]
-        pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+        pointers, values = host_arguments(name, real, args)
         host_function(name, real)(blocks, shared_bytes, pointers, threads())
         return
     # CuPy passes a Python int as 64 bits and a float as double: give it NumPy scalars of the

@@ -65,12 +65,8 @@ def overruns(trace: Trace) -> list[str]:
     """A sentence for each line of the source that reaches outside an array."""
     found: dict[str, str] = {}
     for access in trace.accesses:
-        number = int(access["array"])
-        if number < 0:
-            size = trace.shared
-        else:
-            array = trace.arrays[number]
-            size = int(np.prod(array.shape, dtype=np.int64)) * array.itemsize
+        array = trace.arrays.get(int(access["array"]))
+        size = trace.shared if array is None else array.size * array.itemsize
         if not 0 <= access["offset"] <= size - access["size"]:
             what = "stores" if access["write"] else "loads"
             found.setdefault(

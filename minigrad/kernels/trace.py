@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import re
 import shlex
 import subprocess
@@ -100,6 +101,8 @@ class Array:
     itemsize: int
     address: int
 
+    size = property(lambda self: math.prod(self.shape), doc="Elements.")
+
 
 @dataclass
 class Trace:
@@ -121,11 +124,10 @@ class Trace:
             return f"shared[{offset // int(access['size'])}]"
         array = self.arrays[number]
         place = offset // array.itemsize
-        size = int(np.prod(array.shape, dtype=np.int64))
-        if 0 <= place < size:
+        if 0 <= place < array.size:
             index = ", ".join(map(str, map(int, np.unravel_index(place, array.shape))))
             return f"{array.name}[{index}]"
-        return f"{array.name}[{place} of {size}]"
+        return f"{array.name}[{place} of {array.size}]"
 
     def line(self, access: Any) -> str:
         """lrn.cu:47."""
@@ -158,10 +160,7 @@ def run(
     kernels.check(name, args, real)
     rows = kernels.plan(name, real)
     arrays = {n: a for n, a in enumerate(args) if rows[n][0].pointer}
-    values = [
-        kind(a.ctypes.data) if p.pointer else kind(a) for (p, _, kind, _), a in zip(rows, args)
-    ]
-    pointers = (ctypes.c_void_p * len(values))(*[ctypes.addressof(v) for v in values])
+    pointers, values = kernels.host_arguments(name, real, args)
     sizes = (ctypes.c_longlong * len(values))(
         *[arrays[n].nbytes if n in arrays else 0 for n in range(len(values))]
     )
@@ -200,26 +199,6 @@ def launches() -> Iterator[list[Launch]]:
     kernels.launch = keeping
     try:
         yield kept
-    finally:
-        kernels.launch = launch
-
-
-@contextmanager
-def recording(sources: Path | None = None) -> Iterator[list[Trace]]:
-    """Inside, kernels that are launched on a CPU are recorded; those that a GPU is not given run as
-    always."""
-    traces: list[Trace] = []
-    launch = kernels.launch
-
-    def recorded(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
-        if kernels.signatures()[name][0] == kernels.CPU_ONLY or blocks == 0:
-            launch(name, blocks, *args, shared=shared)
-            return
-        traces.append(run(name, blocks, *args, shared=shared, sources=sources))
-
-    kernels.launch = recorded
-    try:
-        yield traces
     finally:
         kernels.launch = launch
 

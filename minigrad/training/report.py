@@ -123,9 +123,6 @@ class Report:
             "run": self.facts(),
             "absent": self.absent,
         }
-        with no_grad():
-            numbers = network_numbers(inside.model, x, BUDGET - size(sections) - SCRIPTS_SIZE)
-        room = BUDGET - SCRIPTS_SIZE - size(sections) - size(numbers)
         for name, make in (
             ("projections", lambda: self.projections(x)),
             ("occlusion", lambda: self.occlusion(crop, truth)),
@@ -135,12 +132,14 @@ class Report:
             ("evolution", self.evolution),
             ("traces", lambda: self.traces(x)),
         ):
-            found = self.unless_absent(name, make)
-            if found is not None and size(found) > room:
+            sections[name] = self.unless_absent(name, make)
+        room = BUDGET - SCRIPTS_SIZE
+        with no_grad():
+            numbers = network_numbers(inside.model, x, room - size(sections))
+        for name in ("evolution", "neighbours", "nine", "projections", "predictions"):
+            if size(sections) + size(numbers) > room and sections[name] is not None:
+                sections[name] = None
                 self.absent[name] = f"Left out: the page is at most {BUDGET / 1e6:g} MB."
-                found = None
-            room -= size(found)
-            sections[name] = found
         return sections | numbers
 
     def unless_absent(self, name: str, make: Callable[[], Any]) -> Any:

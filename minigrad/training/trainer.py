@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigrad import backend, columns, nn, optim
+from minigrad import backend, columns, machine, nn, optim
 from minigrad.data import Loader
 from minigrad.distributed import Communicator
 from minigrad.training import checkpoint, health
@@ -214,8 +214,7 @@ class Trainer:
                 os.write(2, f"\n{line}\n".encode())
 
         main = threading.current_thread() is threading.main_thread()
-        own = ("SIGINT", "SIGTERM", "SIGHUP") if main else ()
-        numbers = [getattr(signal, name) for name in own if hasattr(signal, name)]
+        numbers = machine.STOPS if main else []
         before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
