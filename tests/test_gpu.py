@@ -1,5 +1,5 @@
-"""Everything that runs on a GPU: `pytest -m gpu`. The bodies and cases are tests/test_kernels.py's;
-the CPU is the oracle.
+"""Everything that runs on a GPU: `pytest -m gpu`. The bodies and cases are those of the CPU, which
+is the oracle.
 
 Without a GPU tests/test_gpu_path.py runs this file on a stand-in for CuPy.
 """
@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 import test_trainer
-from test_kernels import CASES, DTYPES, numbers, prepared
+from checks import DTYPES, numbers
+from test_kernels import CASES, prepared
 
 import alexnet
 from minigrad import backend, gradcheck, kernels, look, optim, random

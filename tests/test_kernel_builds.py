@@ -1,9 +1,9 @@
 """The kernel tests once more, in other builds of the same sources: blocks of several real threads,
 and under the sanitizers.
 
-Each build runs tests/test_kernels.py in a process of its own. A block of four threads with a real
-barrier shows, without a GPU, whether the stride loops are right for any block size and no barrier
-is missing; a missing one is planted, and must be found.
+Each build runs every test of the compiled kernels in a process of its own. A block of four threads
+with a real barrier shows, without a GPU, whether the stride loops are right for any block size and
+no barrier is missing; a missing one is planted, and must be found.
 """
 
 import ctypes
@@ -72,7 +72,10 @@ def run_kernel_tests(folder: Path, **environment: str) -> subprocess.CompletedPr
         "no:cacheprovider",
         "--host-library",
         folder,
+        "-m",
+        "kernels",
         "tests/test_kernels.py",
+        "tests/layers",
     ]
     variables = {k: v for k, v in os.environ.items() if k != "MINIGRAD_KERNELS"} | environment
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)

@@ -1,5 +1,5 @@
-"""Every kernel against its array form, wrong launches, and what the loader finds. On the CPU; the
-same bodies run on a GPU."""
+"""What all kernels share: launches, wrong ones too, threads, what the loader finds; and the kernels
+that belong to no layer, SGD's and the preparation of pictures. A layer's own: tests/layers."""
 
 import os
 import re
@@ -10,243 +10,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checks import DTYPES, KERNEL, built, numbers, run
 
-from minigrad import backend, kernel_build, kernels, optim, random
+from minigrad import backend, kernel_build, kernels, optim
 from minigrad import functions as F
 from minigrad.data.preparation import prepare_images
-from minigrad.engine import Tensor
 from minigrad.functions import conv2d_direct
 
 ROOT = Path(__file__).resolve().parents[1]
-built = pytest.mark.skipif(
-    kernels.mode() == "none"
-    or not (kernels.host_library("float") and kernels.host_library("double")),
-    reason="the CPU kernels are not built, or switched off",
-)
-DTYPES = ["float32", "float64"]
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
-
-
-def numbers(*shape, dtype="float64", seed=0):
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
-
-
-def both_ways(monkeypatch, f, *arrays, poison=True):
-    """(output, gradients) of f by the kernels, and by the array forms. Fresh memory is poisoned: a
-    kernel must write all it returns."""
-    results = []
-    for mode in ("cpu", "none"):
-        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
-        if poison and mode == "cpu":
-            monkeypatch.setattr(np, "empty_like", poisoned)
-        leaves = [
-            Tensor(a.copy(), requires_grad=True) if a.dtype.kind == "f" else a for a in arrays
-        ]
-        with random.rewound():
-            y = f(*leaves)
-            y.backward(numbers(*y.shape, dtype=y.dtype, seed=9) if y.shape else None)
-        monkeypatch.undo()
-        results.append([y.data] + [x.grad for x in leaves if isinstance(x, Tensor)])
-    return results
-
-
-_empty_like = np.empty_like
-
-
-def poisoned(like, *args, **kwargs):
-    out = _empty_like(like, *args, **kwargs)
-    out.fill(np.nan if out.dtype.kind == "f" else 77)
-    return out
-
-
 CASES = {case.name: case for case in F.cases()}
-
-
-@built
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", CASES)
-def test_kernel_against_array_form(name, dtype, monkeypatch):
-    ours, reference = both_ways(monkeypatch, CASES[name], *CASES[name].draw(dtype))
-    for a, b in zip(ours, reference, strict=True):
-        assert a.dtype == dtype
-        size = max(1.0, float(np.abs(b).max()))
-        np.testing.assert_allclose(a / size, b / size, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
-@built
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [n for n in CASES if "conv2d" in n])
-def test_columns_by_kernels(name, dtype, monkeypatch):
-    """im2col and col2im, which a CPU would do without: the way of a GPU."""
-    monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
-    test_kernel_against_array_form(name, dtype, pytest.MonkeyPatch())
-
-
-@built
-@pytest.mark.parametrize(
-    ("cache", "parts"),
-    [
-        (1, 1),
-        (1, 32),
-        (6000, 3),
-        (20000, 2),
-        (30000, 32),
-        (1 << 20, 2),
-        (1 << 20, 3),
-        (1 << 20, 32),
-    ],
-)
-@pytest.mark.parametrize(
-    "name", ["conv2d: as conv1", "conv2d: as conv2", "conv2d: uneven", "conv2d: several panels"]
-)
-def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkeypatch):
-    """Single rows, several rows, several images at a time; one part of the gradient to one an
-    image."""
-    monkeypatch.setattr(conv2d_direct, "CACHE", cache)
-    monkeypatch.setattr(conv2d_direct, "PARTS", parts)
-    x, *others = CASES[name].draw()
-    seven = numbers(7, *x.shape[1:])
-    for a, b in zip(*both_ways(pytest.MonkeyPatch(), CASES[name], seven, *others), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@built
-def test_direct_convolution_of_a_long_row():
-    """The square of the row's length passes 2^31."""
-    x, w = numbers(1, 1, 200_000, 1), numbers(1, 3, 1, 1, seed=1)
-    expected = sum(x.ravel()[k : k + 199_998] * w.ravel()[k] for k in range(3))
-    np.testing.assert_allclose(F.conv2d(x, w).data.ravel(), expected, rtol=1e-12, atol=1e-12)
-
-
-@built
-def test_a_gradient_that_sums_many_products_keeps_its_precision():
-    rng = np.random.default_rng(0)
-    x, w = (
-        rng.random((1, 512, 512, 1), np.float32),
-        Tensor(np.zeros((1, 1, 1, 1), np.float32), requires_grad=True),
-    )
-    y = F.conv2d(x, w)
-    gy = rng.random(y.shape, np.float32)
-    y.backward(gy)
-    np.testing.assert_allclose(w.grad.item(), np.vdot(x.astype(float), gy.astype(float)), rtol=3e-6)
-
-
-@built
-@pytest.mark.parametrize("needs", [(False, True), (True, False)])
-def test_convolution_with_a_frozen_weight_or_bias(needs):
-    x, w, b, gy = numbers(2, 5, 5, 3), numbers(3, 3, 3, 4), numbers(4), numbers(2, 3, 3, 4, seed=9)
-
-    def gradients(*needs):
-        leaves = [Tensor(a, requires_grad=need) for a, need in zip((w, b), needs)]
-        F.conv2d(x, *leaves).backward(gy)
-        return [leaf.grad for leaf in leaves]
-
-    for part, whole, need in zip(gradients(*needs), gradients(True, True), needs):
-        if need:
-            np.testing.assert_allclose(part, whole, rtol=1e-12)
-        else:
-            assert part is None
-
-
-@built
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_packed_filters_are_unpacked_to_themselves(dtype):
-    taps, CG, OG, groups = 4, 3, 35, 2
-    w, b = numbers(taps, CG, groups * OG, dtype=dtype), numbers(groups * OG, dtype=dtype, seed=1)
-    filters = poisoned(w, shape=(groups, 2, 1 + taps * CG, 32))
-    kernels.launch("pack_filters", groups * 2 * taps, w, b, filters, taps, CG, OG, groups, 0)
-    assert filters[1, 1, 0, :3].tolist() == b[67:].tolist()
-    assert filters[1, 1, 1 + 2 * CG + 1, 2] == w[2, 1, 69]
-    assert not filters[:, 1, :, 3:].any()
-    gw, gb = poisoned(w), poisoned(b)
-    kernels.launch(
-        "unpack_filters",
-        groups * 2 * taps,
-        np.stack([filters, 2 * filters]),
-        gw,
-        gb,
-        2,
-        taps,
-        CG,
-        OG,
-        groups,
-    )
-    np.testing.assert_array_equal(gw, w + 2 * w)
-    np.testing.assert_array_equal(gb, b + 2 * b)
-
-
-@built
-def test_dropout_masks_are_identical(monkeypatch):
-    f = CASES["dropout: longer than a block"]
-    ours, reference = both_ways(monkeypatch, f, np.ones(2 * kernels.SPAN + 3))
-    np.testing.assert_array_equal(ours[0], reference[0])
-
-
-@built
-def test_dropout_of_nan_is_nan(monkeypatch):
-    """Where the number is dropped, too: 0 times NaN."""
-    for result in both_ways(monkeypatch, CASES["dropout"], np.full((3, 7, 11), np.nan)):
-        assert np.isnan(result[0]).all()
-
-
-@built
-@pytest.mark.parametrize("draw", [1, (1 << 32) + 1, (5 << 32) + 1])
-def test_dropout_counts_its_draws_in_64_bits(draw, monkeypatch):
-    def f(x):
-        stream = random.Stream(3, "draws")
-        stream.counter = draw
-        return F.dropout(x, 0.5, rng=stream)
-
-    ours, reference = both_ways(monkeypatch, f, np.ones(1000))
-    np.testing.assert_array_equal(ours[0], reference[0])
-
-
-@built
-@pytest.mark.parametrize(
-    "name",
-    [
-        "relu",
-        "conv2d: relu",
-        "linear: relu",
-        "max_pool2d: 3x3 stride 2",
-        "avg_pool2d: 3x3 stride 2",
-        "lrn: alpha=1",
-        "conv2d: 3x3",
-        "dropout",
-        "softmax_cross_entropy",
-    ],
-)
-def test_nan_and_infinity_as_in_the_array_form(name, monkeypatch):
-    f, arrays = CASES[name], CASES[name].draw()
-    arrays[0].reshape(-1)[[3, 10, 17]] = np.nan, np.inf, -np.inf
-    with np.errstate(all="ignore"):
-        ours, reference = both_ways(monkeypatch, f, *arrays)
-    assert np.isnan(ours[0]).any()
-    for a, b in zip(ours, reference):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-@built
-@pytest.mark.parametrize("planted", ["b", "gy"])
-def test_nan_and_infinity_elsewhere_in_a_convolution(planted, monkeypatch):
-    arrays = {
-        "x": numbers(2, 5, 7, 3),
-        "w": numbers(3, 3, 3, 4),
-        "b": numbers(4),
-        "gy": numbers(2, 3, 4, 4),
-    }
-    arrays[planted].reshape(-1)[[0, 1, -1]] = np.nan, np.inf, -np.inf
-    results = []
-    for mode in ("cpu", "none"):
-        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
-        leaves = [Tensor(arrays[name], requires_grad=True) for name in ("x", "w", "b")]
-        y = F.conv2d(*leaves, stride=2, padding=1)
-        with np.errstate(all="ignore"):
-            y.backward(arrays["gy"])
-        results.append([y.data, *[leaf.grad for leaf in leaves]])
-    assert any(np.isnan(a).any() for a in results[0])
-    for a, b in zip(*results):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 @built
@@ -261,47 +33,7 @@ def test_sgd_update(form, dtype, size, monkeypatch):
         optim.sgd_update(w, v, g, 0.1, 0.9, 0.01, form)
         results.append((w, v))
     for a, b in zip(*results):
-        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
-EMPTY = {
-    "relu": (F.relu, (0, 3)),
-    "lrn": (F.lrn, (0, 2, 2, 3)),
-    "lrn without channels": (F.lrn, (2, 0)),
-    "max_pool2d": (lambda x: F.max_pool2d(x, 2), (0, 4, 4, 3)),
-    "max_pool2d without channels": (lambda x: F.max_pool2d(x, 2), (1, 4, 4, 0)),
-    "avg_pool2d": (lambda x: F.avg_pool2d(x, 2), (0, 4, 4, 3)),
-    "dropout": (F.dropout, (0, 3)),
-    "conv2d": (F.conv2d, (0, 4, 4, 3), (2, 2, 3, 5), (5,)),
-    "conv2d without channels": (F.conv2d, (2, 4, 4, 0), (2, 2, 0, 5), (5,)),
-    "conv2d without filters": (F.conv2d, (2, 4, 4, 3), (2, 2, 3, 0), (0,)),
-    "linear": (F.linear, (0, 3), (3, 2), (2,)),
-    "linear of nothing": (F.linear, (2, 0), (0, 3), (3,)),
-    "linear to nothing": (F.linear, (2, 3), (3, 0), (0,)),
-}
-
-
-@pytest.mark.parametrize("mode", ["auto", "none", "columns"])
-@pytest.mark.parametrize("name", EMPTY)
-def test_empty_arrays(name, mode, monkeypatch):
-    """Whatever has no elements has a result of the right shape, forward and backward, in every
-    form."""
-    if mode == "none":
-        monkeypatch.setenv("MINIGRAD_KERNELS", "none")
-    if mode == "columns":
-        monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
-    f, *shapes = EMPTY[name]
-    leaves = [Tensor(numbers(*s, seed=i), requires_grad=True) for i, s in enumerate(shapes)]
-    y = f(*leaves)
-    y.backward(np.ones(y.shape))
-    assert all(leaf.grad.shape == leaf.shape and np.isfinite(leaf.grad).all() for leaf in leaves)
-    if name == "conv2d without channels":
-        np.testing.assert_array_equal(y.numpy(), np.broadcast_to(leaves[2].data, (2, 3, 3, 5)))
-
-
-def test_lrn_over_many_more_channels_than_there_are():
-    x = np.arange(12.0).reshape(3, 4)
-    np.testing.assert_allclose(F.lrn(x, n=10**9).data, F.lrn(x, n=9).data, rtol=1e-12)
+        np.testing.assert_allclose(a, b, rtol=KERNEL[dtype], atol=KERNEL[dtype])
 
 
 def prepared(dtype, device="cpu", C=3):
@@ -327,24 +59,17 @@ def test_prepared_pictures(dtype, channels, monkeypatch):
     ours = prepared(dtype, C=channels)
     monkeypatch.setenv("MINIGRAD_KERNELS", "none")
     expected = prepared(dtype, C=channels)
-    np.testing.assert_allclose(ours, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(ours, expected, rtol=KERNEL[dtype], atol=KERNEL[dtype])
 
 
 SAME_BITS = """
 import sys, hashlib, numpy as np
-sys.path.insert(0, "tests")
-import test_kernels as t
-from minigrad import random
-from minigrad.engine import Tensor
+sys.path[:0] = ["tests", "tests/layers"]
+import checks, test_kernels as t
 h = hashlib.sha256()
 for f in t.CASES.values():
-    x = [Tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in f.draw("float32")]
-    y = f(*x)
-    y.backward(t.numbers(*y.shape, dtype="float32", seed=9) if y.shape else None)
-    h.update(y.numpy().tobytes())
-    for leaf in x:
-        if isinstance(leaf, Tensor):
-            h.update(leaf.grad.tobytes())
+    for array in checks.run(f, f.draw("float32")):
+        h.update(array.tobytes())
 from minigrad.functions import conv2d_columns
 from minigrad.functions.geometry import windows
 x = t.numbers(4, 13, 13, 6, dtype="float32")
@@ -491,17 +216,12 @@ def test_every_kernel_has_a_host_launcher_and_a_test(monkeypatch):
         kernels, "host_function", lambda name, real: launched.add(name) or find(name, real)
     )
 
-    def run(case):
-        leaves = [Tensor(a, requires_grad=a.dtype.kind == "f") for a in case.draw()]
-        y = case(*leaves)
-        y.backward(np.ones(y.shape))
-
     for case in CASES.values():
-        run(case)
+        run(case, case.draw())
     optim.sgd_update(*numbers(3, 5), 0.1, 0.9, 0.01, "paper")
     prepared("float64")
     monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
-    run(CASES["conv2d: 3x3"])
+    run(CASES["conv2d: 3x3"], CASES["conv2d: 3x3"].draw())
     assert launched == set(kernels.signatures())
 
 

@@ -14,7 +14,7 @@ FLOORS = {
     "minigrad.engine": 2, "minigrad.machine": 2,
     "minigrad.functions": 3,
     "minigrad.gradcheck": 4, "minigrad.nn": 4, "minigrad.optim": 4, "minigrad.data": 4,
-    "minigrad.network": 5,
+    "minigrad.network": 5, "minigrad.kernels.examples": 5, "minigrad.kernels.__main__": 6,
     "minigrad.look": 6, "minigrad.page": 6, "minigrad.columns": 6,
     "minigrad.training": 7,
     "minigrad.launcher": 3, "minigrad.commands": 8,

@@ -1,4 +1,4 @@
-"""PyTorch as an oracle: every layer forward and backward, SGD, and a small AlexNet in training.
+"""PyTorch as an oracle of SGD and of a small AlexNet in training; layers: tests/layers.
 
 How close, measured with PyTorch 2.13 on a CPU (`python tests/test_torch.py` prints the table): in
 float64 the layers differ by at most 6e-14 (conv1, sums of 363 products), most by a rounding or not
@@ -6,8 +6,6 @@ at all; SGD by a rounding. After 20 steps of a small AlexNet, in which the loss 
 0.80: in float32 losses differ by 5e-7 and weights by 2e-7 (5e-7 of the largest in their array), no
 more than PyTorch's float32 differs from its own float64; in float64 losses and weights by 2e-15.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -20,16 +18,14 @@ import alexnet  # noqa: E402
 import minigrad as mg  # noqa: E402
 from minigrad import functions as F  # noqa: E402
 from minigrad import kernels, optim  # noqa: E402
-from minigrad.functions.cases import Case  # noqa: E402
-from minigrad.functions.geometry import output_size  # noqa: E402
 from minigrad.models.records import LRN, Conv, Dense, Pool, ReLU  # noqa: E402
 from minigrad.network import Network, shrunken  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("forms")
 torch.set_num_threads(1)
 
-FLOAT64 = 1e-13  # of the largest number in PyTorch's answer
-FLOAT64_STEPS = 1e-14  # the same, after ten steps of SGD
+# After ten steps of SGD, of the largest number in PyTorch's answer.
+FLOAT64_STEPS = 1e-14
 FLOAT32_STEPS = 1e-6
 # After 20 steps of AlexNet: weights, relative to the largest in their array; losses, absolute.
 TRAINING = {"float32": 5e-6, "float64": 1e-13}
@@ -54,146 +50,12 @@ def filters(w):
     return w.permute(3, 2, 0, 1)
 
 
-def across(f, x):
-    """Apply f, which works on the second axis, to the last."""
-    return f(x.movedim(-1, 1)).movedim(1, -1)
-
-
-# PyTorch's forms of minigrad's functions, on channels-last tensors, with minigrad's options.
-
-
-def padded(x, kernel, stride, padding, ceil_mode, value=0.0):
-    """x with its padding, and as much more at the end as rounding the output up reaches."""
-    (kh, kw), (sh, sw), (ph, pw) = (
-        (v, v) if isinstance(v, int) else v for v in (kernel, stride, padding)
-    )
-    ends = []
-    for side, k, s, p in ((x.shape[1], kh, sh, ph), (x.shape[2], kw, sw, pw)):
-        last = output_size(side, k, s, p, ceil_mode) - 1
-        ends.append(max(last * s + k - side - p, 0))
-    return T.pad(first(x), (pw, max(pw, ends[1]), ph, max(ph, ends[0])), value=value)
-
-
-def torch_conv2d(x, w, b=None, stride=1, padding=0, groups=1, ceil_mode=False, relu=False):
-    x = padded(x, tuple(w.shape[:2]), stride, padding, ceil_mode)
-    y = last(T.conv2d(x, filters(w), b, stride, groups=groups))
-    return torch.relu(y) if relu else y
-
-
-def torch_linear(x, w, b=None, relu=False):
-    y = T.linear(x, w.T, b)
-    return torch.relu(y) if relu else y
-
-
-def torch_lrn(x, n=5, k=2.0, alpha=1e-4, beta=0.75, divide_by_n=False, groups=1):
-    """PyTorch always divides alpha by n, and takes three axes at least."""
-    if x.ndim < 3:
-        return torch_lrn(x[None], n, k, alpha, beta, divide_by_n, groups)[0]
-    alpha = alpha if divide_by_n else alpha * n
-    columns = torch.chunk(x, groups, dim=-1)
-    return torch.cat(
-        [across(lambda c: T.local_response_norm(c, n, alpha, beta, k), c) for c in columns], dim=-1
-    )
-
-
-def torch_lrn_within_map(x, n=5, k=1.0, alpha=1e-3, beta=0.75):
-    """The mean over n x n pixels, zeros around the image counted."""
-    before, after = n // 2, (n - 1) // 2
-    mean = last(T.avg_pool2d(T.pad(first(x * x), (before, after, before, after)), n, stride=1))
-    return x / (k + alpha * mean) ** beta
-
-
-def torch_max_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
-    return last(T.max_pool2d(first(x), kernel_size, stride, padding, ceil_mode=ceil_mode))
-
-
-def torch_avg_pool2d(x, kernel_size, stride=None, padding=0, ceil_mode=False):
-    x = first(x)
-    y = T.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad=False)
-    return last(y)
-
-
-def torch_dropout(x, p=0.5, training=True, inverted=True, rng=None):
-    """The mask is ours; what is checked is the scale, and that backward has the same mask."""
-    if not training:
-        return x if inverted else x * (1 - p)
-    kept = F.dropout(np.ones(x.shape), p, rng=rng()).data != 0
-    return x * torch.from_numpy(kept) / (1 - p if inverted else 1.0)
-
-
-def torch_cross_entropy(x, t, reduction="mean"):
-    return T.cross_entropy(x, torch.from_numpy(t), reduction=reduction)
-
-
-TWINS = {
-    "conv2d": torch_conv2d,
-    "linear": torch_linear,
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "lrn": torch_lrn,
-    "lrn_within_map": torch_lrn_within_map,
-    "max_pool2d": torch_max_pool2d,
-    "avg_pool2d": torch_avg_pool2d,
-    "dropout": torch_dropout,
-    "softmax": lambda x: torch.softmax(x, -1),
-    "log_softmax": lambda x: torch.log_softmax(x, -1),
-    "softmax_cross_entropy": torch_cross_entropy,
-}
-CASES = [case for case in F.cases() if case.function in TWINS]
-
-
-@dataclass
-class Difference:
-    """Largest absolute differences from PyTorch, and the same over the largest number of each
-    array."""
-
-    forward: float
-    backward: float
-    relative: float
-
-
 def differences(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[list[float], float]:
     """(largest absolute difference of each pair, largest relative to its array's largest
     number)."""
     assert [a.shape for a in ours] == [b.shape for b in theirs]
     absolute = [float(np.abs(a - b).max()) for a, b in zip(ours, theirs)]
     return absolute, max(d / (np.abs(b).max() or 1.0) for d, b in zip(absolute, theirs))
-
-
-def compare(case: Case) -> Difference:
-    """Run a case forward and backward in both libraries, in float64."""
-    arrays = case.draw()
-    ours = [mg.Tensor(a, requires_grad=True) if a.dtype.kind == "f" else a for a in arrays]
-    theirs = [
-        torch.from_numpy(a.copy()).requires_grad_() if a.dtype.kind == "f" else a for a in arrays
-    ]
-    y, t = case(*ours), TWINS[case.function](*theirs, **case.options)
-    gy = np.random.default_rng(1).standard_normal(y.shape)
-    y.backward(gy)
-    t.backward(torch.from_numpy(gy))
-    absolute, relative = differences(
-        [y.data, *[x.grad for x in ours if isinstance(x, mg.Tensor)]],
-        [t.detach().numpy(), *[x.grad.numpy() for x in theirs if isinstance(x, torch.Tensor)]],
-    )
-    return Difference(absolute[0], max(absolute[1:]), relative)
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_layer(case):
-    assert compare(case).relative < FLOAT64
-
-
-def test_arithmetic_with_broadcasting(monkeypatch):
-    monkeypatch.setitem(
-        TWINS, "expression", lambda a, b, c: (a @ b + c) / torch.exp(c) - torch.log(c * c)
-    )
-    case = Case(
-        "expression",
-        lambda a, b, c: (a @ b + c) / F.exp(c) - F.log(c * c),
-        (3, 4), (4, 5), (5,),
-    )  # fmt: skip
-    assert compare(case).relative < FLOAT64
 
 
 # SGD.
@@ -366,10 +228,6 @@ def test_training_a_small_alexnet(form, dtype):
 
 def main() -> None:
     print(f"minigrad kernels: {kernels.state()}; PyTorch {torch.__version__}")
-    print(f"{'largest absolute difference, float64':46}{'forward':>10}{'backward':>10}")
-    for case in CASES:
-        difference = compare(case)
-        print(f"{case.name:46}{difference.forward:10.1e}{difference.backward:10.1e}")
     for dtype in ("float64", "float32"):
         print(
             f"SGD, 10 steps, {dtype}, relative:"

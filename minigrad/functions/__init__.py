@@ -4,65 +4,63 @@ F.relu(x), ...
 Each takes Tensors or plain arrays and returns a Tensor; images are (N, H, W, C). One file a layer:
 the file conv2d.py holds the function conv2d, and `minigrad.functions.conv2d` is that function (its
 Function class is `from minigrad.functions.conv2d import Conv2d`).
+
+The names are collected, not listed: a function is here if the CASES of its file name it. So none is
+here that the checks leave out.
 """
 
-import sys
+from __future__ import annotations
 
-from minigrad.functions.avg_pool2d import avg_pool2d
-from minigrad.functions.basic import add, div, exp, log, matmul, mul, neg, pow, sub
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from minigrad.engine import Tensor
 from minigrad.functions.cases import Case
-from minigrad.functions.conv2d import conv2d
-from minigrad.functions.dropout import dropout
-from minigrad.functions.gather import gather
-from minigrad.functions.linear import linear
-from minigrad.functions.lrn import lrn
-from minigrad.functions.lrn_within_map import lrn_within_map
-from minigrad.functions.max_pool2d import max_pool2d
-from minigrad.functions.reduce import mean, sum
-from minigrad.functions.relu import relu
-from minigrad.functions.shape import channels, concat, flatten, getitem, reshape, to, transpose
-from minigrad.functions.sigmoid import sigmoid
-from minigrad.functions.softmax import log_softmax, softmax
-from minigrad.functions.softmax_cross_entropy import softmax_cross_entropy
-from minigrad.functions.tanh import tanh
 
-__all__ = [
-    "add",
-    "avg_pool2d",
-    "channels",
-    "concat",
-    "conv2d",
-    "div",
-    "dropout",
-    "exp",
-    "flatten",
-    "gather",
-    "getitem",
-    "linear",
-    "log",
-    "log_softmax",
-    "lrn",
-    "lrn_within_map",
-    "matmul",
-    "max_pool2d",
-    "mean",
-    "mul",
-    "neg",
-    "pow",
-    "relu",
-    "reshape",
-    "sigmoid",
-    "softmax",
-    "softmax_cross_entropy",
-    "sub",
-    "sum",
-    "tanh",
-    "to",
-    "transpose",
-]
+if TYPE_CHECKING:  # for editors and type checkers, which take such a name for the file
+    from minigrad.functions.avg_pool2d import avg_pool2d as avg_pool2d
+    from minigrad.functions.conv2d import conv2d as conv2d
+    from minigrad.functions.dropout import dropout as dropout
+    from minigrad.functions.gather import gather as gather
+    from minigrad.functions.linear import linear as linear
+    from minigrad.functions.lrn import lrn as lrn
+    from minigrad.functions.lrn_within_map import lrn_within_map as lrn_within_map
+    from minigrad.functions.max_pool2d import max_pool2d as max_pool2d
+    from minigrad.functions.relu import relu as relu
+    from minigrad.functions.sigmoid import sigmoid as sigmoid
+    from minigrad.functions.softmax import softmax as softmax
+    from minigrad.functions.softmax_cross_entropy import (
+        softmax_cross_entropy as softmax_cross_entropy,
+    )
+    from minigrad.functions.tanh import tanh as tanh
+
+_cases: list[Case] = []
+_examples: list[Case] = []
+for _file in sorted(info.name for info in pkgutil.iter_modules(__path__)):
+    _module = import_module(f"{__name__}.{_file}")
+    for _case in getattr(_module, "CASES", []):
+        _cases.append(_case)
+        globals()[_case.function] = getattr(_module, _case.function)
+    if hasattr(_module, "ALEXNET"):
+        _examples.insert(0, _module.ALEXNET)
+    else:
+        _examples += getattr(_module, "CASES", [])
+
+__all__ = sorted({case.function for case in _cases})
 
 
 def cases() -> list[Case]:
-    """The cases of every function, collected from the ends of their files."""
-    modules = dict.fromkeys(globals()[name].__module__ for name in __all__)
-    return [case for module in modules for case in sys.modules[module].CASES]
+    """The cases of every function."""
+    return list(_cases)
+
+
+def examples() -> list[Case]:
+    """The call that AlexNet makes of each layer, for one picture: ALEXNET in its file, else all of
+    its CASES."""
+    return list(_examples)
+
+
+def __getattr__(name: str) -> Callable[..., Tensor]:
+    raise AttributeError(f"there is no function {name!r}; there are {', '.join(__all__)}")

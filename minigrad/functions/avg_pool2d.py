@@ -102,3 +102,5 @@ CASES = [
         avg_pool2d, (2, 8, 8, 5), kernel_size=3, stride=2, padding=1, ceil_mode=True,
     ),
 ]  # fmt: skip
+# As pool2; AlexNet has none.
+ALEXNET = Case("avg_pool2d", avg_pool2d, (1, 27, 27, 256), kernel_size=3, stride=2)

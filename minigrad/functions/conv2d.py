@@ -137,3 +137,4 @@ CASES = [
     ),
     Case("conv2d: relu, no b", conv2d, positive(2, 5, 6, 3), one_sign(3, 3, 3, 4), relu=True),
 ]  # fmt: skip
+ALEXNET = Case("conv2d: conv3", conv2d, (1, 13, 13, 256), (3, 3, 256, 384), (384,), padding=1)

@@ -105,3 +105,4 @@ CASES = [
     Case("dropout: the paper's, training", dropout, (5, 6), p=0.3, inverted=False, rng=fresh),
     Case("dropout: the paper's, test", dropout, (5, 6), p=0.3, training=False, inverted=False),
 ]
+ALEXNET = Case("dropout: drop6", dropout, (1, 4096), inverted=False, rng=fresh)

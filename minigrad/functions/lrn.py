@@ -154,3 +154,4 @@ CASES = [
         "lrn: beta of one half", lrn, (3, 10), n=4, alpha=2.0, beta=0.5, divide_by_n=True, groups=2
     ),
 ]  # fmt: skip
+ALEXNET = Case("lrn: norm2", lrn, (1, 27, 27, 256))

@@ -118,3 +118,4 @@ CASES = [
     Case("max_pool2d: 256 taps", max_pool2d, apart(1, 260, 2, 2), kernel_size=(256, 1), stride=1),
     Case("max_pool2d: ties", max_pool2d, ties(2, 9, 9, 5), smooth=False, kernel_size=3, stride=2),
 ]  # fmt: skip
+ALEXNET = Case("max_pool2d: pool2", max_pool2d, (1, 27, 27, 256), kernel_size=3, stride=2)

@@ -62,3 +62,4 @@ CASES = [
     Case("relu: one number", relu, nonzero(1)),
     Case("relu: longer than a block", relu, nonzero(2 * kernels.SPAN + 3)),
 ]
+ALEXNET = Case("relu: relu3", relu, nonzero(1, 13, 13, 384))

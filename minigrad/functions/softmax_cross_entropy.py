@@ -117,3 +117,4 @@ CASES = [
     ],
     Case("softmax_cross_entropy: one class", softmax_cross_entropy, (3, 1), labels(1, 3)),
 ]  # fmt: skip
+ALEXNET = Case("softmax_cross_entropy", softmax_cross_entropy, (4, 1000), labels(1000, 4))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minigrad.kernels.findings import sector_table
+from minigrad.kernels.examples import examples, sector_table
 from minigrad.kernels.story import story
-from minigrad.kernels.trace import TraceError, examples
+from minigrad.kernels.trace import TraceError
 
 
 def main(arguments: list[str]) -> int:

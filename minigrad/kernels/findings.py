@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.kernels.trace import Trace, examples
+from minigrad.kernels.trace import Trace
 
 WARP, SECTOR, BANKS, WORD = 32, 32, 32, 4
 
@@ -157,28 +157,3 @@ def strided(trace: Trace, most: float = 2.0) -> list[str]:
         for r in requests(trace)
         if r.array != "shared" and r.each > most * r.fewest
     ]
-
-
-def sector_table() -> str:
-    """For kernels/README.md: what each request of a warp moves, in the middle block of a launch of
-    one of AlexNet's layers: sectors of global memory, words of one bank of shared memory; behind a
-    slash the fewest that would do, where that is less."""
-    lines = ["| kernel | sectors a load | sectors a store | words of a bank |", "|---|---|---|---|"]
-    for name, launch in sorted(examples().items()):
-        middle = launch.blocks // 2
-        found = requests(launch.run(some=range(middle, middle + 1)))
-        cells = [
-            ", ".join(dict.fromkeys(cell(r) for r in found if kind(r) == column))
-            for column in ("load", "store", "shared")
-        ]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |".replace("|  |", "| |"))
-    return "\n".join(lines)
-
-
-def kind(r: Request) -> str:
-    return "shared" if r.array == "shared" else "store" if r.write else "load"
-
-
-def cell(r: Request) -> str:
-    more = f" / {r.fewest:.3g}" if r.each > r.fewest else ""
-    return f"{r.each:.3g}{more}" if r.array == "shared" else f"{r.array} {r.each:.3g}{more}"
