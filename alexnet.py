@@ -56,8 +56,8 @@ from minigrad.network import Network
 PAPER = Preset(
     source="the paper's text; 227 makes its 55 x 55 come out",
     layers={
-        # section 3.5 has the sizes, figure 2 which maps a layer sees (the groups); the paddings
-        # are those that its sizes need
+        # The sizes are from section 3.5, the groups (which maps a layer sees) from figure 2. The
+        # paddings are those that these sizes require.
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),  # section 5: initial weights, biases
         "relu1": ReLU(),  # section 3.1
         "norm1": LRN(n=5, k=2.0, alpha=1e-4, beta=0.75),  # section 3.3
@@ -109,8 +109,8 @@ MODELS = PRESETS | {"lenet5": LENET5, "cifar10": CIFAR10}  # what the command li
 
 
 class AlexNet(Network):
-    """A network of PRESETS, by name: `AlexNet()` is the paper's. Arguments as for
-    network.Network."""
+    """One of the networks in PRESETS, by name; `AlexNet()` is the paper's. The arguments are those
+    of network.Network."""
 
     def __init__(
         self,

@@ -1,15 +1,15 @@
-"""A training step and inference of AlexNet: minigrad beside PyTorch (eager, channels_last,
-torch.compile) and the BLAS's ceiling.
+"""A training step and inference of AlexNet: minigrad compared with PyTorch (eager, channels_last,
+torch.compile) and with the ceiling that the BLAS sets.
 
     python benchmarks/bench_alexnet.py                          # the paper's network, batch 128
     python benchmarks/bench_alexnet.py --network nolrn --batch 32 --json result.json
     python benchmarks/bench_alexnet.py --device gpu     # PyTorch: float32, TF32, bfloat16
-    python benchmarks/bench_alexnet.py --follow 100     # only: the losses of 100 steps
+    python benchmarks/bench_alexnet.py --follow 100     # only compare the losses of 100 steps
 
-Each contender lives in a process of its own and works while the others wait, in alternating blocks.
+Each contender has its own process; they run in alternating blocks, one while the others wait.
 Before anything is timed, minigrad and PyTorch must agree on the loss of the same weights and
-pictures. A step is forward, loss, backward and SGD with momentum and decay; on a GPU the data are
-there already, and the clock stops when the device has finished.
+pictures. A step is forward, loss, backward and SGD with momentum and decay. On a GPU the data are
+already in its memory, and the clock stops when the device has finished.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from minigrad.models.records import Dropout
 from minigrad.network import ledger
 
 NETWORKS = ("paper", "nolrn", "torchvision")
-TOLERANCE = {"tf32": 1e-2, "amp": 1e-2}  # of the loss before timing; else 1e-3
+TOLERANCE = {"tf32": 1e-2, "amp": 1e-2}  # of the loss before timing; otherwise 1e-3
 PEERS = {"cpu": ("eager", "channels_last", "compile"), "gpu": ("eager", "tf32", "amp", "compile")}
 
 
@@ -52,7 +52,7 @@ def preset(network: str):
 
 
 def batch(chosen, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Noise as bright as pictures are for this preset, and labels."""
+    """Noise with about the values of this preset's pictures, and labels."""
     rng, p = np.random.default_rng(0), chosen.preprocessing
     x = rng.standard_normal((n, p.size, p.size, p.channels), dtype=np.float32)
     return x if p.unit_std else 60 * x, rng.integers(0, 1000, n)
@@ -100,7 +100,7 @@ class Ours:
         self.optimizer.lr = rate
 
     def memory(self) -> int:
-        """Bytes at the peak, on a GPU."""
+        """The peak memory on a GPU, in bytes."""
         return backend.cupy().get_default_memory_pool().total_bytes()
 
 
@@ -197,13 +197,13 @@ class Torch:
         self.optimizer.param_groups[0]["lr"] = rate
 
     def memory(self) -> int:
-        """Bytes at the peak, on a GPU."""
+        """The peak memory on a GPU, in bytes."""
         return self.torch.cuda.max_memory_reserved()
 
 
 class Sgemm:
-    """The ceiling: float32 products of two 2048 x 2048 matrices by the BLAS of NumPy, or two of
-    8192 x 8192 by that of CuPy."""
+    """The ceiling: float32 products of two 2048 x 2048 matrices by the BLAS of NumPy, or of two
+    8192 x 8192 matrices by that of CuPy."""
 
     def __init__(self, device: str) -> None:
         self.size, self.products = (2048, 8) if device == "cpu" else (8192, 1)
@@ -219,7 +219,7 @@ class Sgemm:
     infer = step
 
     def check(self) -> float:
-        """Operations of a step."""
+        """The number of operations in a step."""
         return self.products * 2 * self.size**3
 
     def memory(self) -> int:
@@ -227,8 +227,8 @@ class Sgemm:
 
 
 def work(name: str, network: str, n: int, device: str) -> None:
-    """A contender's process: reads "check", "step K", "infer K", "follow K" or "quit"; answers a
-    line of JSON."""
+    """The process of a contender: reads "check", "step K", "infer K", "follow K" or "quit", and
+    answers with a line of JSON."""
     contender: Any
     if name == "sgemm":
         contender = Sgemm(device)
@@ -246,7 +246,8 @@ def work(name: str, network: str, n: int, device: str) -> None:
             continue
         if (
             command == "follow"
-            # without dropout, whose random numbers differ, and slowly: leaps magnify rounding
+            # without dropout, whose random numbers differ, and at a low rate: a high one would
+            # amplify rounding errors
         ):
             contender.model.eval()
             contender.set_rate(0.001)
@@ -266,7 +267,7 @@ def work(name: str, network: str, n: int, device: str) -> None:
 
 
 class ProcessEnded(RuntimeError):
-    """A contender could not start or work, or did not answer in time; what it said stands above."""
+    """A contender could not start or work, or did not answer in time; its output is above."""
 
 
 class Process:
@@ -323,7 +324,7 @@ class Process:
 
 @contextlib.contextmanager
 def one_core_busy() -> Iterator[None]:
-    """Another process computes all the while."""
+    """Inside, another process keeps one core busy."""
     other = subprocess.Popen([sys.executable, "-c", "while True: sum(range(10_000))"])
     try:
         time.sleep(0.5)
@@ -355,14 +356,14 @@ def main() -> int:
         "--follow",
         type=whole_number,
         metavar="STEPS",
-        help="compare the losses of so many steps with PyTorch's, and do nothing else",
+        help="only compare the losses of this many steps with PyTorch's",
     )
     parser.add_argument(
         "--answer-within",
         type=whole_number,
         default=1200,
         metavar="SECONDS",
-        help="of a block or a start; a peer that does not is left out",
+        help="time limit of a block or a start; a peer that exceeds it is left out",
     )
     parser.add_argument(
         "--busy", action="store_true", help="also: steps while another process keeps one core busy"
@@ -426,7 +427,7 @@ def main() -> int:
         if args.json and block:
             with replacing(
                 args.json
-            ) as unfinished:  # what has been measured so far is kept, whatever comes
+            ) as unfinished:  # keep what has been measured so far, whatever happens next
                 unfinished.write_text(json.dumps(measured(args, contenders), indent=1))
     report(args, measured(args, contenders), losses)
     for c in contenders.values():
@@ -435,15 +436,15 @@ def main() -> int:
 
 
 def leave_out(name: str, error: ProcessEnded, peers: Sequence[str]) -> None:
-    """A peer that cannot run is left out of the table; without minigrad and the ceiling there is
-    none."""
+    """Leave a peer that cannot run out of the table. Without minigrad or the ceiling there is no
+    table, so the benchmark ends."""
     if name not in peers:
         raise SystemExit(str(error)) from None
     print(f"{error}: left out", flush=True)
 
 
 def follow(args: argparse.Namespace) -> int:
-    """Steps of both from the same weights on one batch, without dropout."""
+    """Compare steps of minigrad and PyTorch from the same weights on one batch, without dropout."""
     paths = []
     for name in ("minigrad", "eager"):
         contender = Process(name, args)
@@ -458,18 +459,18 @@ def follow(args: argparse.Namespace) -> int:
         f"largest relative difference from PyTorch's losses {difference.max():.1e}, after"
         f" {difference.argmax()} steps"
     )
-    return 0 if difference.max() < 1e-2 else 1  # NaN is not
+    return 0 if difference.max() < 1e-2 else 1  # also for NaN
 
 
 @functools.cache
 def operations(network: str) -> tuple[int, int]:
-    """Operations that one picture takes forward, in all layers and in the first."""
+    """Operations of a forward pass per picture, in all layers and in the first."""
     counts = [2 * row.multiply_adds for row in ledger(preset(network))]
     return sum(counts), counts[0]
 
 
 def measured(args: argparse.Namespace, contenders: dict[str, Process]) -> dict[str, Any]:
-    """Everything that the blocks so far have told."""
+    """All results of the blocks so far."""
     sgemm = contenders["sgemm"]
     rate = sgemm.ask("check") / float(np.median(sgemm.times["step"]))
     forward, first = (args.batch * count for count in operations(args.network))

@@ -1,8 +1,8 @@
-"""Every kernel at AlexNet's sizes: checked against its array form, then ms, GB/s and the share of
-the copy bandwidth.
+"""Every kernel at AlexNet's sizes, checked against its array form and then timed: ms, GB/s and the
+share of the copy bandwidth.
 
     python benchmarks/bench_kernels.py                  # batch 128, alone
-    python benchmarks/bench_kernels.py --busy       # the same, one core kept busy meanwhile
+    python benchmarks/bench_kernels.py --busy       # the same, while another process runs
     python benchmarks/bench_kernels.py --device gpu
 
 GB/s counts each element that must be read or written once, as the header of each kernel says; the
@@ -49,8 +49,8 @@ CONVOLUTIONS = (  # name, image, filters, size, stride, padding, groups
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: `call` runs the kernel and returns its output; `work` in bytes that must
-    move, or operations."""
+    """A line of the table. `call` runs the kernel and returns its output; `work` is the number of
+    bytes that must be moved, or of operations."""
 
     name: str
     x: backend.Array
@@ -60,7 +60,7 @@ class Row:
     changed: tuple[backend.Array, ...] = ()  # arrays that the kernel works on in place
 
     def output(self) -> np.ndarray:
-        """What it gives, from the same arrays each time."""
+        """The kernel's output, computed from the same arrays each time."""
         before = [a.copy() for a in self.changed]
         y = backend.to_numpy(self.call()).copy()
         for a, b in zip(self.changed, before):
@@ -200,7 +200,7 @@ def cases(n: int, device: str) -> list[Row]:
         8,
     )
     add("softmax_cross_entropy_backward", logits, lambda: with_saved(loss, p).backward(each), 8)
-    if device == "cpu":  # pictures are prepared there, whatever the network runs on
+    if device == "cpu":  # pictures are prepared on the CPU for any device
         pictures = rng.integers(0, 256, (n, 256, 256, 3), dtype=np.uint8)
         preparation = Preparation(227, pictures.mean(axis=0)[14:241, 14:241], 1.0, np.eye(3))
         crops = np.stack(
@@ -287,7 +287,7 @@ def main() -> int:
 
     def copy() -> (
         None
-    ):  # ReLU of positive numbers into memory that is there already: a copy by a kernel
+    ):  # ReLU of positive numbers into memory that is allocated already is a copy by a kernel
         kernels.launch("relu_forward", blocks, x, y, x.size, kernels.SPAN)
 
     ceiling = 8 * x.size / np.median(timed(copy, args.device, args.seconds)) / 1e9

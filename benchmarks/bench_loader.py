@@ -1,12 +1,12 @@
-"""Pictures a second from files to prepared batches: minigrad's Loader beside PyTorch's DataLoader
-with Pillow, and from minigrad's cache.
+"""Pictures per second from files to prepared batches: minigrad's Loader, from files and from its
+cache, compared with PyTorch's DataLoader with Pillow.
 
     python benchmarks/bench_loader.py --data imagenet/train --pictures 1024
 
 Both use as many worker processes as there are processors, the same files, the same decoding and
 scaling, and the same crops and mirrors: before anything is timed, one epoch of each must agree to
-the bit. Alternating epochs; a first one of each warms up. The pictures given are repeated until
-there are enough.
+the bit. Their epochs alternate, and the first one of each is a warm-up. The given pictures are
+repeated until there are enough.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CROP = 227
 
 
 class PillowSet:
-    """A map-style dataset as a PyTorch user would write it: Pillow, crop, mirror, subtract; item =
-    (picture, draws)."""
+    """A map-style dataset as a PyTorch user would write it: decode with Pillow, crop, mirror and
+    subtract the mean. A key is (picture, top, left, mirror)."""
 
     def __init__(self, files: list[str], mean: np.ndarray) -> None:
         self.files, self.mean = files, mean
@@ -55,7 +55,7 @@ class PillowSet:
 
 
 def torch_epochs(files: list[str], mean: np.ndarray, batch: int, workers: int):
-    """A function of an epoch: its batches by PyTorch's DataLoader."""
+    """A function that gives the batches of an epoch, from PyTorch's DataLoader."""
     import torch
 
     class Keys:  # a sampler that draws what minigrad draws

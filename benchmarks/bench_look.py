@@ -1,9 +1,10 @@
-"""What looking inside costs, beside one forward pass over the same pictures.
+"""The cost of looking inside a network, compared with a forward pass over the same pictures.
 
     python benchmarks/bench_look.py --data DIR [--pictures 5000] [--preset paper] [--stage relu5]
 
 The forward passes and the search for the nine strongest activations of every map of a stage
-alternate, on pictures decoded before; then one projection by each method, and one occlusion map.
+alternate, on pictures that are already decoded. Then one projection by each method and one
+occlusion map are timed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def seconds(action: Callable[[], object], repeats: int = 1) -> float:
 
 
 def forward(model: Network, loader: data.Loader, last: str) -> None:
-    """Every picture through the network as far as the stage `last`."""
+    """Run every picture through the network, up to the stage `last`."""
     with no_grad():
         for x, _, _ in loader.batches():
             next(y for name, _, y in model.walk(Tensor(x)) if name == last)

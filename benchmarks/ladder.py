@@ -1,4 +1,4 @@
-"""One table of what benchmarks/bench_alexnet.py wrote with --json into a folder:
+"""Make one table of the results that benchmarks/bench_alexnet.py --json wrote into a folder:
 
 python benchmarks/ladder.py DIR
 """

@@ -1,19 +1,19 @@
-"""What several devices gain: modelled from rates and links, and measured on this machine.
+"""The speed-up of several devices: modelled from rates and links, and measured on this machine.
 
     python benchmarks/scaling.py                    # the model: 2 to 1,024 devices, and its checks
-    python benchmarks/scaling.py --measure 1,2      # steps on so many ranks here, in turn
-    python benchmarks/scaling.py --overlap 1,5,25   # steps over a link of so many Gbit/s
+    python benchmarks/scaling.py --measure 1,2      # steps on 1 and on 2 ranks here, in turn
+    python benchmarks/scaling.py --overlap 1,5,25   # steps over links of 1, 5 and 25 Gbit/s
 
 The model of a step of N devices, each with b pictures:
 
     step = forward + max(backward, sums)
 
 where the sum of a layer's gradients begins when its backward pass is done and the sums before it
-have arrived, and takes 2 (N - 1) / N bytes / rate, as in a ring. `hybrid` sums the gradients of
-convolutions alone and splits the dense layers, whose inputs and their gradients all devices
-exchange: (N - 1) b values a unit (Krizhevsky 2014, arXiv 1404.5997); the check against his
-measurements needs it, minigrad does not do it. Stragglers, reading and latency are not in it: it is
-a ceiling.
+have arrived, and takes 2 (N - 1) / N bytes / rate, as in a ring. `hybrid` sums only the gradients
+of convolutions and splits the dense layers. All devices exchange the inputs of these layers and
+their gradients, (N - 1) b values per unit (Krizhevsky 2014, arXiv 1404.5997). The check against his
+measurements needs it, but minigrad does not do it. The model leaves out stragglers, reading and
+latency, so it is an upper bound.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from minigrad.network import Network, ledger
 from minigrad.training.gradients import Gradients
 
 GIGABIT = 1e9 / 8
-TCP, RDMA = 0.65, 0.85  # of a line's rate that arrives; assumed
+TCP, RDMA = 0.65, 0.85  # the share of a line's rate that is achieved; assumed
 COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -48,8 +48,8 @@ COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 class Cluster:
     """Devices of one kind and the links between them.
 
-    images_per_second: one device in training. inside, between: bytes a second that a device sends
-    to another of its node, and a node to another.
+    images_per_second: that of one device in training. inside, between: bytes per second from a
+    device to another one in its node, and from a node to another.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Cluster:
     between: float
 
     def rate(self, devices: int) -> float:
-        """Bytes a second of the slowest link in a ring of so many devices."""
+        """Bytes per second of the slowest link in a ring of this many devices."""
         return self.inside if devices <= self.per_node else min(self.inside, self.between)
 
 
@@ -80,7 +80,7 @@ class Work:
     backward: float
     bytes: int  # of its gradients
     dense: bool
-    exchanged: int  # bytes a picture, its inputs and their gradients, and the logits: hybrid
+    exchanged: int  # for hybrid: bytes per picture of its inputs, their gradients and the logits
 
 
 def layers(preset: Preset) -> list[Work]:
@@ -107,8 +107,8 @@ def layers(preset: Preset) -> list[Work]:
 def step(
     preset: Preset, pictures: int, devices: int, rate: float, speed: float, hybrid: bool = False
 ) -> float:
-    """Seconds of a step with so many pictures a device. rate: bytes a second; speed: images a
-    second of one device."""
+    """Seconds of a step with this many pictures per device. rate: bytes per second; speed: images
+    per second of one device."""
     works, alone = layers(preset), pictures / speed
     forward = alone * sum(work.forward for work in works)
     sent = sum(work.exchanged for work in works) * pictures * (devices - 1) if hybrid else 0
@@ -123,13 +123,13 @@ def step(
 def speed_up(
     preset: Preset, pictures: int, devices: int, rate: float, speed: float, hybrid: bool = False
 ) -> float:
-    """Images a second of so many devices, over those of one."""
+    """Images per second of this many devices, divided by those of one."""
     return devices * (pictures / speed) / step(preset, pictures, devices, rate, speed, hybrid)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A speed-up that was measured, and the link that the model is given for it."""
+    """A measured speed-up, and the link that the model assumes for it."""
 
     devices: int
     speed_up: float
@@ -144,7 +144,7 @@ K20 = [Published(2, 1.95, 2.7e9), Published(4, 3.74, 2.7e9), Published(8, 6.25, 
 
 
 def checks() -> Iterator[tuple[Published, float]]:
-    """Published speed-ups, and what the model says."""
+    """Published speed-ups, and the model's predictions."""
     preset = alexnet.PRESETS["torchvision"]  # the network of that paper
     for known in K20:
         yield known, speed_up(preset, 128, known.devices, known.rate, K20_SPEED, hybrid=True)
@@ -172,8 +172,8 @@ def print_model(preset: Preset) -> None:
 
 
 class Link(Communicator):
-    """A stand-in for two ranks with the same rows, between which a link carries so many bytes a
-    second: sums sleep as long as they would travel."""
+    """A stand-in for two ranks with the same rows and a link of `rate` bytes per second between
+    them: a sum sleeps for as long as its transfer would take."""
 
     size = 2
 
@@ -190,7 +190,7 @@ class Link(Communicator):
 
 
 class Stepper:
-    """Whole training steps of a preset in full size on pictures of noise."""
+    """Whole training steps of a full-size preset on pictures of noise."""
 
     def __init__(self, preset: Preset, comm: Communicator, pictures: int) -> None:
         self.model = Network(preset, seed=0)
@@ -213,7 +213,7 @@ class Stepper:
 
 
 def print_overlap(preset: Preset, rates: Sequence[int], pictures: int, repeats: int) -> None:
-    """Steps over links of so many Gbit/s: sums during the backward pass, and after it."""
+    """Time steps over links of these Gbit/s, with sums during the backward pass and after it."""
     stepper = Stepper(preset, Communicator(), pictures)
     for _ in range(2):
         stepper()
@@ -235,7 +235,7 @@ def print_overlap(preset: Preset, rates: Sequence[int], pictures: int, repeats: 
 
 
 def print_measured(counts: Sequence[int], preset: str, batch: int, blocks: int, steps: int) -> None:
-    """Steps of the same joint batch on so many ranks of this machine, block after block."""
+    """Time steps of the same joint batch on these numbers of ranks here, in alternating blocks."""
     beside = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
     best: dict[int, list[float]] = {n: [] for n in counts}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments that make sense, and a record of what they ran on."""
+"""Shared by the benchmarks: checks of their arguments, and a record of what they ran on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES = (
     "CUPY_",
     "NVIDIA_TF32",
     "CUDA_VISIBLE",
-)  # beginnings of names that change speed
+)  # prefixes of variables that affect speed
 
 
 def whole_number(text: str) -> int:
@@ -29,8 +29,8 @@ def whole_number(text: str) -> int:
 
 
 def writable(text: str) -> Path:
-    """An argument that is a file to write at the end: tried now, so that hours of measuring are not
-    lost then."""
+    """An argument that names a file to write at the end. Writing is tried now, so that hours of
+    measurements are not lost later."""
     try:
         with open(text, "a"):
             return Path(text)

@@ -3,7 +3,7 @@
     python examples/1_backward_by_hand.py
 
 z = (u + b)^2 + u with u = x w, at x = 2, w = -3, b = 1/2: four nodes, one of which has two
-children, as in docs/reading.md. Cells begin with `# %%`: an editor that knows them runs one by one.
+children, as in docs/reading.md. Cells begin with `# %%`; some editors can run them one by one.
 """
 
 # %% Three numbers whose gradients are wanted
@@ -32,12 +32,12 @@ for node in topological_order(z.creator):
     gy = gradients.pop(node)
     for parent, gx in zip(node.parents, node.gradients(gy)):
         held = leaves if isinstance(parent, mg.Tensor) else gradients
-        held[parent] = held.get(parent, 0.0) + gx  # a fork: what its children send adds up
+        held[parent] = held.get(parent, 0.0) + gx  # at a fork, the gradients of all children add
     waiting = {type(n).__name__: float(g) for n, g in gradients.items()}
     done = {leaf.name: float(g) for leaf, g in leaves.items()}
     print(f"{type(node).__name__:4} gy = {float(gy):6.1f}   waiting {waiting}, leaves {done}")
 
-# %% The engine's own walk, on a graph made anew, says the same
+# %% The engine's own walk, on a new graph, gives the same gradients
 z = (x * w + b) ** 2 + x * w
 z.backward()
 for leaf in (x, w, b):

@@ -3,16 +3,16 @@ thirty lines.
 
     python examples/2_multilayer_perceptron.py
 
-Cells begin with `# %%`: an editor that knows them runs one by one.
+Cells begin with `# %%`; some editors can run them one by one.
 """
 
-# %% What is needed
+# %% Imports
 import numpy as np
 
 from minigrad import functions as F
 from minigrad import nn, optim, random
 
-# %% Two spirals of 300 points each, the second turned by half a circle
+# %% Two spirals of 300 points each, the second rotated by half a turn
 rng = random.Stream(0, "spirals")
 label = rng.integers(2, 600)
 radius = 0.1 + rng.uniform(600)
@@ -33,7 +33,7 @@ model = nn.Sequential(
 )
 optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.0)
 
-# %% Learning: forward, loss, backward, a step against the gradient
+# %% Training: forward, loss, backward, and a step against the gradient
 for step in range(601):
     batch = rng.integers(500, 64)
     loss = F.softmax_cross_entropy(model(points[batch]), label[batch])

@@ -2,22 +2,22 @@
 
     python examples/3_check_your_own_layer.py
 
-The same two lines work in anyone's test suite:
+The same two lines work in any test suite:
 
     from minigrad.gradcheck import check_grads
     check_grads(softplus, x)
 
-Cells begin with `# %%`: an editor that knows them runs one by one.
+Cells begin with `# %%`; some editors can run them one by one.
 """
 
-# %% What is needed
+# %% Imports
 import numpy as np
 
 import minigrad as mg
 from minigrad.gradcheck import GradientMismatch, KinkError, check_grads
 
 
-# %% Three layers: a right one, one with a mistake, one with a kink
+# %% Three layers: a correct one, one with a mistake, and one with a kink
 class Softplus(mg.Function):
     """y = log(1 + exp(x));   gx = gy / (1 + exp(-x))."""
 
@@ -33,7 +33,7 @@ class Softplus(mg.Function):
 class WrongSoftplus(Softplus):
     def backward(self, gy):
         (x,) = self.saved
-        return gy / (1 + np.exp(x))  # a sign is wrong
+        return gy / (1 + np.exp(x))  # the sign of x is wrong
 
 
 class Hinge(mg.Function):
@@ -48,7 +48,7 @@ class Hinge(mg.Function):
         return -gy * (x < 1)
 
 
-# %% What the checker says of each
+# %% What the checker says about each
 x = np.linspace(-2, 2, 9)
 print(f"softplus, right:   largest relative error {check_grads(lambda x: Softplus()(x), x):.1e}")
 try:

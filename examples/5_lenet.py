@@ -4,10 +4,10 @@
     python examples/5_lenet.py --data FOLDER         # MNIST's four files, plain or gzipped
 
 LeCun, Bottou, Bengio, Haffner: "Gradient-based learning applied to document recognition" (1998), in
-the form that is taught today. Cells begin with `# %%`: an editor that knows them runs one by one.
+the form that is taught today. Cells begin with `# %%`; some editors can run them one by one.
 """
 
-# %% What is needed
+# %% Imports
 import sys
 import time
 
@@ -45,19 +45,19 @@ else:
     )
 print(f"{len(pixels):,} digits to learn from, {len(test_pixels):,} to be asked about")
 
-# %% One number for each pixel, with mean 0 and standard deviation 1 over the training set
+# %% Standardise the pixels: mean 0 and standard deviation 1 over the training set
 mean, std = pixels.mean(), pixels.std()
 x, x_test = (((p - mean) / std).astype(np.float32) for p in (pixels, test_pixels))
 
-# %% The network, layer by layer (minigrad/models/lenet.py has each value's reason)
+# %% The network, layer by layer (minigrad/models/lenet.py gives the reason for each value)
 print(summary(LENET5, "lenet5"))
 model = Network(LENET5, classes=10, seed=0)
 
-# %% What one picture becomes on its way through: the same loop that trains walks here
+# %% One picture on its way through the network, by the same loop that training uses
 for name, _, y in model.walk(Tensor(x[:1])):
     print(f"{name:6} {y.shape[1:]!s:14} mean {y.data.mean():+.3f}, std {y.data.std():.3f}")
 
-# %% Learning: forward, loss, backward, a step against the gradient; the rate falls by half a cosine
+# %% Training: forward, loss, backward, a step against the gradient; the rate falls along a cosine
 optimizer = optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=0.0005)
 order = random.Stream(0, "order")
 moves = random.Stream(0, "moves")
@@ -65,7 +65,7 @@ BATCH, STEPS = 64, EPOCHS * (len(x) // 64)
 
 
 def moved(batch: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Each picture moved by up to one pixel down and right: a digit is one wherever it stands."""
+    """Each picture moved by up to one pixel down and right; its digit stays the same."""
     return np.stack([np.roll(p, shift, axis=(0, 1)) for p, shift in zip(batch, by)])
 
 
@@ -96,7 +96,7 @@ for epoch in range(EPOCHS):
         flush=True,
     )
 
-# %% Where it is wrong
+# %% The digits that it gets wrong
 with no_grad():
     logits = np.concatenate(
         [model(x_test[i : i + 500]).numpy() for i in range(0, len(x_test), 500)]

@@ -2,7 +2,7 @@
 
     python examples/train_imagenet_subset.py
         draws a labelled synthetic set (ten classes of shapes and textures), trains the paper's
-        network at its full 227 x 227 on it, and leaves a run folder: settings, metrics, checkpoint,
+        network at its full 227 x 227 on it, and writes a run folder: settings, metrics, checkpoint,
         learning curves, the first layer's filters, and pictures with predictions.
 
     python examples/train_imagenet_subset.py --data imagenet --classes 10 --images-per-class 500
@@ -44,10 +44,11 @@ def small_pictures(images: data.ImageSet) -> np.ndarray:
 
 
 def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, float]:
-    """Accuracy of two classifiers that see no shapes: what a network must beat by far to have
-    learnt anything.
+    """Accuracies of two classifiers that cannot see shapes. A network that has learnt anything must
+    beat them by far.
 
-    The nearest class by mean colour; and a linear softmax classifier on 32 x 32 pixels.
+    One takes the class with the nearest mean colour; the other is a linear softmax classifier on
+    32 x 32 pixels.
     """
     x, x_val = small_pictures(train), small_pictures(val)
     colour, colour_val = x.mean(axis=(1, 2)), x_val.mean(axis=(1, 2))
@@ -77,7 +78,7 @@ def baselines(train: data.ImageSet, val: data.ImageSet, seed: int) -> dict[str, 
 
 
 def run(given: dict[str, Any], comm: Communicator) -> None:
-    """Train as the options say that are given; without pictures, on the synthetic set."""
+    """Train with the given options; if they name no pictures, on the synthetic set."""
     if not {"data", "resume", "config"} & set(given):
         root = Path("data/synthetic")
         print(f"no --data given: drawing ten classes of shapes and textures into {root}")

@@ -66,8 +66,8 @@ def rows() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def report() -> str:
-    """A line for each thing that decides how fast and on what minigrad runs; also where one of them
-    is broken, which it then says."""
+    """A line for each component that decides what minigrad runs on and how fast. If a component is
+    broken, its line shows the error."""
     lines = []
     for name, ask in rows():
         try:
@@ -96,8 +96,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given == ["build"]:
         return build()
+    if given in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if given:
-        print(f"error: {' '.join(given)}: nothing, or build, is wanted. {__doc__}", file=sys.stderr)
+        print(f"error: {' '.join(given)}: give no argument, or build. {__doc__}", file=sys.stderr)
         return 2
     print(report())
     return 0

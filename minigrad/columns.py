@@ -1,10 +1,11 @@
 """The paper's two columns: half of the maps of every layer on each of two devices (Krizhevsky et
 al. 2012, sections 3.2 and 3.5, figure 2).
 
-A preset whose grouped convolutions keep to their column falls into columns. A layer that sees all
-maps, conv3 and the dense ones in the paper, needs those of the other column first: there stands a
-`Gather`. Each column draws the weights of the whole network and keeps its own, so that the columns
-together are the grouped network, with its checkpoints; random numbers are the same, too.
+A preset can be split into columns if each of its grouped convolutions stays within a column. A
+layer that sees all maps (in the paper conv3 and the dense layers) needs the maps of the other
+column first, so a `Gather` stands before it. Each column draws the weights of the whole network and
+keeps its own part. Together the columns are therefore the grouped network: they have the same
+checkpoints and draw the same random numbers.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def outputs(layer: Layer, classes: int) -> int:
 
 
 def column_of(preset: Preset, columns: int, rank: int, classes: int | None = None) -> Preset:
-    """What one of the columns computes, as a preset: its own filters and units, and a Gather before
-    each layer that sees all maps, and behind the last.
+    """The preset that one column computes: its own filters and units, with a Gather before each
+    layer that sees all maps and after the last layer.
 
-    Raises ValueError for a preset whose columns do not keep apart.
+    Raises ValueError for a preset that cannot be split into these columns.
     """
     if columns < 2:
-        raise ValueError(f"a network falls into 2 columns or more, not {columns}")
+        raise ValueError(f"a network can be split into 2 columns or more, not {columns}")
     classes = preset.classes if classes is None else classes
     layers: dict[str, Layer] = {}
     split: tuple[int, ...] | None = None  # maps of each column; None: all columns have all maps
@@ -79,9 +80,9 @@ def column_of(preset: Preset, columns: int, rank: int, classes: int | None = Non
 
 
 def bytes_sent(rows: Sequence[Row], rank: int) -> int:
-    """Bytes that a column sends for one picture in a step: its own maps forward, and of the
-    gradients of the others' maps as much, but behind the last layer, whose gradient every column
-    has."""
+    """Bytes that a column sends for one picture in a step. Forward, it sends its own maps;
+    backward, the gradients of the other columns' maps. After the last layer no gradient is sent,
+    because every column has it."""
     gathers = [(row.shape, row.layer.parts) for row in rows if isinstance(row.layer, Gather)]
     total = 0
     for n, (shape, split) in enumerate(gathers, 1):
@@ -111,8 +112,8 @@ class Column(Network):
         super().__init__(own, None, seed, dtype)
 
     def build(self, row: Row, dtype: str) -> nn.Module:
-        """The layer of a ledger's row: with its part of the whole network's weights, a gather, or a
-        dropout that draws for the whole network's units."""
+        """The layer of a ledger's row: one with its part of the whole network's weights, a gather,
+        or a dropout that draws random numbers for all units of the whole network."""
         if isinstance(row.layer, Gather):
             last = row.stage == "gather"
             return nn.Gather(self.comm, row.layer.parts, shared=last)
@@ -126,14 +127,15 @@ class Column(Network):
         return build(row, self.seed, dtype)
 
     def place(self, stage: str) -> tuple[int, int]:
-        """(first, of how many): where this column's outputs of a layer are in the whole one's."""
+        """(first, total): the index of this column's first output in the whole layer, and the
+        number of outputs of the whole layer."""
         whole = outputs(self.whole.layers[stage], self.preset.classes)
         split = parts(whole, self.columns)
         return sum(split[: self.rank]), whole
 
 
 class TwoColumns(nn.Module):
-    """The columns of a preset in one process, each on its own device: x.to() between them."""
+    """The columns of a preset in one process, each on its own device; x.to() moves the maps."""
 
     def __init__(
         self,

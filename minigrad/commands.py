@@ -1,4 +1,4 @@
-"""The command lines: train, evaluate, predict, summary and gradcheck, given the presets.
+"""The command-line program: train, evaluate, predict, summary and gradcheck, for given presets.
 
 `main(presets)` is a whole program; examples use `training_options` and `run_command`.
 """
@@ -47,7 +47,7 @@ TYPES = {"str": str, "int": int, "float": float}
 
 
 def add_options(parser: argparse.ArgumentParser, presets: Mapping[str, Preset]) -> None:
-    """An argument for each field of Options; what is not given is left out of the result."""
+    """Add an argument for each field of Options. Arguments not given are absent from the result."""
     for f in fields(Options):
         text = f.metadata["help"]
         if f.name == "preset":
@@ -67,66 +67,115 @@ def add_options(parser: argparse.ArgumentParser, presets: Mapping[str, Preset]) 
 def training_options(
     description: str, presets: Mapping[str, Preset], argv: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """The options of a training that a program's arguments give, by name."""
+    """The training options that the command line gives, by name."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=raw)
     add_options(parser, presets)
     return vars(parser.parse_args(argv))
 
 
-def main(
-    presets: Mapping[str, Preset], argv: Sequence[str] | None = None, program: str = "alexnet.py"
-) -> int:
-    """Run the command that the arguments give. Returns the exit code: 0 done, 2 a mistake in what
-    was given, 130 stopped."""
+def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentParser:
+    """The parser of every command."""
     about = "AlexNet and its relatives: count, train, evaluate, predict, look inside, check."
-    parser = argparse.ArgumentParser(prog=program, description=about)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=about,
+        epilog=f"examples:\n  python {program} summary paper\n"
+        f"  python {program} train --data pictures --epochs 30\n"
+        f"`python {program} COMMAND --help` shows more.",
+        formatter_class=raw,
+    )
     names = "summary|train|evaluate|predict|look|report|gradcheck"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
-    sub = commands.add_parser("summary", help="sizes, parameters and multiply-adds of a preset")
+
+    def add(name: str, about: str, *examples: str) -> argparse.ArgumentParser:
+        shown = "\n".join(f"  python {program} {name} {example}" for example in examples)
+        epilog = f"examples:\n{shown}"
+        return commands.add_parser(
+            name, help=about, description=about, epilog=epilog, formatter_class=raw
+        )
+
+    sub = add(
+        "summary",
+        "sizes, parameters and multiply-adds of a preset",
+        "paper",
+        "zfnet --compare paper --plot zfnet.png",
+    )
     every = ", ".join(presets)
     sub.add_argument("preset", nargs="?", default="paper", help=f"one of {every}, or all")
     sub.add_argument("--classes", type=int, help="default: as many as the preset was made for")
-    compared = "say how many times the parameters and multiply-adds of this preset it has"
+    compared = "also print its parameters and multiply-adds as a multiple of this preset's"
     sub.add_argument("--compare", metavar="PRESET", help=compared)
-    drawn = "draw it, stage by stage, with measured time; beside --compare's preset"
-    apart = "the table of one of N columns, and the bytes that it sends"
+    drawn = "draw it stage by stage, with measured times, beside the preset of --compare"
+    apart = "print the table of one of N columns and the number of bytes that it sends"
     sub.add_argument("--columns", type=int, metavar="N", help=apart)
     sub.add_argument("--plot", metavar="FILE.png", help=drawn)
-    sub = commands.add_parser("train", help="train on a folder of pictures")
+    sub = add(
+        "train",
+        "train on a folder of pictures",
+        "--data pictures --epochs 30",
+        "--data cifar-10.zip --preset cifar10 --seed 1",
+        "--resume runs/main",
+    )
     add_options(sub, presets)
-    sub = commands.add_parser("evaluate", help="accuracy of a run on validation pictures")
+    sub = add(
+        "evaluate",
+        "accuracy of a run on validation pictures",
+        "runs/main --views ten --by-class classes.csv",
+        "runs/a runs/b runs/c --data pictures",
+    )
     run = "run folder, or a checkpoint file"
     sub.add_argument("runs", nargs="+", metavar="run", help=f"{run}; several are averaged")
-    sub.add_argument("--data", metavar="WHERE", help="default: what the run held out")
-    ten = "ten: the paper's corners, centre and mirrors"
+    sub.add_argument("--data", metavar="WHERE", help="default: the pictures that the run held out")
+    ten = "ten: the paper's four corners and centre, each also mirrored"
     sub.add_argument("--views", choices=("centre", "ten"), default="centre", help=ten)
-    sub.add_argument("--by-class", metavar="FILE.csv", help="write a line a class")
-    sub.add_argument("--predictions", metavar="FILE.csv", help="write a line a picture")
-    confusion = "draw which class is taken for which"
+    sub.add_argument("--by-class", metavar="FILE.csv", help="write a line for each class")
+    sub.add_argument("--predictions", metavar="FILE.csv", help="write a line per picture")
+    confusion = "draw the confusion matrix: which class is taken for which"
     sub.add_argument("--confusion", metavar="FILE.png", help=confusion)
     sub.add_argument("--batch-size", type=int, default=64)
     sub.add_argument("--workers", type=int, default=Options.workers)
     timeout = Options.worker_timeout
     sub.add_argument("--worker-timeout", type=float, default=timeout, metavar="SECONDS")
     sub.add_argument("--device", default=Options.device)
-    sub = commands.add_parser("predict", help="classes of single pictures")
+    sub = add("predict", "classes of single pictures", "runs/main cat.jpg dog.png")
     sub.add_argument("run", help=run)
     sub.add_argument("pictures", nargs="+", help="picture files")
     sub.add_argument("--device", default=Options.device)
-    add_look(commands)
-    place = "pictures of the same classes; default: what the run held out"
-    sub = commands.add_parser("report", help="write the page into a run's network again")
+    add_look(
+        add(
+            "look",
+            "draw what is inside a run's network",
+            "runs/main",
+            "runs/main --what deconvnet --picture cat.jpg --stage conv5 --map 7 12",
+        )
+    )
+    place = "pictures of the same classes; default: those that the run held out"
+    sub = add(
+        "report",
+        "write the report page of a run's network again",
+        "runs/main --picture cat.jpg -o cat.html",
+    )
     sub.add_argument("run", help=run)
-    sub.add_argument("--picture", metavar="FILE", help="to look at; default: of what it held out")
+    sub.add_argument("--picture", metavar="FILE", help="to look at; default: one that it held out")
     sub.add_argument("--data", dest="place", metavar="WHERE", help=place)
-    kind = "numbers: without any picture"
+    kind = "numbers: leave all pictures out"
     sub.add_argument("--kind", choices=("full", "numbers"), default="full", help=kind)
     page = "default: report.html in the run's folder"
     sub.add_argument("-o", "--output", metavar="FILE.html", help=page)
     sub.add_argument("--workers", type=int, default=Options.workers)
-    sub = commands.add_parser("gradcheck", help="check the gradients of a whole network, in small")
+    sub = add("gradcheck", "check the gradients of a shrunken network", "zfnet")
     sub.add_argument("preset", nargs="?", default="paper")
+    return parser
+
+
+def main(
+    presets: Mapping[str, Preset], argv: Sequence[str] | None = None, program: str = "alexnet.py"
+) -> int:
+    """Run the command that the arguments name. Returns the exit code: 0 for success, 2 for a
+    mistake in the input, 130 if stopped."""
+    parser = parser_of(presets, program)
     given = vars(parser.parse_args(argv))
     command = given.pop("command")
     if command == "train" and not {"data", "resume", "config"} & set(given):
@@ -143,25 +192,24 @@ def main(
     return run_command(actions[command], given)
 
 
-def add_look(commands: Any) -> None:
-    """The parser of `look`."""
-    sub = commands.add_parser("look", help="draw what is inside a run's network")
+def add_look(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `look`."""
     sub.add_argument("run", help="run folder, or a checkpoint file")
     every = list(INSTRUMENTS)
     what = f"any of {', '.join(every)}; default: all"
     sub.add_argument("--what", nargs="+", choices=every, metavar="WHAT", help=what)
-    one = "for maps, deconvnet, occlusion, invariance; default: of what the run held out"
+    one = "for maps, deconvnet, occlusion, invariance; default: one that the run held out"
     sub.add_argument("--picture", metavar="FILE", help=one)
-    place = "pictures of the same classes; default: what the run held out"
+    place = "pictures of the same classes; default: those that the run held out"
     sub.add_argument("--data", dest="place", metavar="WHERE", help=place)
     sub.add_argument("--stage", help="such as conv5; default: each instrument's usual one")
     maps = "for deconvnet, nine, occlusion, evolution; default: the strongest"
     sub.add_argument("--map", dest="maps", type=int, nargs="+", metavar="N", help=maps)
-    back = "how nine and evolution project"
+    back = "the projection method of nine and evolution"
     sub.add_argument("--method", choices=tuple(look.METHODS), default="deconvnet", help=back)
-    sub.add_argument("--size", type=int, help="of the occlusion's square, in pixels")
-    sub.add_argument("--stride", type=int, help="that the occlusion's square is moved by")
-    folder = "for the PNG files; default: look, in the run's folder"
+    sub.add_argument("--size", type=int, help="side of the occluding square, in pixels")
+    sub.add_argument("--stride", type=int, help="step of the occluding square, in pixels")
+    folder = "folder for the PNG files; default: look, in the run's folder"
     sub.add_argument("-o", "--output", metavar="DIR", help=folder)
     sub.add_argument("--batch-size", type=int, default=64)
     sub.add_argument("--workers", type=int, default=Options.workers)
@@ -169,7 +217,7 @@ def add_look(commands: Any) -> None:
 
 
 def make_report(run: str, kind: str, output: str | None, **options: Any) -> None:
-    """Write the page into a run's network."""
+    """Write the report page of a run's network."""
     print(f"written: {write_report(run, kind, output=Path(output) if output else None, **options)}")
 
 
@@ -184,13 +232,13 @@ def look_inside(run: str, what: Sequence[str] | None, output: str | None, **opti
 def run_command(
     command: Callable[[Communicator], object], given: Mapping[str, Any] | None = None
 ) -> int:
-    """Run a command, which is given the Communicator of this process; a mistake in what it was
-    given becomes one sentence and exit code 2, Ctrl-C 130. Where one rank of several fails, all
-    end. given: the options of a training; with `ranks`, so many processes run this program's
-    command."""
+    """Run a command with the Communicator of this process, and return the exit code. A mistake in
+    the input is reported in one sentence, with exit code 2; Ctrl-C gives 130. If one of several
+    ranks fails, all of them end. given: the options of a training; if `ranks` is among them, that
+    many processes run this program's command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold anything
+            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     comm = Communicator()
     try:
         if given and given.get("ranks") and not launched():
@@ -203,7 +251,7 @@ def run_command(
         if "MINIGRAD_TRACEBACK" in os.environ:
             return fail(comm, traceback.format_exc(), 2)
         return fail(comm, f"error: {error}", 2)
-    except Stopped as stop:  # all ranks have
+    except Stopped as stop:  # all ranks stop together
         if comm.rank == 0:
             print(stop, file=sys.stderr)
         return 130
@@ -217,8 +265,8 @@ def run_command(
 
 
 def fail(comm: Communicator, sentence: str, code: int) -> int:
-    """Say why, and end the other ranks, if there are any. A rank behind the first waits a moment:
-    where the first has the same to say, it says it for all."""
+    """Print the reason, and end the other ranks, if there are any. Ranks other than 0 wait a moment
+    before they print: if rank 0 has the same error, it reports it for all."""
     if comm.size > 1:
         time.sleep(0.5 * (comm.rank > 0))
         sentence = f"rank {comm.rank} on {comm.host}: {sentence}" if comm.rank else sentence
@@ -238,8 +286,8 @@ def print_summaries(
     columns: int | None,
     plot: str | None,
 ) -> None:
-    """The table of a preset, or with "all" of each; how it compares with another; of one column; a
-    picture."""
+    """Print the table of a preset (of every preset for "all"), or of one column of it, and compare
+    it with another preset; with `plot`, draw it."""
     if plot:
         names = list(presets) if preset == "all" else [preset]
         drawn: dict[str, int | None] = dict.fromkeys(names, classes)
@@ -273,7 +321,7 @@ def print_summaries(
 
 
 def gradcheck(presets: Mapping[str, Preset], preset: str) -> None:
-    """Check the gradients of a preset's layers in small."""
+    """Check the gradients of a shrunken copy of a preset's network."""
     error = check_network(find(preset, presets))
     print(
         f"{preset}: loss of the shrunken network against its input and every parameter: largest "
@@ -293,7 +341,7 @@ def evaluate_runs(
     worker_timeout: float,
     device: str,
 ) -> None:
-    """Accuracy of a run, or of several averaged, on the validation pictures of a folder."""
+    """Print the accuracy of a run, or of several runs averaged, on validation pictures."""
     results: list[Evaluation] = []
     images, first = None, None
     for run in runs:

@@ -1,9 +1,9 @@
 """One process among several: who it is, and what it exchanges with the others.
 
-`connect()` gives a Communicator: alone, or over MPI (mpi4py, the extra `mpi`) where a launcher such
-as mpiexec or srun started this process. Nothing else in the product knows which one it has, and
-without a launcher mpi4py is not imported. Arrays on a GPU travel through the host's memory, or from
-GPU to GPU (nccl.py).
+`connect()` returns a Communicator: one for a single process, or one over MPI (mpi4py, the extra
+`mpi`) if a launcher such as mpiexec or srun started this process. No other module needs to know
+which one it has, and without a launcher mpi4py is not imported. Arrays on a GPU travel through the
+host's memory, or from GPU to GPU (nccl.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from minigrad import backend
 from minigrad.backend import Array
 
-# Set by launchers: the number of processes. MPICH's and Intel's, and SLURM's through PMI-2; Open
-# MPI's; SLURM's in any step, where PMIx gives a rank alone.
+# The variables in which launchers give the number of processes: MPICH, Intel MPI, and SLURM through
+# PMI-2; Open MPI; and SLURM in any step, because PMIx gives only a rank.
 COUNTS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 PIECE = 16 << 20  # bytes summed at a time: pieces of 8 to 25 MB measured best (docs/distributed.md)
 
@@ -33,7 +33,8 @@ T = TypeVar("T")
 
 
 def share(count: int, part: int, parts: int) -> slice:
-    """The contiguous part number `part` of `count` things; parts differ by at most one."""
+    """The slice of `count` items that is part number `part` of `parts`. Part sizes differ by at
+    most one."""
     return slice(count * part // parts, count * (part + 1) // parts)
 
 
@@ -41,7 +42,7 @@ BEATS = "MINIGRAD_BEATS"  # the folder of the ranks' heartbeats, set by launcher
 
 
 class Beat:
-    """A rank's heartbeat: a small file, written anew at each step and around each exchange."""
+    """A rank's heartbeat: a small file, rewritten at each step and around each exchange."""
 
     SIZE = 1024
 
@@ -57,11 +58,11 @@ class Beat:
 
 
 def read_beats(folder: str) -> list[dict[str, Any]]:
-    """What the ranks wrote last, by rank; of those that have begun."""
+    """The last heartbeat of each rank that has started, in order of rank."""
     found = []
     for name in os.listdir(folder):
         text = Path(folder, name).read_bytes()
-        with contextlib.suppress(ValueError):  # begun, and not yet written
+        with contextlib.suppress(ValueError):  # the file exists, but nothing is written yet
             found.append(json.loads(text))
     return sorted(found, key=lambda beat: beat["rank"])
 
@@ -74,8 +75,8 @@ class Communicator:
     """One process alone: rank 0 of 1.
 
     rank, size: this process's number, and how many there are. local_rank, local_size: the same
-    among the processes of this host. overlaps: whether sums go on beside this rank's computation,
-    over a network or on a GPU. Every call below is made by all ranks, in one order.
+    among the processes of this host. overlaps: whether sums run in parallel with this rank's
+    computation, over a network or on a GPU. All ranks make the calls below in the same order.
     """
 
     rank, size = 0, 1
@@ -84,7 +85,7 @@ class Communicator:
     host = socket.gethostname()
 
     def exchange(self, value: Any) -> list[Any]:
-        """The values of all ranks, by rank. Small Python objects."""
+        """The values of all ranks, in order of rank. For small Python objects."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
@@ -92,26 +93,26 @@ class Communicator:
         return value
 
     def mark(self) -> Any:
-        """Where the work stands that this thread has asked its device for: see sum."""
+        """A mark after the work that this thread has queued on its device so far; see `sum`."""
 
     def sum(self, array: Array, after: Any = None) -> None:
-        """Add up the contiguous arrays of all ranks, in place. after: a mark, behind which this
-        array is complete; None: behind all that was asked for."""
+        """Add up the contiguous arrays of all ranks, in place. after: the mark after which this
+        array is complete; None means after all work queued so far."""
 
     def join(self, array: Array, sizes: Sequence[int]) -> Array:
-        """The arrays of all ranks one after the other along the last axis, of these sizes."""
+        """All ranks' arrays, concatenated along the last axis. sizes: each rank's size there."""
         return array
 
     def scatter_sum(self, array: Array, sizes: Sequence[int]) -> Array:
-        """The transpose of join: the sum of all ranks' arrays, of which each takes its part of the
-        last axis. Added in the order of the ranks."""
+        """The transpose of join: adds the arrays of all ranks, in order of rank, and returns this
+        rank's part of the sum along the last axis."""
         return array
 
     def abort(self, code: int) -> None:
-        """End all ranks. Alone: nothing, the caller ends."""
+        """End all ranks. A single process does nothing here: the caller ends."""
 
     def beat(self, **values: Any) -> None:
-        """Tell the launcher, where there is one, that this rank goes on: step=, run=."""
+        """Tell the launcher, if there is one, that this rank is making progress: step=, run=."""
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -121,8 +122,8 @@ class Communicator:
         self.beat(waiting=False)
 
     def in_turn(self, action: Callable[[], T]) -> T:
-        """What the action returns: called by one rank of each host first, so that the others find
-        what it leaves on the disk."""
+        """Call the action and return its result. One rank of each host goes first, so that the
+        others find the files that it leaves on disk."""
         if self.local_rank == 0:
             result = action()
         self.exchange(None)
@@ -157,7 +158,7 @@ class Mpi(Communicator):
             return self.world.bcast(value)
 
     def sum(self, array: Array, after: Any = None) -> None:
-        host = backend.to_numpy(array)  # the array itself on a CPU, a copy of one on a GPU
+        host = backend.to_numpy(array)  # the array itself on a CPU, a copy if it is on a GPU
         flat = host.reshape(-1)
         step = max(1, PIECE // array.itemsize)
         for i in range(0, flat.size, step):
@@ -203,8 +204,8 @@ class Mpi(Communicator):
 
 
 def told(environment: Mapping[str, str]) -> tuple[str, int] | None:
-    """What a launcher told this process, (variable, number of processes); None without one. A step
-    of one task of SLURM's has none: a shell may run in it."""
+    """(variable, number of processes) as a launcher set it for this process; None without a
+    launcher. A SLURM step with one task counts as no launcher: a shell may run in it."""
     for name in COUNTS:
         count = environment.get(name, "")
         if count.isdecimal() and (int(count) > 1 or name != "SLURM_STEP_NUM_TASKS"):
@@ -218,7 +219,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> Communicator:
-    """The Communicator of this process. Raises DistributedError where a launcher started several
+    """The Communicator of this process. Raises DistributedError if a launcher started several
     processes that do not see each other."""
     launcher = told(environment)
     if launcher is None:

@@ -281,6 +281,9 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
 def main() -> int:
     """Check every case and print a line for each; the exit code is the number of failures, at most
     1."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     failures = 0
     all_cases = cases()
     print(f"{'function':48} {'relative error':>14}")

@@ -1,9 +1,9 @@
-"""`--ranks N`: start so many ranks with mpiexec, watch them, and say which one failed.
+"""`--ranks N`: start N ranks with mpiexec, watch them, and report which one failed.
 
-Each rank leaves its heartbeat in a file (distributed.Beat): its process, its step, and whether it
-waits for the others. mpiexec ends all ranks where one dies; here that becomes one sentence. A rank
-that hangs is the one that the others wait for: where no rank has gone on for `timeout` seconds, all
-are ended.
+Each rank writes its heartbeat to a file (distributed.Beat): its process, its step, and whether it
+is waiting for the others. When a rank dies, mpiexec ends all of them, and this module reports that
+in one sentence. When no rank has made progress for `timeout` seconds, all are ended; the rank that
+hangs is the one for which the others wait.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def without_ranks(command: Sequence[str]) -> list[str]:
 
 
 def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
-    """Run this program's own command on so many ranks. Returns its exit code: 2 where a rank
-    failed, after a sentence."""
+    """Run this program's own command on `ranks` ranks. Returns the exit code; if a rank failed,
+    prints one sentence and returns 2."""
     if ranks < 1:
         raise ValueError(f"--ranks must be at least 1, not {ranks}")
     beside = Path(sys.executable).with_name("mpiexec")
@@ -89,23 +89,23 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
 
 
 class Watch:
-    """The ranks of this host, from their first heartbeat on.
+    """Watches the ranks of this host, from their first heartbeat on.
 
-    Attributes: dead are the processes that ended first; mpiexec ends the others a moment later.
+    Attributes: dead: the processes that ended first; mpiexec ends the others a moment later.
     """
 
     def __init__(self, process: subprocess.Popen, folder: str) -> None:
         self.process, self.folder = process, folder
-        self.alive: dict[int, int] = {}  # number of a process: its descriptor
+        self.alive: dict[int, int] = {}  # process id: its file descriptor
         self.seen: set[int] = set()
         self.dead: list[int] = []
         self.shared: set[str] = set()  # files of shared memory that MPICH has mapped for them
-        self.signals = 0  # that were passed on
-        self.killed_by = 0  # the signal that ended a rank, as mpiexec says
+        self.signals = 0  # how many were passed on
+        self.killed_by = 0  # the signal that ended a rank, as mpiexec reports it
 
     def pass_on(self) -> None:
-        """Print what the ranks say, without mpiexec's banner. Where nobody listens any more, the
-        ranks stop as after SIGTERM; what they say is taken from them all the same."""
+        """Print the ranks' output, without mpiexec's banner. If it can no longer be written, the
+        ranks are stopped as by SIGTERM, and the rest of their output is read and discarded."""
         assert self.process.stdout is not None
         heard = True
         for line in self.process.stdout:
@@ -119,7 +119,7 @@ class Watch:
                     self.signal(signal.SIGTERM, None)
 
     def until_the_end(self, timeout: float) -> str:
-        """Wait for it. Returns why the ranks had to be ended, or ""."""
+        """Wait for the ranks to end. Returns why they had to be ended, or ""."""
         while self.process.poll() is None:
             ended = select.select(list(self.alive.values()), [], [], POLL)[0]
             gone = [pid for pid, descriptor in self.alive.items() if descriptor in ended]
@@ -138,21 +138,21 @@ class Watch:
         return ""
 
     def begin(self, pid: int) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # gone; or no such system call
+        with contextlib.suppress(OSError, AttributeError):  # already gone, or no such system call
             self.alive[pid] = os.pidfd_open(pid)
             maps = Path(f"/proc/{pid}/maps").read_text()
             self.shared.update(re.findall(r"/dev/shm/mpich_shm_\w+$", maps, re.MULTILINE))
 
     def signal(self, number: int, _: object) -> None:
-        """Pass a signal on to the ranks; mpiexec, which loses one in twenty, gets it before there
-        are any."""
+        """Pass a signal on to the ranks directly, because mpiexec loses one in twenty. Before there
+        are any ranks, mpiexec gets it."""
         self.signals += 1
         for pid in list(self.alive) or [self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def end(self) -> None:
-        """End mpiexec and all that it started, and what it leaves where a rank was killed."""
+        """End mpiexec and all that it started; remove the shared memory that killed ranks leave."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -167,8 +167,8 @@ def name(beat: dict[str, Any]) -> str:
 
 
 def verdict(beats: list[dict[str, Any]], dead: Sequence[int], killed_by: int, why: str) -> str:
-    """One sentence: which rank, at which step, and how to go on. Empty where a rank has said why,
-    and there is no run to go on with."""
+    """One sentence: which rank failed, at which step, and how to go on. Empty if a rank has already
+    said why and there is no run to resume."""
     lost = [beat for beat in beats if beat["pid"] in dead and not beat["done"]]
     if not why and killed_by:
         why = f"{name(lost[0]) if lost else 'a rank'} was killed by signal {killed_by}"

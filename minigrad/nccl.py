@@ -1,9 +1,9 @@
 """Ranks with a GPU each: arrays travel from GPU to GPU by NCCL, everything else over MPI.
 
-NCCL takes pointers, counts and a stream, and checks nothing of them. Its calls run on a stream of
-their own, beside the layers: they begin after what the device was asked for before, and these
-methods return when they have ended. The order in which NCCL adds depends on the number of ranks and
-on its algorithm.
+NCCL takes pointers, counts and a stream, and checks none of them. Its calls run on a stream of
+their own, in parallel with the layers. They begin after the work queued on the device before them,
+and the methods here return when they have ended. The order in which NCCL adds depends on the number
+of ranks and on its algorithm.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from minigrad.distributed import Communicator
 
 
 class Nccl(Communicator):
-    """The ranks of another Communicator, with arrays of one device each over NCCL."""
+    """The ranks of another Communicator, each with a device whose arrays travel over NCCL."""
 
     overlaps = True
 
@@ -51,8 +51,8 @@ class Nccl(Communicator):
 
     @contextmanager
     def sending(self, after: Any = None) -> Iterator[int]:
-        """Inside, calls on the stream that is given begin after the mark, or after all that the
-        device was asked for; they have ended behind it."""
+        """A context that yields a stream. Calls on it begin after the mark `after`, or if that is
+        None after all work queued on the device; they have ended when the context is left."""
         with backend.on_device(self.device), self.waiting():
             self.stream.wait_event(self.mark() if after is None else after)
             yield self.stream.ptr
@@ -100,8 +100,8 @@ class Nccl(Communicator):
 def between_gpus(
     comm: Communicator, device: str, report: Callable[[str], object] = print
 ) -> Communicator:
-    """The Communicator for arrays on this device: over NCCL, where every rank has it and a GPU of
-    its own; else the one that is given. Says which, and why."""
+    """The Communicator for arrays on this device: over NCCL if every rank has it and a GPU of its
+    own, otherwise `comm`. Reports which one it is, and why."""
     if comm.size == 1 or device == "cpu":
         return comm
     library = backend.nccl()

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 import alexnet
+from minigrad import commands
 from minigrad.data import synthetic
 from minigrad.models.records import LRN
 from minigrad.network import shrunken
@@ -472,12 +473,42 @@ def test_summary_and_gradcheck(tmp_path):
     assert "largest relative error" in run("gradcheck caffenet", cwd=tmp_path)
 
 
+COMMANDS = ["summary", "train", "evaluate", "predict", "look", "report", "gradcheck"]
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_shows_examples_that_can_be_given(command, capsys):
+    parser = commands.parser_of(alexnet.MODELS, "alexnet.py")
+    with pytest.raises(SystemExit, match="0"):
+        parser.parse_args([command, "--help"] if command else ["--help"])
+    start = f"  python alexnet.py {command}".rstrip() + " "
+    examples = [
+        line.removeprefix("  python alexnet.py ")
+        for line in capsys.readouterr().out.split("examples:")[1].splitlines()
+        if line.startswith(start)
+    ]
+    assert examples
+    for example in examples:
+        assert parser.parse_args(example.split()).command == example.split()[0]
+
+
 @pytest.mark.parametrize(
-    "command", [["alexnet.py"], ["alexnet.py", "train"], ["examples/train_imagenet_subset.py"]]
+    "command",
+    [
+        ["examples/train_imagenet_subset.py"],
+        ["examples/4_convolution_by_hand.py"],
+        ["-m", "minigrad"],
+        ["-m", "minigrad.gradcheck"],
+        ["-m", "minigrad.kernels"],
+        ["-m", "minigrad.kernels", "trace"],
+    ],
+    ids=" ".join,
 )
-def test_help(command, tmp_path):
-    out = run_process(ROOT / command[0], *command[1:], "--help", cwd=tmp_path)
-    assert "usage:" in out
+def test_help_of_the_other_programs_shows_how_they_are_called(command, tmp_path):
+    if command[0] != "-m":
+        command = [str(ROOT / command[0])]
+    out = run_process(*command, "--help", cwd=tmp_path)
+    assert "python " + " ".join(c.removeprefix(f"{ROOT}/") for c in command) in out
 
 
 def test_report(tmp_path):

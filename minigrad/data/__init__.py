@@ -1,5 +1,5 @@
-"""Pictures in, batches out: reading image files, folders of classes, a decoded cache, augmentation,
-a synthetic set."""
+"""Pictures in, batches out: image files, folders of classes, a cache of decoded pictures,
+augmentation, and a synthetic set."""
 
 from minigrad.data.cache import Pictures, open_pictures
 from minigrad.data.download import NAMES as DOWNLOADS

@@ -1,9 +1,8 @@
-"""Decoded pictures: kept on disk where they fit, so that every epoch but the first finds them
-ready.
+"""A cache of decoded pictures on disk, if they fit, so that only the first epoch decodes them.
 
-The cache is one file of bytes, N pictures of one shape, mapped into memory, and a small JSON file
-beside it with the pictures that could not be read and a checksum of a sample of the others. Its
-name is a hash of what the files are called, their sizes and times, so changed pictures get a new
+The cache is one file of bytes with N pictures of one shape, mapped into memory. A small JSON file
+beside it lists the pictures that could not be read and has a checksum of a sample of the others.
+The cache is named by a hash of the files' names, sizes and times, so changed pictures get a new
 cache. It is written under another name and renamed when complete: a cache that exists is whole.
 """
 
@@ -33,7 +32,7 @@ from minigrad.models.records import PHOTOGRAPH
 
 LARGEST_CACHE = 10 * 2**30
 BUILD_BATCH = 32
-SAMPLE = 64  # pictures that the checksum of a cache looks at
+SAMPLE = 64  # pictures that the checksum of a cache covers
 
 
 @dataclass
@@ -86,8 +85,8 @@ def cache_key(images: ImageSet, shape: Shape) -> str:
 
 
 def checksum(decoded: np.ndarray) -> int:
-    """Of SAMPLE pictures, spread evenly: tells a file that is not the one that was written, without
-    reading all of it."""
+    """A checksum of SAMPLE pictures, spread evenly. It detects a file that is not the one that was
+    written, without reading all of it."""
     value = 0
     for i in (
         np.unique(np.linspace(0, len(decoded) - 1, SAMPLE).astype(int)) if len(decoded) else ()
@@ -105,10 +104,10 @@ def open_pictures(
     worker_timeout: float = TIMEOUT,
     shape: Shape = PHOTOGRAPH,
 ) -> Pictures:
-    """Pictures of a set, decoded into a cache below `folder` if that is not None and they fit.
+    """The pictures of a set, decoded into a cache in `folder` if it is not None and they fit.
 
-    They fit when they take at most 10 GB and a fifth of the free space; otherwise a sentence says
-    so and files are decoded each time.
+    They fit if they take at most 10 GB and at most a fifth of the free space. Otherwise a sentence
+    says so, and the files are decoded each time.
     """
     size = len(images) * math.prod(shape)
     if folder is None:
@@ -147,7 +146,7 @@ def existing(images: ImageSet, path: Path, shape: Shape) -> Pictures | None:
         ):
             return pictures
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # none yet, or not whole: it is made anew
+        pass  # there is no cache yet, or it is not whole: it is built again
     return None
 
 
@@ -161,7 +160,7 @@ def build(
     shape: Shape,
 ) -> Pictures:
     """Decode everything into `path`."""
-    sweep(path.parent, ABANDONED)  # of runs that were killed; others may be at work
+    sweep(path.parent, ABANDONED)  # leftovers of killed runs only: other runs may be at work
     size = max(len(images), 1) * math.prod(shape)
     broken: dict[int, str] = {}
     pieces = [
@@ -192,5 +191,5 @@ def build(
                 broken |= batch.skipped
         decoded.flush()
     record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
-    write_atomically(path.with_suffix(".json"), record)  # last: without it the cache does not count
+    write_atomically(path.with_suffix(".json"), record)  # last: the cache is not valid without it
     return Pictures(images, path, broken, shape)

@@ -1,5 +1,6 @@
-"""Public data sets by name: downloaded once into the cache folder, resumed where a download broke
-off, checked by their published MD5 sums, and unpacked so that nothing can land elsewhere.
+"""Public data sets by name. A set is downloaded once into the cache folder, resumed where a
+download broke off, checked against its published MD5 sums, and unpacked so that no file
+lands elsewhere.
 
 Sources: github.com/fastai/imagenette; cs.toronto.edu/~kriz/cifar.html; yann.lecun.com/exdb/mnist,
 by the mirror that torchvision uses.
@@ -27,8 +28,8 @@ LARGEST_UNPACKED = 20 * 2**30
 
 @dataclass(frozen=True)
 class Download:
-    """Files of a data set, {name: MD5}, below an address; a .tgz or .tar.gz is unpacked, and
-    `inside` is what to open in it."""
+    """The files of a data set, {name: MD5}, below an address. A .tgz or .tar.gz is unpacked, and
+    `inside` is the folder in it to open."""
 
     address: str
     files: dict[str, str]
@@ -67,7 +68,7 @@ def fetch(name: str, cache: Path | None) -> Path:
     """The folder of a data set, downloaded if it is not there."""
     if cache is None:
         raise DataError(
-            f"{name} is downloaded into the cache folder: --cache off does not go with it"
+            f"{name} is downloaded into the cache folder, so it cannot be used with --cache off"
         )
     wanted, folder = NAMES[name], cache / "downloads" / name
     done = folder / "complete"
@@ -94,7 +95,7 @@ def fetch(name: str, cache: Path | None) -> Path:
 
 
 def fetch_file(address: str, path: Path, md5: str) -> None:
-    """Download to path, by way of path.part, which a later call goes on with."""
+    """Download to `path` by way of `path`.part, which a later call resumes."""
     part = path.with_name(path.name + ".part")
     for attempt in range(TRIES):
         try:
@@ -130,7 +131,7 @@ def fetch_file(address: str, path: Path, md5: str) -> None:
 
 
 def transfer(address: str, part: Path) -> None:
-    """Append what is missing of `part`. Raises where the connection ends too early."""
+    """Append the missing rest to `part`. Raises an error if the connection ends too early."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -138,12 +139,12 @@ def transfer(address: str, part: Path) -> None:
     except urllib.error.HTTPError as error:
         if (
             error.code == 416
-        ):  # nothing beyond what is there: whole, or another file; the checksum tells
+        ):  # no bytes after ours: the file is whole, or another one; the checksum will tell
             return
         raise
     with answer:
         if answer.status != 206:
-            have = 0  # the server begins anew
+            have = 0  # the server sends the file from its start
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         with (
@@ -173,8 +174,8 @@ def md5_of(path: Path) -> str:
 
 
 def unpack(archive: Path, folder: Path, inside: str) -> None:
-    """Unpack into folder / inside, which appears when it is whole. Links, devices and names that
-    reach outside are refused."""
+    """Unpack into folder / inside, which appears only when it is whole. Links, devices and names
+    that reach outside are refused."""
     total = 0
     try:
         with replacing(folder / inside) as unfinished, open_tar(archive) as tar:

@@ -1,5 +1,5 @@
-"""A labelled set of pictures, from a folder or an archive in ImageNet's layout. Class index = place
-of its name in sorted order."""
+"""A labelled set of pictures, from a folder or an archive in ImageNet's layout. The index of a
+class is the position of its name in sorted order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Tree = dict[str, list[str]]  # {class: items}
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures with labels. items[i], read from `source`, belongs to class classes[labels[i]],
-    called names[labels[i]] in words."""
+    """Pictures with labels. items[i], read from `source`, belongs to class classes[labels[i]]; its
+    name in words is names[labels[i]]."""
 
     source: Source
     root: Path  # for messages
@@ -63,8 +63,8 @@ class ImageSet:
 
 
 def read_words(root: Path) -> dict[str, str]:
-    """Class names in words from `words.txt` (or `LOC_synset_mapping.txt`): a line is a folder name,
-    a tab or blank, the words."""
+    """Class names in words from `words.txt` (or `LOC_synset_mapping.txt`). Each line is a folder
+    name, a tab or space, and the words."""
     for place in (root, root.parent):
         for file in (place / "words.txt", place / "LOC_synset_mapping.txt"):
             if file.is_file():
@@ -136,12 +136,12 @@ def open_folder(
     images_per_class: int | None = None,
     seed: int = 0,
 ) -> ImageSet:
-    """Read a folder with one sub-folder a class.
+    """Read a folder with one sub-folder per class.
 
     Args:
         root: e.g. imagenet/train.
-        classes: None for all, a number for the first so many in sorted order, or folder names.
-        images_per_class: at most so many of each class, chosen at random by seed; None for all.
+        classes: None for all, a number N for the first N in sorted order, or folder names.
+        images_per_class: at most this many of each class, chosen at random by seed; None for all.
     Raises DataError: no such folder, no classes, an empty class, a class that is not there.
     """
     root = Path(root)

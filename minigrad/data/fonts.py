@@ -1,4 +1,4 @@
-"""Digits drawn from the fonts that come with matplotlib: a set of MNIST's shape, without a
+"""Digits drawn with the fonts that come with matplotlib: a set of MNIST's shape, without a
 download."""
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ FAMILIES = "DejaVuSans*.ttf", "DejaVuSerif*.ttf"
 
 
 def draw_digits(count: int, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """(pictures (count, 28, 28, 1) uint8, white on black; labels (count,) int64), each digit as
-    often.
+    """(pictures (count, 28, 28, 1) uint8, white on black; labels (count,) int64), with every digit
+    equally often.
 
-    part: "train" or "test"; every fourth font is for testing alone. Each digit has a font, a size,
-    an angle up to 15 degrees, a slant and a place drawn at random.
+    part: "train" or "test"; every fourth font is used for testing only. The font, the size, an
+    angle up to 15 degrees, the slant and the position of each digit are drawn at random.
     """
     import matplotlib
 

@@ -1,5 +1,5 @@
-"""One image file to one array, as the paper prepares it: the shorter side scaled, the central
-square kept (section 2)."""
+"""Decode one image file to one array, as the paper does: scale the shorter side and keep the
+central square (section 2)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from minigrad.models.records import PHOTOGRAPH
 
-# What is decoded, whatever a file is called. Pillow knows more formats, and for some of them (EPS,
-# among others) it starts other programs.
+# The formats that are decoded, whatever a file is called. Pillow knows more formats, but for some
+# of them (such as EPS) it starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
 
@@ -40,14 +40,14 @@ def read_image(
     shape: tuple[int, int, int] = PHOTOGRAPH,
     path: str | Path | None = None,
 ) -> np.ndarray:
-    """Decode, turn as EXIF says, scale the shorter side to that of `shape` and keep the
-    central square, in colour, or with one channel in grey.
+    """Decode a picture, rotate it as EXIF says, scale its shorter side to that of `shape` and keep
+    the central square, in colour, or in grey if `shape` has one channel.
 
     Args:
         file: a path, the bytes of a picture file, or pixels, (H, W) or (H, W, 3) uint8.
-        path: what messages call it, where `file` is no path.
-    Returns: uint8, of that shape. Raises ImageError for a file that is no picture, is cut off, or
-    is absurdly large.
+        path: the name used in messages if `file` is not a path.
+    Returns: uint8, of that shape. Raises ImageError if the file is not a picture, is cut off, or is
+    absurdly large.
     """
     if isinstance(file, np.ndarray):
         return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), shape)
@@ -59,7 +59,7 @@ def read_image(
             with Image.open(
                 io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS
             ) as image:
-                image.draft(None, shape[:2])  # JPEG alone: at 1/2, 1/4, 1/8 where that is enough
+                image.draft(None, shape[:2])  # for JPEG only: decode at 1/2, 1/4 or 1/8 if enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:
         raise ImageError(
@@ -74,7 +74,7 @@ def read_image(
     except OSError as error:
         if (
             error.errno is not None
-        ):  # the system's trouble, not the file's: too many open files, no permission, a bad disk
+        ):  # a problem of the system: too many open files, no permission, a bad disk
             raise
         raise ImageError(f"{path}: damaged or cut off ({error})") from error
     # Pillow's decoders raise many types for damaged files; each means the file is unreadable
@@ -89,7 +89,7 @@ def square(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     W, H = image.size
     side = min(W, H)
     left, top = (W - side) / 2, (H - side) / 2
-    # Cropping first and scaling once gives the same centre and never makes an enormous intermediate
+    # Cropping before scaling gives the same central square and avoids an enormous intermediate
     # image.
     box = (left, top, left + side, top + side)
     return np.asarray(image.resize(shape[:2], Image.Resampling.BILINEAR, box=box)).reshape(shape)

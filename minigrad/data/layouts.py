@@ -1,9 +1,9 @@
-"""Training and validation set of whatever `--data` names: a folder, an archive, ImageNet as
-downloaded, MNIST's or CIFAR-10's files, or a name from the table of downloads.
+"""The training and validation set that `--data` names: a folder, an archive, ImageNet as
+downloaded, the files of MNIST or CIFAR-10, or a name from the table of downloads.
 
     DIR/train/CLASS/PICTURE, DIR/val/CLASS/PICTURE      or DIR/CLASS/PICTURE, a tenth of it held out
     FILE.zip, FILE.tar                                  the same in an archive, read in place
-                                                        (test/ serves where there is no val/)
+                                                        (test/ is used if there is no val/)
     DIR/ILSVRC2012_img_train.tar, ..._img_val.tar       with the devkit beside them
     DIR/train-images-idx3-ubyte[.gz], ...               MNIST's IDX files
     DIR/data_batch_1.bin ... test_batch.bin             CIFAR-10's binary batches
@@ -52,11 +52,11 @@ def open_sets(
 
     Args:
         root: one of the layouts above.
-        classes: None for all; a number N for the first N; folder names with commas between; or a
+        classes: None for all; a number N for the first N; folder names separated by commas; or a
             file of folder names.
-        images_per_class: at most so many training pictures of each class.
-        holdout: share of the training pictures of each class to validate on, instead of the
-            validation set; 0.1 where there is none.
+        images_per_class: at most this many training pictures of each class.
+        holdout: the share of the training pictures of each class to validate on, instead of the
+            validation set; 0.1 if there is no validation set.
         cache: folder for the indices of archives and for downloads.
     """
     chosen: int | list[str] | None = None
@@ -67,8 +67,7 @@ def open_sets(
     wanted = choose(*train, chosen, images_per_class, seed)
     if len(wanted.classes) < 2:
         raise DataError(
-            f"{wanted.root} has one class, {wanted.classes[0]}: there is nothing to tell apart; at"
-            " least two are needed"
+            f"{wanted.root} has one class, {wanted.classes[0]}: training needs at least two classes"
         )
     if val is not None and holdout is None:
         return wanted, choose(*val, wanted.classes)
@@ -78,7 +77,7 @@ def open_sets(
 def open_validation(
     root: str | Path, classes: Sequence[str], cache: Path | None = None
 ) -> ImageSet:
-    """The validation pictures of a layout, or all of it where it has only one part."""
+    """The validation pictures of a layout, or all its pictures if it has only one part."""
     train, val = trees(root, cache)
     return choose(*(val or train), classes)
 
@@ -86,7 +85,7 @@ def open_validation(
 def is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except OSError:  # a list too long for a name
+    except OSError:  # a list of classes, too long for a file name
         return False
 
 
@@ -145,8 +144,8 @@ def in_archive(source: Archive) -> tuple[Part, Part | None]:
 
 
 def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
-    """ILSVRC-2012 as downloaded. Class index = sorted wnid, as Caffe and torchvision count; the
-    devkit's numbers are mapped to it."""
+    """ILSVRC-2012 as downloaded. Classes are numbered in the order of their sorted wnids, as in
+    Caffe and torchvision; the devkit's numbers are mapped to these."""
     train = Tar(root / TRAIN_TAR, cache)
     wnids, words = synsets(root)
     tree = train.tree()
@@ -168,7 +167,7 @@ def imagenet_tars(root: Path, cache: Path | None) -> tuple[Part, Part | None]:
     if len(numbers) != len(names):
         raise DataError(
             f"{val.path} holds {len(names):,} pictures, but {TRUTH} has {len(numbers):,} lines: one"
-            " of them is not whole"
+            " of them is incomplete"
         )
     unknown = sorted(set(numbers) - set(wnids))
     if unknown:

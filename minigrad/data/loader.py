@@ -1,5 +1,5 @@
-"""From pictures to batches, the same ones whatever the number of workers: a sample depends on
-(seed, epoch, picture) alone."""
+"""Batches of pictures, the same for any number of workers: a sample depends on (seed, epoch,
+picture) alone."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Loader:
     Args:
         pictures: what to read; preparation: how to prepare it; batch_size: pictures in a batch (the
             last may have fewer).
-        training: shuffle, crop at random, mirror, colour; otherwise every picture's centre, in
-            order.
-        seed, workers: the numbers drawn depend on (seed, epoch, picture) alone, never on workers.
-            Workers are processes that read and decode (workers.py); 0, and on Windows any number,
-            reads in the caller.
-        worker_timeout: seconds after which a worker that stands still is replaced.
+        training: shuffle, crop at random, mirror and add colour noise; otherwise take the centre of
+            every picture, in order.
+        seed, workers: the random numbers depend on (seed, epoch, picture) alone, never on workers.
+            Workers are processes that read and decode (workers.py). With 0, and on Windows with any
+            number, the calling process reads.
+        worker_timeout: seconds after which a worker that hangs is replaced.
         colour_until: the epoch from which training pictures have no colour noise.
-        most_skipped: the share of all pictures that may be unreadable; beyond it, DataError.
+        most_skipped: the share of all pictures that may be unreadable; above it, DataError.
         ten_views: in testing, x holds the paper's ten views of each picture instead of its centre:
             (10 n, size, size, channels), the first view of every picture, then the second.
-        part: (rank, ranks): in training, this rank's contiguous part of each batch, which may be
-            empty; otherwise every batch whose number is its rank, modulo the ranks.
+        part: (rank, ranks): in training, deliver this rank's contiguous part of each batch, which
+            may be empty; otherwise the batches whose number modulo `ranks` is `rank`.
 
-    `skipped` collects pictures that could not be read, name -> reason; their batch is smaller by as
-    many. `images`, `reading` and `waiting` count pictures delivered, seconds of work that reading
-    them took, and seconds that the caller waited.
+    `skipped` maps the name of each picture that could not be read to the reason; its batch is one
+    picture smaller. `images`, `reading` and `waiting` count the pictures delivered, the seconds of
+    work that reading them took, and the seconds that the caller waited.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Loader:
         self.images, self.reading, self.waiting = 0, 0.0, 0.0
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """The number of batches in an epoch."""
         return -(-len(self.pictures) // self.batch_size)
 
     def close(self) -> None:
-        """End the worker processes; they come back when batches are asked for."""
+        """End the worker processes; they are started again when batches are requested."""
         if self.processes is not None:
             self.processes.close()
             self.processes = None
@@ -140,7 +140,7 @@ class Loader:
     def prepared(
         self, batch: Batch, draws: tuple | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Crop, mirror, subtract, colour."""
+        """Crop and mirror the pictures, subtract the mean and add colour noise."""
         self.images += len(batch.indices)
         self.reading += batch.seconds
         for broken, reason in batch.skipped.items():

@@ -6,13 +6,13 @@ section 4.1):
     x = (mirror(crop(p)) - mean + colour) * scale
     colour = [p1 p2 p3] [a1 s1, a2 s2, a3 s3]^T
 
-    crop     random size x size, each picture its own; mirror: every second one
+    crop     random size x size, different for each picture; mirror: for every second one
     p, s^2   eigenvectors and eigenvalues of the RGB covariance of the training pixels
     a        Gaussian, standard deviation 0.1, drawn for each picture
 
-and in testing the centre crop, no mirror, no colour. The paper writes the eigenvalue where s stands
-here; on a scale of 0 .. 255 that would be some thousand grey levels, and the 2012 code takes its
-square root (convdata.py), as here.
+and in testing the centre crop, without mirror or colour. The paper writes the eigenvalue in place
+of s; on a scale of 0 .. 255 that would be some thousand grey levels. The 2012 code takes its square
+root (convdata.py), and so does this one.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from minigrad.models.records import Preprocessing
 
 @dataclass
 class Statistics:
-    """Of the training pictures: mean image, of the pictures' shape, float32, and the decomposition
-    of the C channels' covariance."""
+    """Statistics of the training pictures: the mean image, float32, of the pictures' shape, and the
+    eigendecomposition of the covariance of the C channels."""
 
     mean: np.ndarray
     eigenvalues: np.ndarray  # (C,) float32, descending
-    eigenvectors: np.ndarray  # (C, C) float32, one a column
+    eigenvectors: np.ndarray  # (C, C) float32, one per column
     std: float  # standard deviation of all pixels about their channel's mean
 
 
 def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statistics:
-    """Mean image and RGB covariance of the pictures; of `most` of them, chosen at random, if there
-    are more."""
+    """The mean image and RGB covariance of the pictures, or of `most` of them, chosen at random, if
+    there are more."""
     order = np.arange(len(pictures))
     if len(order) > most:
         order = np.sort(random.Stream(seed, "statistics").permutation(len(order))[:most])
@@ -69,7 +69,7 @@ def statistics(pictures: Pictures, most: int = 10_000, seed: int = 0) -> Statist
     values, vectors = np.linalg.eigh(covariance)
     vectors = vectors * np.where(
         vectors.sum(axis=0) < 0, -1, 1
-    )  # a sign of our own, so that every LAPACK agrees
+    )  # fix the sign, so that the result does not depend on the LAPACK
     return Statistics(
         mean.astype(np.float32),
         values[::-1].clip(0).astype(np.float32),
@@ -105,9 +105,8 @@ def prepare_images(
 @dataclass
 class Preparation:
     """How a picture becomes input. size: side of the crop; mean: (size, size, C) or (C,); scale: a
-    factor;
-    colour: (C, C) columns p_i s_i times 0.1, or None for no colour noise; shrink: the 2012 code
-    divides coloured pictures by 1.1."""
+    factor; colour: (C, C) with columns 0.1 p_i s_i, or None for no colour noise; shrink: the
+    divisor of coloured pictures, which is 1.1 in the 2012 code."""
 
     size: int
     mean: np.ndarray
@@ -119,7 +118,7 @@ class Preparation:
     def __post_init__(self) -> None:
         shape = (self.size, self.size, np.shape(self.mean)[-1])
         self.mean = np.ascontiguousarray(np.broadcast_to(self.mean, shape), np.float32)
-        # As a checkpoint will hold them, so that a resumed run computes with the same numbers.
+        # Round them as a checkpoint does, so that a resumed run computes with the same numbers.
         self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
 
     @classmethod
@@ -127,7 +126,7 @@ class Preparation:
         """What a model's preprocessing asks for, with the statistics of the training pictures."""
         margin = (stats.mean.shape[0] - p.size) // 2
         inside = slice(margin, margin + p.size)
-        mean = stats.mean[inside, inside]  # every crop loses the mean's centre, as in 2012
+        mean = stats.mean[inside, inside]  # every crop has the mean's centre subtracted, as in 2012
         if p.mean == "channel":
             mean = stats.mean.mean(axis=(0, 1))
         colour = None
@@ -141,8 +140,8 @@ class Preparation:
         """Write prepared pictures into out (n, size, size, C) float32.
 
         pictures: at least n, (side, side, C) bytes each; crops: (n, 3) int32, top, left, mirror;
-        noise: (n, C), the paper's a.
-        Raises ValueError where a crop reaches outside the pictures, or arrays have other shapes or
+        noise: (n, C), called a in the paper.
+        Raises ValueError if a crop reaches outside the pictures, or if arrays have other shapes or
         dtypes.
         """
         n, side, C = len(out), pictures.shape[1] if pictures.ndim > 1 else 0, self.mean.shape[2]
@@ -176,7 +175,7 @@ class Preparation:
             )
         shift, scale = np.zeros((n, C), np.float32), self.scale
         if self.colour is not None and noise is not None:
-            shift[:] = (noise[:, None] * self.colour).sum(axis=2)  # each picture by itself
+            shift[:] = (noise[:, None] * self.colour).sum(axis=2)  # for each picture separately
             scale /= self.shrink
         prepare_images(pictures, crops, self.mean, shift, scale, out)
 
@@ -186,7 +185,7 @@ class Preparation:
         return self.crop(pictures, margin, margin, False)
 
     def crop_of(self, picture: np.ndarray) -> np.ndarray:
-        """The square in the middle of a picture that `centre` prepares, unprepared."""
+        """The central square of a picture, which `centre` would prepare, as it is."""
         margin = (picture.shape[0] - self.size) // 2
         return picture[margin : margin + self.size, margin : margin + self.size]
 
@@ -210,7 +209,7 @@ class Preparation:
         return out
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a checkpoint keeps, so that a picture is prepared the same afterwards."""
+        """The arrays that a checkpoint keeps, so that pictures are prepared alike later."""
         colour = np.zeros((self.mean.shape[2],) * 2) if self.colour is None else self.colour
         values = {"mean": self.mean, "scale": self.scale, "colour": colour, "shrink": self.shrink}
         return {
@@ -219,7 +218,7 @@ class Preparation:
 
     @classmethod
     def from_arrays(cls, tensors: Mapping[str, np.ndarray], p: Preprocessing) -> Preparation:
-        """The inverse of arrays(), with what the model's preprocessing says."""
+        """The inverse of arrays(); size and mirror come from the model's preprocessing."""
         mean, scale, colour, shrink = (
             tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")
         )

@@ -1,9 +1,9 @@
-"""Where the bytes of a picture lie: in a folder of files, in a tar or zip archive read in place, or
-in the files of MNIST and CIFAR-10.
+"""Sources of pictures: a folder of files, a tar or zip archive read in place, or the files of MNIST
+and CIFAR-10.
 
-A source knows its items by name and reads one at a time; nothing is unpacked. Archives come from
-strangers: a member that could reach outside (an absolute path, `..`, a link) or whose size is
-absurd is refused by name, and damage of any kind ends in a DataError.
+A source knows its items by name and reads one at a time; nothing is unpacked. Archives are not
+trusted. A member that could reach outside (an absolute path, `..`, a link) or that has an absurd
+size is refused by name, and any kind of damage raises a DataError.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from minigrad.files import replacing
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
 LARGEST_DECOMPRESSED = 2 * 2**30  # bytes of one compressed file of labels or pixels
-# Bytes of a tar's extended headers: of each, and of those for the whole archive together.
+# Bytes of the largest extended header of a tar; also the limit for all global headers together.
 LARGEST_HEADER = 16 * 2**10
 EXTENDED = {b"x": "pax", b"g": "pax", b"X": "pax", b"L": "GNU long name", b"K": "GNU long link"}
 
@@ -42,7 +42,7 @@ class DataError(ValueError):
 
 
 def shown(name: str) -> str:
-    """A name that can be written anywhere: bytes that are no UTF-8 are spelt out."""
+    """A name that can be printed anywhere: bytes that are not UTF-8 are escaped."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
@@ -63,7 +63,7 @@ class Files:
         return shown(str(self.root / item))
 
     def stamp(self, item: str) -> str:
-        """Changes when the item does."""
+        """A text that changes when the item changes."""
         stat = os.stat(self.root / item)
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
@@ -88,8 +88,8 @@ class Files:
 
 
 class Archive:
-    """What tar and zip share: members, found once and remembered in an index file, and the tree of
-    their names."""
+    """The common part of tar and zip: the members, found once and kept in an index file, and the
+    tree of their names."""
 
     def __init__(self, path: str | Path, index_folder: Path | None = None) -> None:
         self.path, self.index_folder = Path(path), index_folder
@@ -110,7 +110,7 @@ class Archive:
 
     @cached_property
     def members(self) -> dict[str, tuple[int, int]]:
-        """{name: (offset, size)}, from the index if there is one that fits this very file."""
+        """{name: (offset, size)}, from the index file if there is one for exactly this archive."""
         if not self.path.is_file():
             raise DataError(f"there is no file {self.path}")
         index = None
@@ -121,7 +121,7 @@ class Archive:
                 return {
                     name: (offset, size) for name, offset, size in json.loads(index.read_text())
                 }
-            except (OSError, ValueError, TypeError):  # none yet, or not whole: it is made anew
+            except (OSError, ValueError, TypeError):  # no index yet, or not whole: build it again
                 pass
         try:
             found = {}
@@ -140,8 +140,8 @@ class Archive:
         return found
 
     def tree(self, part: str = "") -> dict[str, list[str]]:
-        """{class folder: its pictures} below `part`; one common outermost folder is looked
-        through."""
+        """{class folder: its pictures} below `part`; a single outermost folder around everything is
+        skipped."""
         parts = tuple(p for p in part.split("/") if p)
         tree: dict[str, list[str]] = {}
         for name in self.members:
@@ -152,7 +152,7 @@ class Archive:
 
     @cached_property
     def top(self) -> tuple[str, ...]:
-        """The folder that holds everything, if the archive has one around what matters."""
+        """The outermost folder, if the archive has a single one around its parts or classes."""
         deep = [p for p in (PurePosixPath(n).parts for n in self.members) if len(p) > 1]
         outer, below, known = (
             {p[0] for p in deep},
@@ -172,7 +172,7 @@ class Archive:
         )
 
     def checked(self, name: str, size: int, link: bool = False, sparse: bool = False) -> str:
-        """The name, if it stays inside and its size is possible."""
+        """The name, if it stays inside the archive and its size is plausible; else DataError."""
         path = PurePosixPath(name)
         reason = (
             "is a link"
@@ -189,7 +189,7 @@ class Archive:
         )
         if reason or "\0" in name:
             raise DataError(
-                f"{self.path}: refused, its member {name!r} {reason or 'has a name that is none'}"
+                f"{self.path}: refused, its member {name!r} {reason or 'has an invalid name'}"
             )
         return str(path)
 
@@ -204,14 +204,14 @@ class Archive:
 def open_tar(
     path: Path, file: BinaryIO | io.RawIOBase | None = None, mode: Literal["r:", "r:*"] = "r:*"
 ) -> tarfile.TarFile:
-    """Open a tar; a member whose extended headers are larger than any name or attribute needs is
+    """Open a tar. A member whose extended headers are larger than any name or attribute needs is
     refused before they are parsed.
 
-    Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232); a
-    chain of global headers is copied for each member. Args: path: for messages, and what is opened
-    where there is no `file`.
+    Python's parser takes time that grows with the square of their size, or hangs (CVE-2024-6232),
+    and it copies a chain of global headers for each member. Args: path: the name for messages, and
+    the file to open if `file` is None.
     """
-    total = 0  # of global headers
+    total = 0  # bytes of global headers
 
     class Header(tarfile.TarInfo):
         @classmethod
@@ -232,8 +232,8 @@ def open_tar(
 
 
 class Tar(Archive):
-    """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, are looked into:
-    n01440764.tar becomes a folder n01440764."""
+    """An uncompressed tar. Tars inside it, as in ILSVRC2012_img_train.tar, count as folders:
+    n01440764.tar is the folder n01440764."""
 
     def scan(self) -> Iterator[tuple[str, int, int]]:
         with open(self.path, "rb") as file:
@@ -262,14 +262,14 @@ class Tar(Archive):
                     )
                 elif m.isfile() and is_picture(name):
                     yield str(PurePosixPath(name)), start + m.offset_data, m.size
-            # tarfile takes a damaged header for the end; a tar ends in blocks of zeros.
+            # tarfile takes a damaged header for the end, but a whole tar ends in blocks of zeros.
             file.seek(start + tar.offset)
             rest = file.read(min(1024, max(0, size - tar.offset)))
             if len(rest) < 512 or any(rest):
                 where = f" in {prefix.rstrip('/')}.tar" if prefix else ""
                 raise DataError(
                     f"{self.path} is damaged or cut off{where}: at byte {start + tar.offset:,}"
-                    " stands neither a member nor the end"
+                    " there is neither a member nor the end"
                 )
 
     def read(self, item: str) -> bytes:
@@ -280,7 +280,7 @@ class Tar(Archive):
 
 
 class Window(io.RawIOBase):
-    """A part of a file, as a file of its own to read."""
+    """A part of a file, to be read like a separate file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file, self.start, self.size, self.at = file, start, size, 0
@@ -323,8 +323,8 @@ class Zip(Archive):
                     yield info.filename, info.header_offset, info.file_size
 
     def opened(self) -> zipfile.ZipFile:
-        """The open archive, one for each process: a file's position is shared by those that inherit
-        it."""
+        """The open archive, one for each process, because processes that inherit an open file share
+        its position."""
         if self.__dict__.get("process") != os.getpid():
             self.process, self.zip = os.getpid(), zipfile.ZipFile(self.path)
         return self.zip
@@ -343,20 +343,19 @@ class Zip(Archive):
         ) as error:
             return error_bytes(error)
         except OSError as error:
-            if error.errno is not None:  # the disk's trouble, not the member's
+            if error.errno is not None:  # a problem of the disk, not of the member
                 raise
             return error_bytes(error)
 
 
 def error_bytes(error: Exception) -> bytes:
-    """Bytes that are no picture and say why: a member that is damaged is skipped like a damaged
-    file."""
+    """Bytes that are not a picture and give the reason, so that a damaged member is skipped like a
+    damaged file."""
     return f"damaged in the archive: {error}".encode()
 
 
 class Pixels:
-    """Pictures that lie uncompressed in memory or in binary files: item i is `pixels[i]`, (H, W) or
-    (H, W, 3) uint8."""
+    """Uncompressed pictures from binary files: item i is `pixels[i]`, (H, W) or (H, W, 3) uint8."""
 
     def __init__(self, files: list[Path], kind: str) -> None:
         self.files, self.kind = files, kind
@@ -427,8 +426,8 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small file that is not essential: whole or not at all; a folder that takes no files
-    is no misfortune."""
+    """Write a small file that is not essential, whole or not at all. It is not an error if the
+    folder cannot be written to."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:

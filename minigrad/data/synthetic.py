@@ -1,11 +1,11 @@
-"""A labelled synthetic set: ten classes of shapes and textures, drawn, for trying out a network
+"""A labelled synthetic set of ten classes of drawn shapes and textures, for trying out a network
 without any data.
 
-Every picture shows an irregular patch on a cluttered ground. The class is what is drawn in the
-patch: one of five shapes, scattered (crosses, moons, rings, stars, triangles), or one of five
-textures (checks, dots, stripes, targets, waves). Everything else is drawn independently of it: both
-colours, the sizes, places and turns, the ground and its clutter, the lighting. So neither the mean
-colour nor any pixel by itself tells the class.
+Every picture shows an irregular patch on a cluttered background. The class is the pattern in the
+patch: one of five scattered shapes (crosses, moons, rings, stars, triangles) or one of five
+textures (checks, dots, stripes, targets, waves). Everything else is random and independent of the
+class: both colours, the sizes, positions and rotations, the background and its clutter, and the
+lighting. So neither the mean colour nor any single pixel tells the class.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def pattern(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def scattered(kind: str, u: np.ndarray, v: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    """Where (u, v) lies inside one of the shapes that stand on a lattice of period 1, each with a
-    turn of its own."""
+    """Where (u, v) lies inside one of the shapes on a lattice of period 1, each with its own
+    rotation."""
     i, j = np.floor(u).astype(int), np.floor(v).astype(int)
     turn = turns[i % len(turns), j % len(turns)]
     u, v = (u - i - 0.5) / 0.46, (v - j - 0.5) / 0.46
@@ -104,8 +104,8 @@ def two_colours(rng: random.Stream) -> np.ndarray:
 
 
 def local(rng: random.Stream, centre: np.ndarray, unit) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (u, v) of every pixel about `centre`, `unit` pixels long, turned a little (up to
-    0.25 radians)."""
+    """Coordinates (u, v) of every pixel relative to `centre`, in units of `unit` pixels, rotated by
+    up to 0.25 radians."""
     turn = (rng.uniform() - 0.5) / 2
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     x, y = (x - centre[0]) / unit, (y - centre[1]) / unit
@@ -119,8 +119,8 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
     radius = (0.38 + 0.16 * rng.uniform()) * SIZE
     centre = SIZE / 2 + (rng.uniform(2) - 0.5) * 2 * max(0.56 * SIZE - float(radius), 0.0)
     u, v = local(rng, centre, radius)
-    # An irregular patch, the same for every class, in the first colour; the class is what its
-    # second colour draws in it.
+    # An irregular patch in the first colour, drawn alike for every class; the pattern in the second
+    # colour makes the class.
     wobble, angle = rng.uniform(2) * 2 * np.pi, np.arctan2(v, u)
     patch = np.hypot(u, v) < 0.85 + 0.12 * np.sin(2 * angle + wobble[0]) + 0.08 * np.sin(
         5 * angle + wobble[1]
@@ -150,10 +150,10 @@ def draw_picture(kind: str, rng: random.Stream) -> np.ndarray:
 
 def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers: int = 2) -> None:
     """Draw the set below root: train/CLASS/0000.JPEG and val/CLASS/0000.JPEG, `train` and `val`
-    pictures a class.
+    pictures per class.
 
-    Training and validation pictures come from streams of their own, background and object alike. A
-    folder that holds the same set already is left as it is.
+    Training and validation pictures are drawn from separate random streams, both background and
+    object. A folder that already holds the same set is left as it is.
     """
     label = {
         "what": "synthetic shapes and textures, drawn by minigrad",

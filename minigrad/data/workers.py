@@ -1,10 +1,11 @@
 """Processes that decode pictures into shared memory.
 
-Batch k goes to worker k mod W, and batches come back in order: no queue, no lock. A worker is a
-Python that runs main() below, told what to read through its standard input; it writes uint8
-pictures into its places of one shared block of memory, and answers on its standard output which of
-them could be read. The block is a file without a name, so nothing is left behind however a run
-ends. A worker that dies, or stands still for too long, is replaced; one whose parent is gone ends.
+Batch k goes to worker k mod W, and batches come back in order, without a queue or a lock. A worker
+is a Python process that runs main() below. It gets its tasks through its standard input, writes
+uint8 pictures into its places of one shared block of memory, and reports on its standard output
+which of them could not be read. The block is a file without a name, so nothing is left behind
+however a run ends. A worker that dies or hangs for too long is replaced; a worker whose parent has
+gone ends itself.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ import numpy as np
 from minigrad.data.images import ImageError
 from minigrad.data.sources import DataError
 
-TIMEOUT = 30.0  # seconds that a worker may stand still
-AHEAD = 2  # batches a worker is given before its first is asked for
+TIMEOUT = 30.0  # seconds that a worker may hang
+AHEAD = 2  # batches that a worker is given in advance
 POSSIBLE = os.name == "posix"  # elsewhere a child does not inherit a file
 Shape = tuple[int, int, int]  # of a picture: (side, side, channels)
 
 
 class Readable(Protocol):
-    """What workers read from; it travels to them by pickle. shape: of each picture."""
+    """A source that workers read from; they get it by pickle. shape: that of each picture."""
 
     @property
     def shape(self) -> Shape: ...
@@ -50,20 +51,20 @@ class Readable(Protocol):
 
 @dataclass
 class Batch:
-    """Pictures (n, *shape) uint8, valid until the next batch is asked for; which they are; and what
-    could not be read, and why."""
+    """Pictures (n, *shape) uint8, valid until the next batch is requested; their indices; and the
+    pictures that could not be read, with the reasons."""
 
     pictures: np.ndarray
     indices: np.ndarray  # (n,) int64
     skipped: dict[int, str]
-    seconds: float  # that reading took
+    seconds: float  # how long reading took
 
 
 def read_batch(
     source: Readable, indices: np.ndarray, out: np.ndarray, begun: np.ndarray | None = None
 ) -> Batch:
-    """Read pictures into the first places of `out`, counting in `begun`, if given, those that were
-    begun."""
+    """Read pictures into the first places of `out`. `begun`, if given, counts the pictures that
+    have been begun."""
     began = time.perf_counter()
     good: list[int] = []
     skipped: dict[int, str] = {}
@@ -80,7 +81,7 @@ def read_batch(
 
 
 class WorkerLost(Exception):
-    """A worker died or stands still; the message says which, and how."""
+    """A worker died or hangs; the message says which of the two, and how."""
 
 
 @dataclass
@@ -99,13 +100,14 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # dead: noticed when its answer is awaited
             write(
                 self.process.stdin, pickle.dumps(task)
-            )  # few bytes, and few of them: a pipe has room, and nobody waits
+            )  # few and short messages: the pipe has room for them, so this does not block
 
     def answer(self, timeout: float) -> tuple[dict[int, str] | BaseException, float]:
-        """What it says of its first task: (what could not be read, seconds). Raises WorkerLost.
+        """The worker's answer to its first task: (what could not be read, seconds). Raises
+        WorkerLost.
 
-        Time in which this process itself was stopped, or the machine asleep, does not count as the
-        worker's: a turn counts as one slice.
+        Time in which this process was stopped or the machine was asleep does not count as hanging:
+        each turn of the loop counts as one slice, however long it took.
         """
         pipe, slice_ = self.process.stdout, min(1.0, timeout / 4)
         assert pipe is not None
@@ -141,22 +143,22 @@ class Worker:
         return pickle.loads(received[8:])
 
     def dismiss(self) -> int:
-        """End the process; returns how it ended."""
+        """End the process and return its exit code, negative for a signal."""
         self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            with contextlib.suppress(OSError):  # what was not yet sent to a dead process
+            with contextlib.suppress(OSError):  # data not yet sent to a dead process
                 pipe.close()
         with contextlib.suppress(
             subprocess.TimeoutExpired
-        ):  # the system holds it: it ends when its disk or network answers
+        ):  # blocked in the system: it ends when its disk or network answers
             self.process.wait(10)
         return -signal.SIGKILL if self.process.returncode is None else self.process.returncode
 
 
 class Workers:
-    """`count` processes that read batches of at most `size` pictures of `source`; with 0, and where
-    a child inherits no file, batches are read in the caller. A worker that neither answers nor
+    """`count` processes that read batches of at most `size` pictures of `source`. With 0, or where
+    a child process cannot inherit a file, the caller reads. A worker that neither answers nor
     begins another picture for `timeout` seconds is replaced. Use as a context, or call close()."""
 
     def __init__(
@@ -191,7 +193,7 @@ class Workers:
         self.workers = [self.hire() for _ in range(self.count)]
 
     def share(self, size: int) -> mmap.mmap:
-        """So much memory that the workers will inherit."""
+        """A block of `size` bytes of memory that the workers will inherit."""
         descriptor, block = memory(size)
         self.descriptors.append(descriptor)
         return block
@@ -226,8 +228,8 @@ class Workers:
         return Worker(process, self.begun)
 
     def batches(self, pieces: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """Read each piece (indices of at most `size` pictures), in order. One such iteration at a
-        time."""
+        """Read each piece (indices of at most `size` pictures), in order. Only one such iteration
+        may run at a time."""
         if self.count == 0:
             yield from (read_batch(self.source, piece, self.view[0]) for piece in pieces)
             return
@@ -236,26 +238,26 @@ class Workers:
             self.send(k, pieces[k])
         for k in range(len(pieces)):
             yield self.answer(k % self.count)
-            later = k + self.count * AHEAD  # into the place that has just been given back
+            later = k + self.count * AHEAD  # it reuses the place that has just become free
             if later < len(pieces):
                 self.send(later, pieces[later])
 
     def send(self, k: int, piece: np.ndarray) -> None:
-        """Ask for batch k. What is to be read, and its source, stand in shared memory: a pipe could
-        fill up, and both sides wait."""
+        """Request batch k. The indices to read, and the source, are in shared memory: a pipe could
+        fill up, and both sides would wait for each other."""
         place = k % len(self.orders)
         self.orders[place, : len(piece)] = piece
         self.workers[k % self.count].send((place, len(piece)))
 
     def drain(self) -> None:
-        """Let workers finish what an iteration that was broken off had asked for."""
+        """Let workers finish the batches that an abandoned iteration had requested."""
         for k in range(self.count):
             while self.workers[k].tasks:
                 self.answer(k)
 
     def answer(self, k: int) -> Batch:
-        """The next batch of worker k. A worker that is lost is replaced, and reads again; a batch
-        that costs three is given up."""
+        """The next batch of worker k. A lost worker is replaced, and the new one reads the batch
+        again; a batch on which three workers are lost is given up."""
         for _ in range(3):
             worker = self.workers[k]
             place, count = worker.tasks[0]
@@ -277,7 +279,7 @@ class Workers:
             worker.tasks.popleft()
             if isinstance(
                 skipped, BaseException
-            ):  # the system's trouble, or a mistake: not to be passed over
+            ):  # a problem of the system, or a bug: not to be skipped
                 raise skipped
             good = indices[~np.isin(indices, list(skipped))] if skipped else indices
             return Batch(self.view[place, : len(good)], good, skipped, seconds)
@@ -300,8 +302,8 @@ class Workers:
 def views(
     block: mmap.mmap, shape: tuple[int, int], picture: Shape
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The shared memory as pictures (places, size, *picture) and, behind them, int64: what to read
-    (places, size), and how many of each place have been begun (places,)."""
+    """The shared memory as pictures (places, size, *picture), followed by int64: the indices to
+    read (places, size), and how many pictures of each place have been begun (places,)."""
     pictures = np.frombuffer(block, np.uint8, count=math.prod((*shape, *picture))).reshape(
         *shape, *picture
     )
@@ -316,10 +318,10 @@ def views(
 
 
 def memory(size: int) -> tuple[int, mmap.mmap]:
-    """An unnamed file in memory, or where that is too small (a container's /dev/shm often is) on
-    disk; and its bytes.
+    """An unnamed file and its bytes: in memory, or on disk if the memory file system is too small
+    (as a container's /dev/shm often is).
 
-    The descriptor is none of the three that a child's pipes take.
+    Its descriptor is not 0, 1 or 2, which a child's pipes take.
     """
     for folder in ("/dev/shm", None):
         try:
@@ -339,7 +341,7 @@ def memory(size: int) -> tuple[int, mmap.mmap]:
 
 
 def above_standard(descriptor: int) -> int:
-    """A duplicate that is none of 0, 1 and 2."""
+    """A duplicate of the descriptor that is not 0, 1 or 2."""
     duplicate = os.dup(descriptor)
     if duplicate > 2:
         return duplicate
@@ -356,22 +358,22 @@ def write(pipe: IO[bytes] | None, message: bytes) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """On Linux the system kills a worker whose parent is gone, whatever it is blocked in; elsewhere
-    it finds its input closed and ends."""
+    """End this worker when its parent has gone. On Linux the system kills it, even if it is
+    blocked; elsewhere it finds its input closed and ends."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # gone before that
+        if os.getppid() != parent:  # the parent ended before the call above
             os._exit(0)
 
 
 def main(parent: int, descriptor: int, source_descriptor: int, places: int, size: int) -> None:
-    """A worker's life."""
+    """The main loop of a worker process."""
     end_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(
             number, signal.SIG_IGN
-        )  # Ctrl-C, and what is sent to the whole group, are the parent's to answer
+        )  # Ctrl-C and other signals to the whole group are handled by the parent
     answers, sys.stdout = sys.stdout.buffer, sys.stderr
     try:
         source = pickle.loads(mmap.mmap(source_descriptor, 0))

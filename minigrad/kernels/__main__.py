@@ -1,4 +1,7 @@
-"""`python -m minigrad.kernels trace KERNEL --at PLACE`: what the threads of a kernel do."""
+"""`python -m minigrad.kernels trace KERNEL --at PLACE`: what the threads of a kernel do.
+
+Example: python -m minigrad.kernels trace lrn_forward --at 0,6,4,173
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ from minigrad.kernels.trace import TraceError
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 2 a mistake in what was given."""
+    if arguments in (["--help"], ["-h"]):
+        print(__doc__)
+        return 0
     if arguments[:1] != ["trace"]:
         print(f"error: {__doc__}", file=sys.stderr)
         return 2
@@ -21,6 +27,7 @@ def main(arguments: list[str]) -> int:
         description="What the threads of a kernel do for one element of its output, in a launch of"
         " one of AlexNet's layers for one picture. `trace sectors` prints a table of what every"
         " kernel moves.",
+        epilog="example: python -m minigrad.kernels trace lrn_forward --at 0,6,4,173",
     )
     parser.add_argument("kernel", choices=[*known, "sectors"], metavar="KERNEL")
     parser.add_argument("--at", default="0", help="the element, such as 0,6,4,173")

@@ -1,4 +1,4 @@
-"""Pictures of what a network sees, as PNG files, and the instruments they are drawn from."""
+"""Instruments that show what a network sees, and the drawing of their results as PNG files."""
 
 from minigrad.look.activations import (
     Strongest,

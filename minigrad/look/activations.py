@@ -1,4 +1,4 @@
-"""Which pictures excite a map most (Zeiler and Fergus, figure 2), and what a unit sees of one."""
+"""Which pictures excite a map most (Zeiler and Fergus, figure 2), and which part a unit sees."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from minigrad.network import Row
 
 @dataclass(frozen=True)
 class Strongest:
-    """The strongest activations of every map of a stage over a set, at most one a picture.
+    """The strongest activations of every map of a stage over a set, at most one per picture.
 
-    values: (k, M), the strongest first; of equal ones the picture with the lower number. Only what
-    is above 0 counts: where fewer pictures excite a map, the rest is 0. pictures: (k, M), their
-    numbers in the set, -1 where there is none. at: (k, M, 2), row and column in the map. active:
-    (M,), how many of the `seen` pictures excite the map at all.
+    values: (k, M), the strongest first; among equal ones, the picture with the lower number comes
+    first. Only values above 0 count: if fewer than k pictures excite a map, the rest is 0.
+    pictures: (k, M), their numbers in the set, -1 if there is none. at: (k, M, 2), row and column
+    in the map. active: (M,), how many of the `seen` pictures excite the map at all.
     """
 
     values: np.ndarray
@@ -60,7 +60,7 @@ def find_strongest(
         for x, _, numbers in tqdm(
             loader.batches(), "strongest", len(loader), leave=False, disable=None
         ):
-            if len(numbers) == 0:  # not one of this batch can be read
+            if len(numbers) == 0:  # no picture of this batch can be read
                 continue
             names, missing = [], set(stages)
             for name, _, y in model.walk(Tensor(backend.to_device(x, device))):
@@ -82,8 +82,8 @@ def find_strongest(
 def merged(
     held: Strongest | None, values: np.ndarray, at: np.ndarray, numbers: np.ndarray, k: int
 ) -> Strongest:
-    """The strongest of those held and a batch's peaks. Batches come in the order of the pictures'
-    numbers, so a stable sort gives ties to the lower number."""
+    """The strongest among `held` and the peaks of a batch. Batches come in the order of the
+    pictures' numbers, so a stable sort puts the lower number first in ties."""
     N, M = values.shape
     if held is None:
         none = np.zeros((k, M), values.dtype)
@@ -111,8 +111,8 @@ def project_strongest(
     device: str = "cpu",
     **rules: str,
 ) -> dict[tuple[int, int], np.ndarray]:
-    """The projection (deconvnet.project) of each of a map's strongest activations, by (map, rank):
-    (H, W, C)."""
+    """The projections (deconvnet.project) of the strongest activations of these maps, by (map,
+    rank): (H, W, C) each."""
     places = [(m, r) for m in maps for r in range(len(found.values)) if found.pictures[r, m] >= 0]
     pixels: dict[tuple[int, int], np.ndarray] = {}
     for i in range(0, len(places), loader.batch_size):
@@ -128,9 +128,9 @@ def project_strongest(
 
 
 def patch(picture: np.ndarray, row: Row, at: Sequence[int], fill: int = 128) -> np.ndarray:
-    """What the unit at (row, column) of a stage sees of a picture (size, size, C), which is the
-    crop that the network sees: its receptive field, with `fill` where that reaches past the
-    border. A dense unit sees all of it."""
+    """The receptive field of the unit at (row, column) of a stage, cut out of a picture
+    (size, size, C), the crop that the network sees. `fill` is the value of places beyond the
+    border. A dense unit sees the whole picture."""
     if len(row.shape) < 3:
         return picture
     seen = np.full((row.field, row.field, picture.shape[2]), fill, picture.dtype)
@@ -157,12 +157,12 @@ def draw_nine(
     path: Path,
     side: int = 64,
 ) -> Path:
-    """For each map, what its nine strongest units saw, beside their projections (Zeiler and Fergus,
-    figure 2); crops(number) is the crop of a picture that the network sees.
+    """Draw for each map what its nine strongest units saw, beside their projections (Zeiler and
+    Fergus, figure 2); crops(number) is the crop of a picture that the network sees.
 
-    Outside the picture is grey. A map with fewer than nine has empty places, and above each stands
-    how many pictures excite it. In the projections grey is zero, and each is scaled, as
-    in the figure, to what 1 % of its pixels exceed.
+    The area outside the picture is grey. A map with fewer than nine activations has empty tiles;
+    the caption of each map says how many pictures excite it. In the projections grey is zero, and
+    each is scaled by itself, as in the figure, to the value that 1 % of its pixels exceed.
     """
     tiles, captions = [], []
     for m in maps:
@@ -199,8 +199,9 @@ def draw_projections(
     path: Path,
     side: int = 227,
 ) -> Path:
-    """The crop that the network sees, and for each map a row: its projection by each method. Grey
-    is zero; full colour is the number above, which 1 % of the pixels exceed."""
+    """Draw a row for each map: the crop that the network sees, and the map's projection by each
+    method. Grey is zero; full colour is the number in the caption, which 1 % of the pixels exceed.
+    """
     tiles, captions = [], []
     for n, (m, value) in enumerate(zip(maps, values)):
         tiles.append(enlarged(photograph(picture), side))

@@ -1,17 +1,17 @@
 """The deconvnet: which pattern in a picture caused an activation (Zeiler and Fergus, arXiv
 1311.2901v3, section 2.1).
 
-On the way up, the network runs as always. On the way down all activations of a stage but one are
-set to zero, and what is left goes back through "the same components (filtering, pooling) but in
-reverse", layer by layer to the pixels:
+On the way up, the network runs forward as usual. On the way down, all activations of a stage but
+one are set to zero, and the remaining signal g goes back through "the same components (filtering,
+pooling) but in reverse", layer by layer to the pixels:
 
-    max-pooling     unpool: g to the pixel that won the window; where windows overlap, they add
+    max-pooling     unpool: g goes to the maximum of its window; overlapping windows add up
     ReLU            rectify: max(0, g)
     convolution     filter with the transposed filters: the gradient with respect to its input
     LRN             left out: "contrast normalization operations are not used" (ECCV 2014 text)
 
-No bias is used, and the pixels are not rectified. The gradient differs in two places, the ReLU and
-LRN, which makes three methods of one way down:
+No bias is used, and the pixels are not rectified. The gradient differs from this only at ReLU and
+LRN, so the same code gives three methods:
 
     method       ReLU on the way down                    LRN        source
     deconvnet    "backward": max(0, g)                   skip       Zeiler and Fergus
@@ -19,9 +19,10 @@ LRN, which makes three methods of one way down:
     guided       "both": max(0, g) where it was > 0      gradient   Springenberg et al., arXiv
                                                                     1412.6806, section 3.4
 
-What the paper does not say: overlapping windows that chose the same pixel. Their signals add here,
-as in cuda-convnet, on which its code was built, and as the adjoint of pooling must. A window of
-zeros has no largest value; its winner is its first tap, and `zeros="drop"` stops what comes to it.
+The paper does not say what happens if overlapping windows have chosen the same pixel. Their signals
+add up here, as in cuda-convnet, on which its code was built, and as the adjoint of pooling must.
+A window of zeros has no unique maximum. Its first tap counts as the maximum, and with
+`zeros="drop"` the signal to such a window is dropped.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Projection:
     pixels: (N, H, W, C), on the scale of the prepared pictures, signed. values: (N,) the
     activations that were projected; maps: (N,) their maps; at: (N, 2) their rows and columns (0, 0
     in a dense layer). zero_windows: for each max-pooling on the way, the share of the signal (sum
-    of |g|) that came to windows which hold only zeros.
+    of |g|) that reached windows with only zeros.
     """
 
     pixels: np.ndarray
@@ -79,7 +80,7 @@ class Projection:
 
 
 def ascend(model: nn.Module, x: Array, stage: str) -> list[Step]:
-    """A forward pass up to `stage`, with what the way down needs of every stage."""
+    """A forward pass up to `stage` that keeps what the way down needs of every stage."""
     before, steps, names = Tensor(x, requires_grad=True), [], []
     for name, _, y in model.walk(before):
         names.append(name)
@@ -104,7 +105,7 @@ def descend(
     steps: Sequence[Step], signal: Array, relu: str, lrn: str, zeros: str = "first"
 ) -> Iterator[tuple[Step, Array, Array]]:
     """(step, signal at its output, signal at its input) of every stage, from the last down to the
-    pixels. A tanh or sigmoid, of which the papers do not speak, passes its gradient on."""
+    pixels. The papers do not treat tanh and sigmoid; these pass on their gradient."""
     for name, value in (("relu", relu), ("lrn", lrn), ("zeros", zeros)):
         if value not in RULES[name]:
             raise ValueError(f"{name} must be one of {', '.join(RULES[name])}, not {value!r}")
@@ -124,7 +125,7 @@ def descend(
 
 
 def gradient(function: Function, gy: Array) -> Array:
-    """What the function's own backward gives for its first input."""
+    """The gradient of the function's first input, from its own backward."""
     gx = function.backward(gy)
     return gx[0] if isinstance(gx, tuple) else gx
 
@@ -158,7 +159,7 @@ def project(
         at: its (row, column), one for all or one for each; None takes the strongest of the map.
         relu: "backward" (deconvnet), "mask" (gradient) or "both" (guided). lrn: "skip" or
             "gradient". `**METHODS[name]` sets both.
-        zeros: what comes to a window of zeros goes to its "first" tap, or "drop".
+        zeros: "first" sends the signal of a window of zeros to its first tap; "drop" drops it.
     Raises ValueError for a stage, map, place or rule that does not exist.
     """
     x = x.data if isinstance(x, Tensor) else x
@@ -190,7 +191,7 @@ def project(
 
 
 def checked(value: object, shape: tuple[int, ...], what: str, stage: str) -> np.ndarray:
-    """`value`, whole numbers, for each of the pictures."""
+    """`value` as an array of whole numbers with an entry for each picture."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{stage}: a {what} is given in whole numbers, not {value!r}")

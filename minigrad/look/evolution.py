@@ -1,5 +1,5 @@
-"""How features develop: a map's strongest activation, projected, at epoch after epoch (Zeiler
-and Fergus, arXiv 1311.2901v3, section 4.1 and figure 4). "Sudden jumps in appearance result from a
+"""How features develop: a map's strongest activation, projected, after several epochs (Zeiler and
+Fergus, arXiv 1311.2901v3, section 4.1 and figure 4). "Sudden jumps in appearance result from a
 change in the image from which the strongest activation originates", so each picture is named."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from minigrad.network import Network, ledger
 
 @dataclass(frozen=True)
 class Moment:
-    """A stage after an epoch: the strongest activation of each map over a set, and by map its
-    projection (H, W, C); a map that is not active has none."""
+    """A stage after an epoch: the strongest activation of each map over a set, and its projection
+    (H, W, C) by map. A map that is not active has no projection."""
 
     epoch: float
     strongest: Strongest
@@ -36,11 +36,11 @@ def follow_features(
     device: str = "cpu",
     **rules: str,
 ) -> list[Moment]:
-    """Of each (epoch, parameters of the convolutions by name) a Moment. The model gets its own
-    parameters back. rules: those of deconvnet.project.
+    """A Moment for each (epoch, parameters of the convolutions by name). At the end the model has
+    its own parameters again. rules: those of deconvnet.project.
 
-    Raises ValueError for parameters that the stage needs and that are not there, as those of dense
-    layers are not, and for those that do not fit.
+    Raises ValueError if parameters that the stage needs are missing, as those of dense layers
+    always are, or do not fit.
     """
     own, moments = dict(model.named_parameters()), []
     below = model.stages[: model.stages.index(stage) + 1] if stage in model.stages else []
@@ -69,8 +69,9 @@ def follow_features(
 def draw_evolution(
     moments: Sequence[Moment], model: Network, stage: str, maps: Sequence[int], path: Path
 ) -> Path:
-    """A row for each map, a column for each epoch; the numbers are the map, the epoch and the
-    picture, * where that is another than before. Each tile is scaled by itself, as there."""
+    """Draw a row for each map and a column for each epoch. The captions give the map, the epoch and
+    the picture, with * if it is another than before. Each tile is scaled by itself, as in the
+    paper's figure."""
     row = next(r for r in ledger(model.preset, model.classes) if r.stage == stage)
     tiles, captions = [], []
     for m in maps:

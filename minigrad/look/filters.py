@@ -1,5 +1,5 @@
-"""The weights of a layer as pictures, and what a first layer's filters are made of: their spectrum,
-and the flaws that Zeiler and Fergus (arXiv 1311.2901v3, section 4.1) saw in AlexNet's."""
+"""The weights of a layer as pictures, and the spectrum of a first layer's filters, which shows the
+flaws that Zeiler and Fergus (arXiv 1311.2901v3, section 4.1) saw in AlexNet's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minigrad.look.sheet import beside, coloured, enlarged, largest, save, sheet
 from minigrad.network import Network
 
 GRID = 64  # points of a filter's Fourier transform along each axis
-BANDS = 16  # of frequency, up to 1/2 cycle a pixel
+BANDS = 16  # bands of frequency, up to 1/2 cycle per pixel
 
 
 def weight_stages(model: Network) -> list[str]:
@@ -25,8 +25,8 @@ def weight_stages(model: Network) -> list[str]:
 
 
 def columns_of(model: Network, stage: str) -> int:
-    """Into how many groups a layer's maps fall, for the layer itself or the next convolution: the
-    paper's two GPUs."""
+    """The number of groups of a layer's maps, in the layer itself or the next convolution; in the
+    paper these are the two GPUs."""
     names = weight_stages(model)
     layers = [model[name] for name in names[names.index(stage) :][:2]]
     return max((layer.groups for layer in layers if isinstance(layer, nn.Conv2d)), default=1)
@@ -35,10 +35,10 @@ def columns_of(model: Network, stage: str) -> int:
 def draw_filters(model: Network, stage: str, path: Path) -> Path:
     """The weights of a stage, written to `path` as PNG.
 
-    The first layer's filters are tiles, each on its own scale (the paper's figure 3), the two
-    groups of maps side by side. Of other convolutions every filter is a row of tiles, one for
-    each map that it sees, on one scale. Of a dense layer a row is a unit, a column an input, and
-    where there are more than 1,024 of either, a pixel is the root mean square of several.
+    The first layer's filters are tiles, each on its own scale (the paper's figure 3), with the two
+    groups of maps side by side. In other convolutions every filter is a row of tiles, one for each
+    map that it sees, all on one scale. In a dense layer a row is a unit and a column an input; if
+    there are more than 1,024 of either, a pixel is the root mean square of several weights.
     """
     if stage not in (names := weight_stages(model)):
         raise ValueError(f"{stage!r} has no weights: choose from {', '.join(names)}")
@@ -64,7 +64,7 @@ def draw_filters(model: Network, stage: str, path: Path) -> Path:
 
 
 def dense_sheet(w: np.ndarray, stage: str) -> np.ndarray:
-    """A dense layer's weights (in, out), at most 1,024 pixels either way."""
+    """The weights (in, out) of a dense layer as a picture of at most 1,024 x 1,024 pixels."""
     a, b = (-(-side // 1024) for side in w.shape)
     shown = w.T
     title = f"{stage}: {w.shape[1]} units (rows), {w.shape[0]} inputs (columns)"
@@ -82,13 +82,13 @@ def dense_sheet(w: np.ndarray, stage: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of the filters of a first layer.
+    """The spectrum of the filters of a first layer.
 
-    frequencies: (BANDS,), the middle of each band, in cycles a pixel. density: (BANDS,) the mean
-    over filters of the energy there, 1 where white noise, such as untrained filters, has as much.
-    dead: (O,) whether a filter's root mean square is under a tenth of the largest one's. aliased:
-    (O,) whether more than half of a filter's energy lies above the frequency 1 / (2 stride), along
-    either axis, that its stride can tell apart: white noise is, at every stride above 1.
+    frequencies: (BANDS,), the middle of each band, in cycles per pixel. density: (BANDS,), the mean
+    energy of the filters there, where 1 is that of white noise, such as untrained filters. dead:
+    (O,), whether a filter's root mean square is below a tenth of the largest one. aliased: (O,),
+    whether more than half of a filter's energy lies, along either axis, above 1 / (2 stride), the
+    highest frequency that its stride can resolve. White noise is aliased at every stride above 1.
     """
 
     frequencies: np.ndarray
@@ -98,7 +98,7 @@ class Spectrum:
 
 
 def spectrum(w: np.ndarray, stride: int = 1) -> Spectrum:
-    """The spectrum of filters (KH, KW, C, O), of their Fourier transform on a grid of 64 x 64."""
+    """The spectrum of filters (KH, KW, C, O), from their Fourier transform on a grid of 64 x 64."""
     energy = (np.abs(np.fft.fft2(w, (GRID, GRID), axes=(0, 1))) ** 2).sum(axis=2)  # (., ., O)
     energy /= np.maximum(energy.sum(axis=(0, 1)), 1e-38)
     along = np.abs(np.fft.fftfreq(GRID))
@@ -118,7 +118,7 @@ def spectrum(w: np.ndarray, stride: int = 1) -> Spectrum:
 
 
 def draw_spectrum(layers: Mapping[str, tuple[np.ndarray, int]], path: Path) -> Path:
-    """The spectra of first layers, by name (filters, stride), beside each other as curves."""
+    """Draw the spectra of first layers, given as {name: (filters, stride)}, as curves."""
     figure = new_figure((8, 4.5))
     axes = figure.subplots()
     for i, (name, (w, stride)) in enumerate(layers.items()):
@@ -132,8 +132,8 @@ def draw_spectrum(layers: Mapping[str, tuple[np.ndarray, int]], path: Path) -> P
             axes.axvline(1 / (2 * stride), color=f"C{i}", linestyle=":", linewidth=1)
     axes.axhline(1, color="0.6", linewidth=1)
     axes.set(
-        xlabel="frequency (cycles a pixel); dotted: the highest that the stride tells apart",
-        ylabel="energy, 1: as in white noise", xlim=(0, 0.5), ylim=(0, None),
+        xlabel="frequency (cycles per pixel); dotted: the highest that the stride resolves",
+        ylabel="energy (white noise: 1)", xlim=(0, 0.5), ylim=(0, None),
     )  # fmt: skip
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -1,5 +1,5 @@
-"""How far features move when the picture does: translated, scaled, turned (Zeiler and Fergus, arXiv
-1311.2901v3, section 4.1 and figure 5)."""
+"""How much features change when the picture is translated, scaled or rotated (Zeiler and Fergus,
+arXiv 1311.2901v3, section 4.1 and figure 5)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from minigrad.engine import Tensor, no_grad
 from minigrad.look.pictures import new_figure, short
 from minigrad.look.sheet import photograph
 
-# The figure's ranges: 256ths of the picture's side, downwards; times the size; degrees.
+# The figure's ranges: shift downwards in 256ths of the picture's side; scale factor; degrees.
 CHANGES: Mapping[str, Sequence[float]] = {
     "translation": range(-60, 61, 6),
     "scale": [1 + i / 20 for i in range(17)],
     "rotation": range(0, 360, 15),
 }
 IDENTITY = {"translation": 0, "scale": 1, "rotation": 0}
-GREY = 128  # what comes in from outside
+GREY = 128  # value of pixels from outside the picture
 
 
 @dataclass(frozen=True)
 class Invariance:
-    """Of P pictures under A amounts of a change. distances: by stage (P, A), the Euclidean distance
-    of the stage's features from those of the picture as it is. probability: (P, A), of its label.
-    """
+    """The effect of A amounts of a change on P pictures. distances: by stage, (P, A), the Euclidean
+    distance between the stage's features of the changed and the original picture. probability:
+    (P, A), that of its label."""
 
     change: str
     amounts: np.ndarray
@@ -41,8 +41,8 @@ class Invariance:
 
 
 def changed(picture: np.ndarray, change: str, amount: float) -> np.ndarray:
-    """A picture (H, W, C) uint8, moved down by so many pixels, or made larger, or turned
-    (anticlockwise), about its middle."""
+    """A picture (H, W, C) uint8, moved down by `amount` pixels, scaled by that factor or rotated
+    anticlockwise by that many degrees, about its centre."""
     if change not in CHANGES:
         raise ValueError(f"change must be one of {', '.join(CHANGES)}, not {change!r}")
     H, W = picture.shape[:2]
@@ -50,7 +50,7 @@ def changed(picture: np.ndarray, change: str, amount: float) -> np.ndarray:
     size = amount if change == "scale" else 1.0
     down = amount if change == "translation" else 0.0
     c, s = math.cos(turn) / size, math.sin(turn) / size
-    # From a pixel of the result back to one of the picture: p = middle + M (q - middle) - shift.
+    # The pixel p of the picture for a pixel q of the result: p = middle + M (q - middle) - shift.
     x0 = W / 2 - c * W / 2 + s * H / 2
     y0 = H / 2 - s * W / 2 - c * H / 2 - down
     image = Image.fromarray(photograph(picture))
@@ -71,9 +71,9 @@ def measure_invariance(
     amounts: Sequence[float] | None = None,
     device: str = "cpu",
 ) -> Invariance:
-    """Change each picture (P, side, side, C) uint8 by each amount, and see what the features of
-    `stages` and the probability of its label do. amounts: pixels, times or degrees; None takes the
-    figure's. Raises ValueError for an unknown stage or change."""
+    """Change each picture (P, side, side, C) uint8 by each amount, and measure how the features of
+    `stages` and the probability of its label change. amounts: pixels, factors or degrees; None
+    takes those of the figure. Raises ValueError for an unknown stage or change."""
     if change not in CHANGES:
         raise ValueError(f"change must be one of {', '.join(CHANGES)}, not {change!r}")
     if amounts is None:
@@ -101,8 +101,8 @@ def measure_invariance(
 def draw_invariance(
     found: Sequence[Invariance], labels: Sequence[int], names: Sequence[str], path: Path
 ) -> Path:
-    """A row of curves for each change: a column for each stage, then the probability; a curve for
-    each picture."""
+    """Draw a row of plots for each change, with a column for each stage and one for the
+    probability, and in each plot a curve for each picture."""
     columns = len(found[0].distances) + 1
     figure = new_figure((4.2 * columns, 3 * len(found)))
     grid = figure.subplots(len(found), columns, squeeze=False)

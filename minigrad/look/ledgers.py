@@ -1,4 +1,4 @@
-"""The ledgers of networks as a picture: where parameters, computation, memory and time are."""
+"""The ledgers of networks as a picture: which stages take parameters, computation, memory, time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from minigrad.network import Network, Row
 
 
 def stage_seconds(model: Network, batch: int = 32, repeats: int = 3) -> dict[str, float]:
-    """Seconds of the forward pass of one picture by stage, in test mode: of a batch of zeros, the
-    median of several passes, divided by its size."""
+    """Seconds of the forward pass per picture, by stage, in test mode: the median of several passes
+    over a batch of zeros, divided by the batch size."""
     p = model.preset.preprocessing
     zeros = np.zeros((batch, p.size, p.size, p.channels), np.float32)
     x = Tensor(backend.to_device(zeros, model.parameters()[0].device))
@@ -37,8 +37,9 @@ def draw_ledgers(
     path: Path,
     seconds: Mapping[str, Mapping[str, float]] = {},
 ) -> Path:
-    """Networks side by side, by name; a bar for each stage: its parameters, multiply-adds, the
-    memory of its output and what backward keeps of it, and where measured its time."""
+    """Draw networks side by side, by name, with bars for each stage: its parameters, its
+    multiply-adds, the memory of its output and of what is kept for backward, and its measured
+    time, if given."""
     panels = ["parameters", "multiply-adds", "kilobytes a picture"]
     panels += ["milliseconds a picture, forward"] if seconds else []
     figure = new_figure((6.5 * len(ledgers), 2.6 * len(panels)))

@@ -1,4 +1,4 @@
-"""Activation maps: what every map of a stage says of a picture."""
+"""Activation maps: the values of every map of a stage for one picture."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 from minigrad.look.sheet import enlarged, hatched, largest, save, sheet, signed
 
-UNITS = 64  # of a dense layer in a row
+UNITS = 64  # units of a dense layer in a row
 
 
 def dead_maps(y: np.ndarray) -> np.ndarray:
-    """(M,): whether a map (or unit) of y (N, ..., M) is 0 everywhere or below, for every picture:
-    health.csv's `dead` is its mean."""
+    """(M,): whether a map (or unit) of y (N, ..., M) is nowhere above 0, for every picture. The
+    column `dead` of health.csv is the mean of this."""
     return np.logical_not((y > 0).reshape(-1, y.shape[-1]).any(axis=0))
 
 
 def draw_maps(y: np.ndarray, stage: str, path: Path, scale: str = "map", side: int = 56) -> Path:
-    """All maps of one picture, y (H, W, M) or (M,), written to `path` as PNG.
+    """Draw all maps of one picture, y (H, W, M) or (M,), to `path` as PNG.
 
-    Zero is white, what is below blue, above red. scale: "map", each to its own largest |value|,
-    which stands above it; or "layer", all to one, numbered below. A map that is 0 everywhere is
-    hatched, and counted in the title. The units of a dense layer are squares, 64 in a row, on one
-    scale.
+    Zero is white, negative values are blue, positive ones red. scale: "map" scales each map to its
+    own largest |value|, which is in its caption; "layer" scales all to the same value, drawn below.
+    A map that is 0 everywhere is hatched, and counted in the title. The units of a dense layer are
+    squares, 64 in a row, on one scale.
     """
     if scale not in ("map", "layer"):
         raise ValueError(f"scale must be map or layer, not {scale!r}")

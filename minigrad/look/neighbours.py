@@ -1,5 +1,5 @@
-"""Pictures that a network finds alike: the nearest in the last hidden layer's features (Krizhevsky
-et al. 2012, section 6.1 and figure 4)."""
+"""Pictures that a network finds similar: the nearest ones in the features of the last hidden layer
+(Krizhevsky et al. 2012, section 6.1 and figure 4)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from minigrad.look.sheet import enlarged, photograph, save, sheet, shrunk
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of the pictures `queries` (Q,), numbers of the k nearest in the set, the nearest first, and
-    their Euclidean distances: (Q, k) each; fewer columns where the set is smaller."""
+    """For the pictures `queries` (Q,): the numbers of the k nearest in the set, the nearest
+    first, and their Euclidean distances, (Q, k) each, with fewer columns if the set is small."""
 
     queries: np.ndarray
     pictures: np.ndarray
@@ -45,8 +45,8 @@ def find_neighbours(
     k: int = 6,
 ) -> Neighbours:
     """The k pictures of the loader's set nearest to each of its pictures `queries`, without the
-    picture itself. Exact: every distance is computed, from differences in float64; of equal ones
-    the lower number. Memory use does not depend on the size of the set."""
+    picture itself. The search is exact: every distance is computed, from differences in float64. In
+    a tie the lower number comes first. Memory use does not depend on the size of the set."""
     with model.in_test_mode(), no_grad():
         x, _, readable = loader.prepare(np.asarray(queries))
         if len(readable) == 0:
@@ -73,8 +73,8 @@ def find_neighbours(
 def draw_neighbours(
     found: Neighbours, crops: Callable[[int], np.ndarray], stage: str, path: Path, side: int = 96
 ) -> Path:
-    """A row for each picture: itself, then the nearest with their distances. crops(number) is the
-    crop of a picture that the network sees."""
+    """Draw a row for each picture: itself, then the nearest ones with their distances.
+    crops(number) is the crop of a picture that the network sees."""
     tiles, captions = [], []
     for query, numbers, distances in zip(found.queries, found.pictures, found.distances):
         for number, caption in zip(

@@ -1,10 +1,10 @@
-"""Occlusion: what a prediction depends on, by covering the picture piece by piece (Zeiler and
+"""Occlusion: find what a prediction depends on by covering the picture piece by piece (Zeiler and
 Fergus, arXiv 1311.2901v3, section 4.2 and figure 7).
 
-A grey square is laid over one place after the other; for each, the network says how probable the
-right class still is, which label is the likeliest, and how strong a map of a late convolution is,
-summed over its places. The paper does not print the square's size and stride: here a seventh of the
-picture's side, moved by a quarter of that.
+A grey square covers one position after the other. For each, the network gives the probability of
+the right class, the likeliest label, and the activation of a map of a late convolution, summed over
+the map. The paper does not print the square's size and stride. Here the size is a seventh of the
+picture's side, and the stride a quarter of the size.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from minigrad.look.sheet import photograph
 class Occlusion:
     """For squares of `size` with their upper left corners at (starts[r], starts[c]): (R, R) each.
 
-    probability: of the class `label`. likeliest: the most probable class. strength: the sum over
-    its places of the map that is the strongest where nothing is covered, `map` of `stage`.
+    probability: that of the class `label`. likeliest: the most probable class. strength: the sum of
+    the activations of `map` of `stage`, by default the strongest map when nothing is covered.
     """
 
     size: int
@@ -42,7 +42,7 @@ class Occlusion:
 
 
 def positions(side: int, size: int, stride: int) -> np.ndarray:
-    """Where squares start, so that together they cover every pixel; the last ends at the border."""
+    """Starts of squares that together cover every pixel; the last square ends at the border."""
     if not 1 <= stride <= size <= side:
         raise ValueError(
             f"squares of {size} moved by {stride} do not cover every pixel of {side}: the size must"
@@ -68,10 +68,10 @@ def occlude(
 
     Args:
         picture: (side, side, C) uint8, the crop that the network sees, before it is prepared.
-        stage, map: which map is summed, such as "relu5", 173; None takes the strongest.
-        label: whose probability is asked; None takes what the network says where nothing is
-            covered.
-        size, stride: of the square, in pixels. grey: its value, 0 to 255.
+        stage, map: the map that is summed, such as "relu5", 173; None takes the strongest.
+        label: the class whose probability is wanted; None takes the network's answer when nothing
+            is covered.
+        size, stride: those of the square, in pixels. grey: its value, 0 to 255.
     Raises ValueError for sizes that do not cover every pixel, and for a stage that does not exist.
     """
     side = picture.shape[0]
@@ -123,9 +123,9 @@ def draw_occlusion(
     path: Path,
     predicted: bool = False,
 ) -> Path:
-    """The picture, and what is left of its class, its label and its strongest map, each place drawn
-    where the middle of the square was (figure 7, columns a, b, d and e). predicted: the class is
-    the network's own answer."""
+    """Draw the picture, and maps of the probability of its class, the likeliest label and the
+    strength of the map, each value at the centre of its square (figure 7, columns a, b, d and e).
+    predicted: the class is the network's own answer."""
     from matplotlib.patches import Rectangle
 
     figure = new_figure((15, 4.2))

@@ -1,4 +1,4 @@
-"""Learning curves and confusions, by matplotlib, and pictures with their predictions."""
+"""Learning curves and confusion matrices, by matplotlib, and pictures with their predictions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from minigrad.look.sheet import (
 
 
 def new_figure(size: tuple[float, float]) -> Any:
-    """A figure of so many inches, of no window and no global state. Here, because loading
-    matplotlib takes half a second."""
+    """A figure of this size in inches, without a window or global state. matplotlib is imported
+    here because loading it takes half a second."""
     from matplotlib.figure import Figure
 
     return Figure(size, layout="constrained")
@@ -33,7 +33,7 @@ def new_figure(size: tuple[float, float]) -> Any:
 def draw_curves(
     steps: Sequence[Mapping[str, str]], epochs: Sequence[Mapping[str, str]], path: Path
 ) -> Path:
-    """Loss and accuracy of a run, from the rows of its steps.csv and metrics.csv."""
+    """Draw the loss and accuracy of a run, from the rows of its steps.csv and metrics.csv."""
 
     def column(name: str, rows: Sequence[Mapping[str, str]] = epochs) -> np.ndarray:
         return np.array([float(row[name]) for row in rows])
@@ -66,8 +66,8 @@ def draw_predictions(
     best: int = 4,
     side: int = 150,
 ) -> Path:
-    """Pictures with their class above and the `best` most probable classes as bars below, the right
-    one green (the paper's figure 4)."""
+    """Draw pictures with their class above and the `best` most probable classes as bars below, the
+    right one in green (the paper's figure 4)."""
     tiles = []
     for picture, label, p in zip(pictures, labels, probabilities):
         tile = shrunk(enlarged(photograph(picture), side), side)
@@ -77,7 +77,7 @@ def draw_predictions(
 
 
 def bars(p: np.ndarray, label: int, names: Sequence[str], width: int, best: int) -> np.ndarray:
-    """The most probable classes, a bar each, as long as the class is probable."""
+    """The most probable classes as bars, whose lengths are the probabilities."""
     image = Image.new("RGB", (width, LINE * min(best, len(p))), WHITE)
     draw = ImageDraw.Draw(image)
     for n, k in enumerate(np.argsort(-p, kind="stable")[:best]):
@@ -88,7 +88,7 @@ def bars(p: np.ndarray, label: int, names: Sequence[str], width: int, best: int)
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path:
-    """Counts (right class, most probable class) as shares of each row."""
+    """Draw counts (right class, most probable class) as shares of each row."""
     C = len(counts)
     side = min(14.0, 3 + 0.35 * C)
     figure = new_figure((side, side))

@@ -1,4 +1,4 @@
-"""Sheets of tiles: arrays side by side as one picture, with numbers that say what colours mean."""
+"""Sheets of tiles: arrays side by side as one picture, with numbers that explain the colours."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ GAP = 3
 
 
 def signed(a: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """Numbers (H, W) as colours, zero white: -limit blue, limit red; the limit is the largest |a|
-    if None. (H, W, 3) uint8. NaN is black."""
+    """Numbers (H, W) as colours, (H, W, 3) uint8: -limit is blue, zero white, limit red, NaN black.
+    If limit is None, it is the largest |a|."""
     limit = largest(a) if limit is None else limit
     share = np.clip(np.asarray(a, np.float64) / (limit or 1), -1, 1)[..., None]
     colours = 255 + np.where(share < 0, -share * (NEGATIVE - 255.0), share * (POSITIVE - 255.0))
@@ -25,8 +25,8 @@ def signed(a: np.ndarray, limit: float | None = None) -> np.ndarray:
 
 
 def coloured(a: np.ndarray, limit: float | None = None) -> np.ndarray:
-    """Signed numbers (H, W, 3) as red, green and blue around grey, which is zero; with one channel
-    as `signed`."""
+    """Signed numbers (H, W, 3) as red, green and blue, where grey is zero. With one channel they
+    are drawn as by `signed`."""
     if a.shape[-1] != 3:
         return signed(a.mean(axis=-1), limit)
     limit = largest(a) if limit is None else limit
@@ -35,12 +35,12 @@ def coloured(a: np.ndarray, limit: float | None = None) -> np.ndarray:
 
 
 def photograph(picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 1 or 3) uint8 in three channels."""
+    """A picture (H, W, 1 or 3) uint8 with three channels."""
     return np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture
 
 
 def hatched(height: int, width: int) -> np.ndarray:
-    """A tile for what is not there: a map that is never active."""
+    """A tile that stands for nothing to show, such as a map that is never active."""
     v, u = np.mgrid[:height, :width]
     return np.where(((v + u) % 6 < 2)[..., None], 170, 235).astype(np.uint8) * np.ones(3, np.uint8)
 
@@ -51,19 +51,19 @@ def largest(a: np.ndarray) -> float:
 
 
 def contrast(a: np.ndarray) -> float:
-    """A limit for `coloured` that shows a projection: of its |a| above 0, 1 % lie beyond it."""
+    """A limit for `coloured` that shows a projection well: 1 % of its |a| above 0 exceed it."""
     size = np.abs(a)
     return float(np.quantile(size[size > 0], 0.99)) if size.any() else 0.0
 
 
 def enlarged(tile: np.ndarray, side: int) -> np.ndarray:
-    """Every pixel as a square of pixels, as large as fits into `side`, and at least 1."""
+    """Enlarge every pixel to a square of pixels, as large as fits into `side`, at least 1."""
     factor = max(1, side // max(tile.shape[:2]))
     return tile.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def shrunk(tile: np.ndarray, side: int) -> np.ndarray:
-    """A square tile (s, s, C) of numbers or colours, at most `side` pixels wide and high."""
+    """Shrink a square tile (s, s, C) of numbers or colours to at most `side` pixels."""
     if len(tile) <= side:
         return tile
     channels = [
@@ -82,8 +82,8 @@ def sheet(
 ) -> np.ndarray:
     """Tiles (h, w, 3) uint8 in rows, each below its caption.
 
-    columns: tiles in a row; 0 makes the sheet about square. limit: draws the scale of `signed`
-    below, numbered.
+    columns: tiles in a row; 0 makes the sheet about square. limit: if given, the colour scale of
+    `signed` is drawn below, with numbers.
     """
     count = max(1, len(tiles))
     H = max((t.shape[0] for t in tiles), default=1)

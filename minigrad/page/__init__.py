@@ -1,5 +1,5 @@
-"""One HTML file into a network: every number of its arithmetic for one picture, without a server
-and without a connection."""
+"""One HTML file that shows a network from the inside: every number of its arithmetic for one
+picture, without a server or a connection."""
 
 from minigrad.page.excerpts import excerpt, kind_of
 from minigrad.page.html import SCRIPTS_SIZE, Section, as_jpeg, as_png, literal, page

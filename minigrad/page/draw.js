@@ -2,7 +2,7 @@
 
 // Elements, numbers as text, and pictures drawn from numbers.
 
-// An element. Children are elements or text; attributes are set as such, never as HTML.
+// Make an element. Children are elements or text; attributes are set as such, never as HTML.
 function h(tag, attributes, ...children) {
   const spaces = { svg: 1, rect: 1, polyline: 1, circle: 1, text: 1, line: 1 };
   const element = spaces[tag]
@@ -16,7 +16,7 @@ function h(tag, attributes, ...children) {
   return element;
 }
 
-// Numbers as people write them: a minus sign, no digits that say nothing.
+// A number as people write it: with a minus sign, and without meaningless digits.
 function number(v, digits = 5) {
   if (v === 0) return "0";
   const size = Math.abs(v);
@@ -28,7 +28,7 @@ const percent = (p) => (p >= 0.0005 || p === 0 ? `${(100 * p).toFixed(1)}%` : `$
 const minus = (text) => text.replaceAll(" - ", " \u2212 ").replace(/(^|e|\()-/g, "$1\u2212");
 const place = (i, j) => `row ${i}, column ${j}`;
 
-// Signed numbers as colours: blue below zero, white zero, red above, full at `limit`.
+// A signed number as a colour: blue below zero, white at zero, red above; full at `limit`.
 function colour(v, limit) {
   const share = Math.max(-1, Math.min(1, limit ? v / limit : 0));
   const [r, g, b] = share < 0 ? [33, 102, 172] : [178, 24, 43];
@@ -42,8 +42,8 @@ function largest(numbers) {
   return size;
 }
 
-// A canvas of H x W cells, `cell` pixels each; paint(i, j) gives [r, g, b]. What it shows is said
-// in `label`.
+// A canvas of H x W cells, `cell` pixels each; paint(i, j) returns [r, g, b], and `label` says what
+// the canvas shows.
 function canvas(H, W, cell, label, paint) {
   const image = new ImageData(W, H);
   for (let i = 0, k = 0; i < H; i++)
@@ -74,7 +74,7 @@ function peak(x, m) {
   return best;
 }
 
-// Colours and what they mean.
+// The colour scale, with the values of its colours.
 function scale(limit) {
   const bar = canvas(1, 64, 3, "colours from the least to the largest value", (i, j) =>
     colour(j / 31.5 - 1, 1));
@@ -83,7 +83,7 @@ function scale(limit) {
     h("figcaption", {}, `${number(-limit, 3)} blue, 0 white, ${number(limit, 3)} red`));
 }
 
-// The picture that the network saw, with squares of it marked: [top, left, bottom, right].
+// The picture that the network saw, with these squares marked: [top, left, bottom, right].
 function photo(width, ...squares) {
   if (!data.picture.source) return h("p", {}, "(no picture)");
   const side = data.input.numbers.shape[0];
@@ -117,8 +117,8 @@ function fieldWords(s, i, j) {
   return `what this output sees: rows ${part(top, bottom)}, columns ${part(left, right)}`;
 }
 
-// A table: heads, and rows of text, numbers already written, or elements. The first cell of a row
-// names it. kind "words": cells begin at the left.
+// A table: column heads, and rows of text, formatted numbers or elements. The first cell of a row
+// is its name. kind "words": cells are aligned left.
 function table(caption, heads, rows, kind = "numbers") {
   return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
     h("table", { class: kind }, h("caption", {}, caption),
@@ -139,7 +139,7 @@ function bar(share, second) {
 function curves(label, xName, lines) {
   const W = 560, H = 220, left = 48, bottom = 30;
   const points = lines.flatMap((l) => l.points);
-  if (!points.length) return h("p", {}, `${label}: nothing was written.`);
+  if (!points.length) return h("p", {}, `${label}: no values were written.`);
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const x0 = Math.min(...xs), x1 = Math.max(...xs), y1 = Math.max(...ys), y0 = Math.min(0, ...ys);
   const px = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (W - left - 10);

@@ -11,8 +11,8 @@ from typing import Any
 from minigrad import kernels
 from minigrad.models.records import Layer, Pool
 
-# Kind of layer: its file in functions/, what computes its output there or in another file, and its
-# kernels.
+# For each kind of layer: its file in functions/, the functions that compute its output, there or in
+# another file, and its kernels.
 SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "Conv": ("conv2d", ("conv2d_columns:im2col", "conv2d_columns:forward"), ("im2col",)),
     "Dense": ("linear", ("Linear.forward",), ("add_bias",)),
@@ -28,7 +28,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 
 
 def kind_of(layer: Layer) -> str:
-    """The name of a layer's kind, max- and average-pooling apart."""
+    """The name of a layer's kind, which differs for max- and average-pooling."""
     return "AvgPool" if isinstance(layer, Pool) and layer.mean else type(layer).__name__
 
 
@@ -42,7 +42,7 @@ def excerpt(kind: str) -> dict[str, Any]:
 
 
 def formula(module: ModuleType) -> str:
-    """The first paragraph of a function's file, and the first lines of formulas in it."""
+    """The first paragraph of a function's file, and its first block of formulas, if any."""
     paragraphs = (inspect.getdoc(module) or "").split("\n\n")
     found = [paragraphs[0]]
     found += [p for p in paragraphs[1:] if p.startswith("    ")][:1]
@@ -77,8 +77,8 @@ def kernel_part(name: str) -> dict[str, Any]:
 
 
 def definitions(lines: list[str]) -> dict[str, list[tuple[int, str]]]:
-    """The functions of a C file, by name: numbered lines, from the head to the brace that ends
-    it. A line of its own at the margin begins one, `}` at the margin ends it."""
+    """The functions of a C file, by name, as numbered lines from the head to the closing brace. A
+    line without indentation begins a function, and `}` without indentation ends it."""
     found: dict[str, list[tuple[int, str]]] = {}
     held: list[tuple[int, str]] = []
     for number, line in enumerate(lines, 1):

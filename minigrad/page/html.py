@@ -1,8 +1,8 @@
-"""A page from its parts: text and numbers into one HTML file that fetches nothing.
+"""Build a page from its parts: text and numbers in one HTML file that fetches nothing.
 
-What the page shows reaches it as JSON in a block that is not run, with `<` written as an escape, so
-that no name can end the block; the script puts text into the page by textContent alone. The policy
-allows the two inline blocks by their checksums, pictures from the file itself, and nothing else.
+The data of the page are JSON in a block that is not executed, with `<` escaped so that no name can
+end the block. The script puts text into the page only as text, never as HTML. The security policy
+allows the two inline blocks by their checksums and pictures in the file itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from PIL import Image
 
 Section = dict[str, Any]
 SCRIPTS = ("numbers.js", "draw.js", "views.js", "page.js")
-SCRIPTS_SIZE = 100_000  # bytes that a page has beside its data, at most
+SCRIPTS_SIZE = 100_000  # the most bytes that a page has in addition to its data
 
 
 def page(data: Section) -> str:
-    """The file's text. data: what the scripts read; its `title` is the page's."""
+    """The text of the HTML file. data: what the scripts read, with the page's `title`."""
     folder = resources.files("minigrad.page")
     style = folder.joinpath("page.css").read_text("utf-8")
     script = "\n".join(folder.joinpath(name).read_text("utf-8") for name in SCRIPTS)
@@ -47,18 +47,18 @@ def page(data: Section) -> str:
 
 
 def checksum(text: str) -> str:
-    """As a Content-Security-Policy names an inline block."""
+    """The checksum by which a Content-Security-Policy allows an inline block."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def escaped(text: str) -> str:
-    """Text between tags, in a comment too."""
+    """Text escaped for use between tags or in an HTML comment."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("--", "- -")
 
 
 def literal(text: str) -> str:
-    """A name as it can be shown: what controls a terminal, or turns the direction of a line, as its
-    number."""
+    """A name that is safe to show: characters that control a terminal, or change the direction of a
+    line, are written as their numbers."""
     return "".join(
         c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\u{ord(c):04x}"
         for c in text
@@ -66,7 +66,7 @@ def literal(text: str) -> str:
 
 
 def as_png(picture: np.ndarray) -> str:
-    """A picture (H, W, 3) uint8 as a data URI, without loss."""
+    """A picture (H, W, 3) uint8 as a lossless data URI."""
     return as_uri(picture, "PNG", optimize=True)
 
 

@@ -1,10 +1,10 @@
 "use strict";
 
-// The network's numbers, and its arithmetic done again in double precision.
+// The network's numbers, and its arithmetic repeated in double precision.
 //
-// Each number here comes with a bound of its error: `y` is a value, and the engine's own, in
-// float32, lies within `e` of it. A bound holds for any order in which the engine adds: n terms
-// in float32 differ from their exact sum by at most
+// Each number here comes with a bound of its error: `y` is a value, and the engine's value, in
+// float32, is within `e` of it. The bound holds for any order in which the engine adds: the float32
+// sum of n terms differs from the exact sum by at most
 //
 //     n U / (1 - n U) * (the sum of their sizes),    U = 2^-24    (Higham 2002, section 3.1)
 
@@ -108,7 +108,7 @@ function each(s, f) {
 
 const at = (x, h, w, c) => (h * x.W + w) * x.C + c;
 
-// Inputs of one window of a pool: [{h, w, c, y, e}], those inside the picture, in row order.
+// The inputs of one pooling window that lie inside the picture, in row order: [{h, w, c, y, e}].
 function taps(s, x, h, w, c) {
   const { size, stride } = s.constants;
   const found = [];
@@ -134,7 +134,7 @@ function pooled(s, x, h, w, c) {
   return { window, winner, value: window[winner].y, bound };
 }
 
-// Inputs that the window of a normalisation holds, itself among them.
+// The inputs in the window of a normalisation, including the position itself.
 function neighbours(s, x, h, w, c) {
   const { n, groups } = s.constants;
   const before = Math.floor(n / 2), after = Math.floor((n - 1) / 2);
@@ -152,7 +152,7 @@ function neighbours(s, x, h, w, c) {
   return found;
 }
 
-// x s^-beta, s = k + alpha * sum of squares; the bound by intervals.
+// x s^-beta, s = k + alpha * sum of squares; the bound comes from interval arithmetic.
 function normalised(s, x, h, w, c) {
   const { n, k, beta } = s.constants;
   const divided = s.kind === "LRNWithinMap" ? n * n : s.constants.divide_by_n ? n : 1;
@@ -177,8 +177,8 @@ function normalised(s, x, h, w, c) {
   return { window, own, squares, alpha, scale, value, bound };
 }
 
-// The products of one output of a convolution, and their sum beside the engine's value. null
-// where the page has not kept this filter.
+// The products of one output of a convolution, their sum, and the engine's value. `products` is
+// null if the page does not hold this filter.
 function convolved(s, h, w, m) {
   const x = values(s.n - 1);
   const { size, stride, padding, groups, filters } = s.constants;
@@ -209,7 +209,7 @@ function convolved(s, h, w, m) {
       }
     }
   }
-  const own = spread + rounding(products.length + 1) * sizes; // of the sum and the engine's own
+  const own = spread + rounding(products.length + 1) * sizes; // between the sum and the engine's
   return { products, bias, sum, engine, known, bound: own + known, own };
 }
 
@@ -246,8 +246,8 @@ function softmax() {
   return { p: e.map((v) => v / total), bound };
 }
 
-// What the page says of one output: its own value, how far the engine's may be from it, and,
-// where the page holds the engine's value, that.
+// What the page knows of one output: its own value, how far the engine's value may be from it, and
+// the engine's value itself if the page holds it.
 function check(name, m, h, w) {
   const s = byName.get(name);
   if (s.kind === "Conv") {

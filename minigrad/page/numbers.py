@@ -1,13 +1,13 @@
-"""The numbers of a network and one picture, small enough for a page that does the arithmetic again.
+"""The numbers of a network and one picture, small enough for a page that repeats the arithmetic.
 
-The page holds the weights and the outputs of every convolution as whole numbers of 16 bits with a
-scale for each filter and map:
+The page holds the weights and the outputs of every convolution as 16-bit integers, with a scale for
+each filter and map:
 
     w ~ scale * q,    scale = largest |w| / 32767,    error at most scale / 2
 
-and computes every other stage from these outputs. Of a dense layer it holds, for each unit, the
-value, the bias, its largest products and the sum of the rest. Each number has an error that is
-known, so that the page can say how far its sums may be from the engine's (numbers.js).
+and computes the other stages from these outputs. For each unit of a dense layer it holds the value,
+the bias, the largest products and the sum of the rest. The error bound of each number is known, so
+the page can say how far its sums may be from the engine's (numbers.js).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from minigrad import nn
 from minigrad.models.records import Conv, Dense
 from minigrad.network import Network, Row, ledger
 
-PRODUCTS = 12  # of a dense unit that are kept one by one
-STEPS = 32767  # of 16 bits, on either side of zero
+PRODUCTS = 12  # products of a dense unit that are kept one by one
+STEPS = 32767  # steps of 16 bits on either side of zero
 BUDGET = 15_000_000  # bytes of a page
-KEPT = 64  # maps of a layer whose filters stay exact where the whole layer has no room
+KEPT = 64  # maps of a layer whose filters are kept if those of the whole layer do not fit
 
 
 def encoded(array: np.ndarray) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def encoded(array: np.ndarray) -> dict[str, Any]:
 
 
 def decoded(block: dict[str, Any]) -> np.ndarray:
-    """The array that `encoded` was given."""
+    """The inverse of `encoded`."""
     return np.frombuffer(base64.b64decode(block["data"]), block["type"]).reshape(block["shape"])
 
 
@@ -50,10 +50,10 @@ def quantised(a: np.ndarray) -> dict[str, Any]:
 
 
 def network_numbers(model: Network, x: np.ndarray, budget: float = BUDGET) -> dict[str, Any]:
-    """What numbers.js needs of a network on a CPU and of one prepared picture x (1, H, W, C).
+    """The data that numbers.js needs for a network on a CPU and a prepared picture x (1, H, W, C).
 
-    budget: bytes of the result as JSON. Where it does not suffice, layers of convolution behind the
-    first keep the filters of their 64 strongest maps only, the layer with the most weights first.
+    budget: bytes of the result as JSON. If it is too small, the convolutions after the first keep
+    only the filters of their 64 strongest maps, beginning with the layer with the most weights.
     """
     rows = ledger(model.preset, model.classes)
     activations = {name: y.numpy()[0] for name, y in model.activations(x).items()}
@@ -71,7 +71,7 @@ def network_numbers(model: Network, x: np.ndarray, budget: float = BUDGET) -> di
 
 
 def size(value: Any) -> int:
-    """About how many bytes a value has as JSON."""
+    """The approximate size of a value as JSON, in bytes."""
     if isinstance(value, dict):
         return sum(len(key) + 4 + size(v) for key, v in value.items())
     if isinstance(value, (list, tuple)):
@@ -80,7 +80,7 @@ def size(value: Any) -> int:
 
 
 def keep_strongest(stage: dict[str, Any], y: np.ndarray) -> None:
-    """Leave a convolution only the filters of its strongest maps, `kept`."""
+    """Keep only the filters of a convolution's strongest maps, and list these in `kept`."""
     strength = y.reshape(-1, y.shape[-1]).max(axis=0)
     kept = np.sort(np.argsort(-strength, kind="stable")[:KEPT])
     weights = stage["weights"]
@@ -90,7 +90,7 @@ def keep_strongest(stage: dict[str, Any], y: np.ndarray) -> None:
 
 
 def stage_numbers(row: Row, model: Network, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """A stage: its row of the ledger, its constants, and what cannot be computed from x."""
+    """A stage: its row of the ledger, its constants, and the numbers that x does not determine."""
     kind, layer = type(row.layer).__name__, model[row.stage]
     stage: dict[str, Any] = {
         "name": row.stage,
@@ -127,8 +127,8 @@ def bias_of(layer: nn.Conv2d | nn.Linear, units: int) -> np.ndarray:
 
 
 def dense_numbers(w: np.ndarray, x: np.ndarray) -> dict[str, Any]:
-    """Of each unit the largest products: `index` of the input and its `weight`, (units, 12), the
-    largest |product| first; the sum of the `rest`; and the sum of all |products|, `size`."""
+    """For each unit, the largest products as the input's `index` and its `weight`, (units, 12), the
+    largest |product| first; the sum of the others, `rest`; the sum of all |products|, `size`."""
     count = min(PRODUCTS, len(x))
     index, rest, total = [], [], []
     for first in range(0, w.shape[1], 256):

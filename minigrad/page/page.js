@@ -52,7 +52,7 @@ function route(hash) {
 
 const firstStage = () => stages.find((s) => s.kind === "Conv") || stages[0];
 
-// Show what the address says. A control that was in use keeps the focus.
+// Show the view that the address names. A control that was in use keeps the focus.
 function render() {
   shown = null;
   const used = document.activeElement && document.activeElement.id;
@@ -71,7 +71,7 @@ function render() {
 document.addEventListener("keydown", (event) => {
   if (!shown || event.ctrlKey || event.altKey || event.metaKey) return;
   if (["INPUT", "SELECT"].includes(event.target.tagName)) return;
-  if (event.target.closest("pre, .scroll")) return; // they scroll
+  if (event.target.closest("pre, .scroll")) return; // these scroll with the arrow keys
   const { s, m, i, j } = shown;
   const moves = {
     ArrowUp: [m, i - 1, j], ArrowDown: [m, i + 1, j], ArrowLeft: [m, i, j - 1], ArrowRight: [m, i, j + 1],
@@ -86,7 +86,7 @@ document.addEventListener("keydown", (event) => {
   go(positionHash(s, map, row, column));
 });
 
-let moved = false; // by a key: the page stays where it is scrolled to
+let moved = false; // whether a key moved the position: the page then keeps its scroll position
 window.addEventListener("hashchange", () => {
   const kept = render();
   if (!kept) document.getElementById("main").focus({ preventScroll: true });

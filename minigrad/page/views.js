@@ -1,6 +1,6 @@
 "use strict";
 
-// The views: each returns the elements of a page. `go(hash)` is where a link leads.
+// The views: each returns the elements of a page. `go(hash)` follows a link.
 
 const className = (k) => data.classes[k] ?? `class ${k}`;
 const stageLink = (s) => h("a", { href: `#stage/${s.name}` }, s.name);
@@ -26,7 +26,7 @@ function overview() {
         table("The five likeliest classes", ["class", "probability", ""], rows),
         truth === null ? null : h("p", {}, `Its class is ${className(truth)}.`))),
     data.absent.picture ? h("p", {}, `No held-out picture could be shown: ${data.absent.picture}`) : null,
-    h("h3", {}, "Stages, their sides and depths to scale; dense layers by their units"),
+    h("h3", {}, "The stages, sides and depths to scale; dense layers by their number of units"),
     blocks(),
     h("p", {}, "Each stage is a link to its numbers. A position in it, such as ",
       positionExample(), ", shows how that one number was computed."),
@@ -39,7 +39,7 @@ function positionExample() {
   return h("a", { href: positionHash(s, m, top.i, top.j) }, `${s.name}, ${what(s)} ${m}, ${place(top.i, top.j)}`);
 }
 
-// Boxes as high as a stage's side and as wide as its depth, on two scales of their own.
+// Boxes whose height is a stage's side and whose width is its depth, each on its own scale.
 function blocks() {
   const shown = stages.filter((s) => ["Conv", "Dense", "Pool"].includes(s.kind));
   const largest = Math.max(...shown.filter(isMaps).map((s) => s.H), 1);
@@ -81,13 +81,13 @@ function facts(s) {
     rows.push(["side", minus(`${s.H} = ${s.arithmetic.replaceAll("*", " \u00b7 ")}`)]);
     const { size, stride, padding } = s.constants;
     const first = padding ? `${padding} before the first pixel` : "at the first pixel";
-    rows.push(["in words", `a window of ${size} ${first}, and ${s.H - 1} more, each ${stride} further`]);
+    rows.push(["in words", `a window of ${size} starts ${first}, and ${s.H - 1} more follow, each ${stride} further`]);
   }
   if (s.parameters) rows.push(["parameters", whole(s.parameters)]);
   if (s.multiplyAdds) rows.push(["multiply-adds", whole(s.multiplyAdds)]);
   rows.push(["memory of the output", `${whole(s.bytesOut)} bytes`]);
   rows.push(["an output sees", s.jump
-    ? `${s.field} x ${s.field} input pixels, ${s.jump} pixels from one to the next`
+    ? `${s.field} x ${s.field} input pixels; neighbouring outputs are ${s.jump} pixels apart`
     : "the whole picture"]);
   for (const [name, value] of Object.entries(s.constants))
     if (value !== null && value !== false && !["std", "bias"].includes(name)) rows.push([name, typeof value === "number" ? number(value) : minus(String(value))]);
@@ -111,7 +111,7 @@ function weightOf(s, row, kh, kw, c) {
     s.bits.weights.scales[row];
 }
 
-// The filters of a layer that sees pictures in three colours; of others, those of one map.
+// All filters of a layer that sees pictures in three colours; for other layers, those of one map.
 function filters(s, state) {
   const { size, groups } = s.constants, depth = s.IC / groups;
   if (s.n === 0 && depth === 3) {
@@ -123,7 +123,7 @@ function filters(s, state) {
       return h("a", { href: mapHash(s, m) }, tile);
     });
     return h("div", {}, h("h3", {}, `${s.C} filters of ${size} x ${size}, each on its own scale`),
-      h("p", { class: "small" }, "Grey is zero; red, green and blue as they weigh the picture's."),
+      h("p", { class: "small" }, "Grey is zero; red, green and blue are the weights of these colours in the picture."),
       h("div", { class: "grid" }, tiles));
   }
   const m = state.map ?? strongestMap(s);
@@ -142,8 +142,8 @@ function filters(s, state) {
 }
 
 const notKept = (s, m) => h("p", {},
-  `The weights of map ${m} are not on this page, which would be too large: of ${s.name}` +
-  ` it keeps the ${s.kept.length} maps that are strongest for this picture. The value is the engine's.`);
+  `The weights of map ${m} are not on this page, because it would be too large. Of ${s.name} it keeps` +
+  ` only the ${s.kept.length} maps that are strongest for this picture. The value is the engine's.`);
 
 function mapHash(s, m) {
   const top = peak(values(s.n), m);
@@ -178,9 +178,9 @@ function maps(s, state) {
   });
   return h("div", {},
     h("h3", {}, `All ${x.C} maps`),
-    h("form", {}, h("span", {}, "Colours full at the largest value of"),
+    h("form", {}, h("span", {}, "Scale the colours to the largest value of"),
       radio("map", "each map"), radio("layer", "the whole layer")),
-    together ? scale(limit) : h("p", { class: "small" }, "Under each map: its number, and its value farthest from zero."),
+    together ? scale(limit) : h("p", { class: "small" }, "Below each map are its number and its value farthest from zero."),
     h("div", { class: "grid" }, tiles));
 }
 
@@ -193,7 +193,7 @@ function units(s) {
     h("h3", {}, `${x.C} units`), scale(limit),
     canvas(Math.ceil(x.C / columns), columns, 8, `${x.C} values, ${columns} in a row`, (i, j) =>
       i * columns + j < x.C ? colour(x.y[i * columns + j], limit) : [225, 225, 225]),
-    table("The largest", ["unit", "value", ""], order.map((u) => [
+    table("The largest values", ["unit", "value", ""], order.map((u) => [
       h("a", { href: positionHash(s, u, 0, 0) }, last ? `${u}: ${className(u)}` : String(u)),
       number(x.y[u]), bar(Math.abs(x.y[u]) / (limit || 1), x.y[u] < 0)])));
 }
@@ -218,7 +218,7 @@ function positionView(s, m, i, j, state) {
     coordinates(s, m, i, j),
     h("div", { class: "row" },
       h("figure", {}, photo(240, fieldOf(s, i, j)), h("figcaption", {}, fieldWords(s, i, j))),
-      isMaps(s) ? h("figure", {}, chart, h("figcaption", {}, `${what(s)} ${m}; green: the position`)) : null),
+      isMaps(s) ? h("figure", {}, chart, h("figcaption", {}, `${what(s)} ${m}; the position is green`)) : null),
     explain(s, m, i, j, state),
     following(s, m, i, j),
     traced(s),
@@ -278,16 +278,16 @@ function explainSum(s, found, m, state) {
       state.all ? "the largest only" : `all ${whole(sorted.length)} products`) : null,
     line("sum and bias", number(found.sum, 7)),
     line("the engine's value", number(found.engine, 7)),
-    h("p", {}, `They differ by ${number(Math.abs(found.sum - found.engine), 3)}, and can differ by` +
+    h("p", {}, `They differ by ${number(Math.abs(found.sum - found.engine), 3)}, and can differ by up to` +
       ` ${number(found.bound, 3)}: the page holds ${s.kind === "Conv" ? "weights, inputs and outputs" : "inputs"}` +
-      " to 16 bits, and the engine adds in float32."));
+      " in 16 bits, and the engine adds in float32."));
 }
 
 // How far the engine's number may be from the page's.
 const within = (bound) => h("p", { class: "small" },
-  bound ? `The engine's value is within ${number(bound, 2)} of it.` : "It is the engine's, exactly.");
+  bound ? `The engine's value is within ${number(bound, 2)} of it.` : "It is exactly the engine's value.");
 
-// What a stage without weights makes of one place.
+// How a stage without weights computes the value at one position.
 function small(s, m, i, j) {
   return [made(s, m, i, j), within(values(s.n).e[at(s, i, j, m)])];
 }
@@ -301,7 +301,7 @@ function made(s, m, i, j) {
   if (s.kind === "Dropout") {
     const factor = s.constants.inverted ? 1 : 1 - s.constants.p;
     return line(`${s.name}: in training each unit is dropped with probability ${s.constants.p}; in` +
-      ` testing all are there, times ${factor}: ${factor} \u00b7 ${number(own())} =`, number(y));
+      ` testing all are kept, and multiplied by ${factor}: ${factor} \u00b7 ${number(own())} =`, number(y));
   }
   if (s.kind === "Pool") {
     const found = pooled(s, x, i, j, m);
@@ -324,7 +324,7 @@ function made(s, m, i, j) {
   ];
 }
 
-// The stages behind it up to the next one with weights, at the place that the output goes to.
+// The stages that follow, up to the next one with weights, at the position that the output reaches.
 function following(s, m, i, j) {
   const parts = [];
   for (let t = stages[s.n + 1]; t && !["Conv", "Dense"].includes(t.kind); t = stages[t.n + 1]) {
@@ -337,7 +337,7 @@ function following(s, m, i, j) {
     parts.push(small(t, m, i, j));
   }
   if (s.n === stages.length - 1) parts.push(softmaxTable(m));
-  return parts.length ? h("div", { class: "panel" }, h("h3", {}, "and then"), parts) : null;
+  return parts.length ? h("div", { class: "panel" }, h("h3", {}, "The stages that follow"), parts) : null;
 }
 
 function softmaxTable(m) {
@@ -377,15 +377,15 @@ function projectionView(name) {
   const s = byName.get(chosen);
   return [
     h("h2", {}, "What in the picture caused an activation"),
-    h("p", {}, "The strongest place of a map, sent back to the pixels: pools undone by the winner of each" +
-      " window, negative signals cut off, filters transposed (Zeiler and Fergus, arXiv 1311.2901, section 2.1;" +
-      " the gradient and the guided form differ at the ReLUs). Grey is zero."),
+    h("p", {}, "The strongest activation of a map, sent back to the pixels. In pooling, the signal goes to the" +
+      " maximum of each window; negative signals are set to zero; filters are transposed (Zeiler and Fergus," +
+      " arXiv 1311.2901, section 2.1; the gradient and the guided form differ at the ReLUs). Grey is zero."),
     chooser("projection", names, chosen),
     photo(160),
     h("div", { class: "grid" }, data.projections[chosen].map((t) => h("figure", {},
       h("div", { class: "row" }, t.ways.map((way) => h("figure", {},
         h("img", { src: way.source, width: 128, alt: `map ${t.map} of ${chosen}, ${way.name}` }),
-        h("figcaption", {}, `${way.name}, to ${number(way.limit, 2)}`)))),
+        h("figcaption", {}, `${way.name}, full colour at ${number(way.limit, 2)}`)))),
       h("figcaption", {}, h("a", { href: positionHash(s, t.map, ...t.at) },
         `map ${t.map}: ${number(t.value, 4)} at ${place(...t.at)}`))))),
   ];
@@ -398,8 +398,8 @@ function nineView(name) {
   const found = data.nine[chosen];
   return [
     h("h2", {}, "The nine strongest"),
-    h("p", {}, `For each map of ${chosen}: what its strongest places in ${whole(found.seen)} held-out pictures saw,` +
-      " one place a picture, and beside it what in it caused the activation (Zeiler and Fergus, figure 2)." +
+    h("p", {}, `For each map of ${chosen}: the parts of ${whole(found.seen)} held-out pictures that excite it most,` +
+      " at most one per picture, and beside them what caused the activation (Zeiler and Fergus, figure 2)." +
       " Grey is outside the picture, or zero."),
     chooser("nine", names, chosen),
     h("div", { class: "grid" }, found.maps.map((t) => h("figure", {},
@@ -424,8 +424,8 @@ function occlusionView() {
   const labels = [...counts].sort((a, b) => b[1] - a[1]);
   return [
     h("h2", {}, "What the answer depends on"),
-    h("p", {}, `A grey square of ${o.size} pixels covers one place after the other (Zeiler and Fergus, section` +
-      " 4.2). Each cell is the place of a square."),
+    h("p", {}, `A grey square of ${o.size} pixels covers one position after the other (Zeiler and Fergus,` +
+      " section 4.2). Each cell stands for one position of the square."),
     h("div", { class: "row" }, photo(200),
       heat(`probability of ${className(o.label)}: ${percent(Math.min(...flat))} to ` +
         `${percent(Math.max(...flat))}; black is 0, white 100%`, o.probability, 1, grey),
@@ -441,9 +441,9 @@ function evolutionView() {
   if (!e) return absent(data.absent.evolution);
   return [
     h("h2", {}, `How maps of ${e.stage} developed`),
-    h("p", {}, "A map's strongest place among the held-out pictures, projected, after epoch after epoch (Zeiler" +
-      " and Fergus, section 4.1 and figure 4). A jump comes when another picture becomes the strongest; it is" +
-      " marked with a star."),
+    h("p", {}, "A map's strongest activation among the held-out pictures, projected, after several epochs (Zeiler" +
+      " and Fergus, section 4.1 and figure 4). It jumps when another picture becomes the strongest; a star" +
+      " marks each jump."),
     e.maps.map((row) => h("div", {}, h("h3", {}, `map ${row.map}`), h("div", { class: "grid" },
       row.moments.map((t) => h("figure", {},
         t.source ? h("img", { src: t.source, width: 96, alt: `map ${row.map} after epoch ${t.epoch}` })
@@ -458,9 +458,9 @@ function neighboursView() {
   const tile = (t, words) => h("figure", {}, h("img", { src: t.source, width: 96, alt: t.words }),
     h("figcaption", {}, words));
   return [
-    h("h2", {}, `Pictures that are near to each other in ${n.stage}`),
-    h("p", {}, "The first of each row is a held-out picture; then those whose features are nearest to its, by" +
-      " Euclidean distance (Krizhevsky et al., figure 4)."),
+    h("h2", {}, `Pictures that are near each other in ${n.stage}`),
+    h("p", {}, "Each row begins with a held-out picture, followed by the pictures whose features are nearest to" +
+      " its own, by Euclidean distance (Krizhevsky et al., figure 4)."),
     n.rows.map((row) => h("div", { class: "grid" }, tile(row.query, row.query.words),
       row.nearest.map((t) => tile(t, `${t.words}: ${number(t.distance, 4)}`)))),
   ];
@@ -495,7 +495,7 @@ function runView() {
         { name: "training batches", points: pairs(steps, "top1") },
         { name: "held-out pictures", points: pairs(epochs, "val_top1") },
       ].filter((l) => l.points.length))),
-    data.predictions ? h("div", {}, h("h3", {}, "Answers for held-out pictures"),
+    data.predictions ? h("div", {}, h("h3", {}, "Predictions for held-out pictures"),
       h("div", { class: "grid" }, data.predictions.map((t) => h("figure", { class: "panel" },
         h("img", { src: t.source, width: 112, alt: t.truth }),
         h("figcaption", {}, t.truth, t.best.map((b) => [h("br"), `${percent(b.p)} ${b.name}`])))))) :

@@ -1,2 +1,2 @@
-"""Training: options, the loop, the run folder that it leaves behind, and what is asked of it
-later."""
+"""Training: options, the loop, the run folder that it writes, and later evaluations and pictures of
+a run."""

@@ -1,9 +1,9 @@
 """Checkpoints: arrays and a description in one safetensors file, written so that the last good one
 is never lost.
 
-It is written under another name, synced to disk and renamed: a checkpoint that exists is whole.
-Each array and the description carry a SHA-256 checksum, so a file that was changed afterwards is
-refused. No pickle: opening one runs no code.
+A checkpoint is written under another name, synced to disk and renamed: one that exists is whole.
+Each array and the description have a SHA-256 checksum, so a file that was changed afterwards is
+refused. Pickle is not used, so opening a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def digest(array: np.ndarray) -> str:
 
 
 def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str, Any]) -> None:
-    """Write arrays, by name, and a JSON-able description to `path`, replacing what was there in one
-    step."""
+    """Write arrays, by name, and a description that JSON can hold to `path`, replacing an existing
+    file in one step."""
     path = Path(path)
     try:
         tensors = {name: np.array(array, order="C", copy=None) for name, array in tensors.items()}
@@ -57,8 +57,8 @@ def save(path: str | Path, tensors: dict[str, np.ndarray], description: dict[str
 
 
 def link(path: Path, name: Path) -> None:
-    """Keep the checkpoint at `path` under another name too: a hard link where the disk has them,
-    else a copy."""
+    """Keep the checkpoint at `path` under a second name: as a hard link if the file system has
+    them, else as a copy."""
     with replacing(name) as unfinished:
         try:
             os.link(path, unfinished)
@@ -111,6 +111,6 @@ def load(
 
 
 def part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Of named arrays those whose name starts with the prefix, by the rest of the name."""
+    """The arrays whose names start with the prefix, by the rest of their names."""
     chosen = {name: array for name, array in tensors.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): array for name, array in chosen.items()}

@@ -1,4 +1,4 @@
-"""What a training draws at its end."""
+"""The pictures that are drawn at the end of a training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from minigrad.training.settings import Settings
 from minigrad.training.trainer import Trainer
 
 GRID = 24  # pictures of predictions.png and strongest.png
-MAPS = 16  # maps of a stage that are drawn where none is named
+MAPS = 16  # maps of a stage that are drawn by default
 
 
 def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[Path]:
-    """At the end of a training: learning curves, filters, the ledger, a grid of predictions, and
-    for its pictures the strongest maps with what caused them, in the run's folder."""
+    """Draw into the run's folder: learning curves, filters, the ledger, a grid of predictions, and
+    for the pictures of that grid the strongest maps with what caused them."""
     run, model, pictures = trainer.run, trainer.model, trainer.val.pictures
     if trainer.in_columns:  # the whole network, from the checkpoint
         own = checkpoint.part(run.newest("model.")[0], "model.")
@@ -50,7 +50,7 @@ def draw_run(trainer: Trainer, result: Evaluation, settings: Settings) -> list[P
 
 
 def draw_strongest(trainer: Trainer, model: Network, few: np.ndarray, rows: Sequence[Row]) -> Path:
-    """strongest.png: of a few pictures, the strongest activations of the highest maps."""
+    """strongest.png: the strongest activations of the highest stage's maps in a few pictures."""
     stage, val = feature_stage(model.preset), trainer.val
     row = next(r for r in rows if r.stage == stage)
     with model.in_test_mode(), no_grad():

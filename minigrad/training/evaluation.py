@@ -1,5 +1,5 @@
-"""What a model makes of a set of pictures: probabilities, top-k accuracy, the classes one by one,
-and the table of predictions."""
+"""Evaluate a model on a set of pictures: probabilities, top-k accuracy, accuracy by class, and the
+table of predictions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from minigrad.engine import no_grad
 
 @dataclass
 class Evaluation:
-    """Class probabilities for a set of pictures; averages of several views or models are over their
-    softmax outputs."""
+    """Class probabilities for a set of pictures. For several views or models, these are averages
+    of the softmax outputs."""
 
     probabilities: np.ndarray  # (N, classes)
     labels: np.ndarray  # (N,)
@@ -35,8 +35,8 @@ class Evaluation:
         return top_k(self.probabilities, self.labels, k)
 
     def by_class(self) -> np.ndarray:
-        """(classes, 3): pictures, top-1 and top-5 share of each class; NaN where it has no
-        picture."""
+        """(classes, 3): the number of pictures, top-1 and top-5 accuracy of each class; NaN if it
+        has no picture."""
         rows = []
         for c in range(self.probabilities.shape[1]):
             own = self.labels == c
@@ -68,10 +68,10 @@ def evaluate(
     what: str = "evaluating",
     comm: Communicator | None = None,
 ) -> Evaluation:
-    """Run a model, in test mode, over every picture of a loader; with a Communicator, over the
-    pictures of all ranks' loaders, each of which returns the whole.
+    """Run a model, in test mode, over every picture of a loader. With a Communicator, run it over
+    the pictures of all ranks' loaders; each rank returns the whole result.
 
-    Where the loader gives ten views of a picture, the outputs for them are averaged: "averaging the
+    If the loader gives ten views of a picture, the outputs for them are averaged: "averaging the
     predictions made by the network's softmax layer on the ten patches" (Krizhevsky et al. 2012,
     section 4.1).
     """
@@ -94,13 +94,13 @@ def evaluate(
     if not found:
         raise DataError("there is not one readable picture to evaluate")
     probabilities, truth, numbers = (np.concatenate(part) for part in zip(*found))
-    order = np.argsort(numbers, kind="stable")  # as one process would have read them
+    order = np.argsort(numbers, kind="stable")  # the order in which one process reads them
     return scored(probabilities[order], truth[order], numbers[order])
 
 
 def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> Evaluation:
-    """The Evaluation of these probabilities. One that is 0 counts as the smallest number above
-    it."""
+    """The Evaluation of these probabilities. In the loss, a probability of 0 counts as the smallest
+    normal float32."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return Evaluation(
         probabilities,
@@ -111,8 +111,8 @@ def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -
 
 
 def ensemble(results: Sequence[Evaluation]) -> Evaluation:
-    """Several models on the same pictures: their softmax outputs averaged (section 6.1 averages
-    five and seven networks)."""
+    """Average the softmax outputs of several models on the same pictures (section 6.1 averages five
+    and seven networks)."""
     first = results[0]
     for other in results[1:]:
         same = first.probabilities.shape == other.probabilities.shape and np.array_equal(
@@ -126,8 +126,8 @@ def ensemble(results: Sequence[Evaluation]) -> Evaluation:
 def write_by_class(
     path: Path, result: Evaluation, classes: Sequence[str], names: Sequence[str]
 ) -> None:
-    """A CSV line a class: folder name, words, pictures, top-1, top-5, and the class it is most
-    often taken for."""
+    """Write a CSV line for each class: folder name, words, number of pictures, top-1, top-5, and
+    the class that it is most often mistaken for."""
     confusion = result.confusion()
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)
@@ -149,8 +149,8 @@ def write_by_class(
 def write_predictions(
     path: Path, result: Evaluation, where: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """A CSV line a picture: what it is called, its class, and the five most probable classes with
-    their probabilities."""
+    """Write a CSV line for each picture: its name, its class, and the five most probable classes
+    with their probabilities."""
     best = np.argsort(-result.probabilities, axis=1, kind="stable")[:, :5]
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         out = csv.writer(file)

@@ -1,11 +1,11 @@
-"""The gradients of a batch: in parts, on one rank or several, added up.
+"""The gradients of a batch, computed in parts on one rank or several and added up.
 
-Each rank has a part of the batch, and may take it through the network in further parts. With n_k
+Each rank has a part of the batch, and may send it through the network in smaller parts. With n_k
 of N rows in part k,
 
     dL/dw = sum over k of (n_k / N) dL_k/dw,    L_k the mean loss of part k,
 
-so the sum is the gradient of the mean over the batch, uneven parts included.
+so the sum is the gradient of the mean over the batch, even if the parts have different sizes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Gradients:
     Args:
         model: the network, on its device.
         comm: the ranks that share out each batch.
-        accumulate: parts that a rank's rows go through the network in, one after the other.
+        accumulate: the number of parts in which a rank's rows go through the network in turn.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Gradients:
     ) -> None:
         self.model, self.device, self.accumulate = model, device, accumulate
         self.comm = comm or Communicator()
-        # A network or a GPU carries the sums while the backward pass goes on. Within one host the
-        # sums are the processors' own work, and nothing is won (docs/distributed.md).
+        # Over a network or on a GPU, the sums run during the backward pass. Within one host the
+        # processors have to do the sums themselves, which gains nothing (docs/distributed.md).
         self.thread = ThreadPoolExecutor(1, "sums") if self.comm.overlaps else None
 
     def of(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-        """The gradients of a batch, of which this rank has the part x, t: (loss, top-1)."""
+        """Compute the gradients of a batch; x, t is this rank's part. Returns (loss, top-1)."""
         counts = self.comm.exchange(len(t))
         self.clear()
         sums = Sums(self.comm, self.model.parameters(), self.thread)
@@ -57,7 +57,7 @@ class Gradients:
         return loss, top1
 
     def alone(self, x: np.ndarray, t: np.ndarray) -> None:
-        """Forward and backward as in a step, of this rank alone; the random streams stay."""
+        """Forward and backward as in a step, on this rank alone. Random streams do not advance."""
         with random.rewound():
             self.add(x, t, 0, len(t))
         backend.synchronize(self.device)
@@ -69,13 +69,13 @@ class Gradients:
     def add(
         self, x: np.ndarray, t: np.ndarray, first: int, total: int, sums: Sums | None = None
     ) -> tuple[float, float]:
-        """Forward and backward of rows `first`, ... of a batch of `total`, part after part: what
-        they add to its loss and top-1, and to the gradients."""
+        """Forward and backward, part after part, of the rows from `first` on of a batch of `total`.
+        Adds to the gradients, and returns what the rows contribute to loss and top-1."""
         loss = top1 = 0.0
         parts = [share(len(t), k, self.accumulate) for k in range(self.accumulate)]
         for k, rows in enumerate(parts):
             part, labels = (backend.to_device(a[rows], self.device) for a in (x, t))
-            last = k == self.accumulate - 1  # only then the random streams go on
+            last = k == self.accumulate - 1  # random streams advance only after the last part
             with random.part(first + rows.start), nullcontext() if last else random.rewound():
                 logits = self.model(part)
             if len(labels):
@@ -91,9 +91,9 @@ class Gradients:
 class Sums:
     """Adds up the gradients of all ranks, always from the last parameter to the first.
 
-    That is about the order in which a backward pass completes them, and every rank keeps it,
-    whether it has rows or not. With a thread, the sums are made there, each as soon as it can be;
-    without, at the end.
+    That is about the order in which a backward pass completes them. Every rank keeps this order,
+    even if it has no rows. With a thread, each sum runs there as soon as it can; without one, all
+    sums run at the end.
     """
 
     def __init__(
@@ -115,7 +115,8 @@ class Sums:
             self.finish()
 
     def add(self, own: backend.Array, mark: Any) -> None:
-        """One sum; none behind one that failed, which would meet another rank's next one."""
+        """Run one sum. After a failed sum none may follow: it would pair with another rank's sum of
+        a different parameter."""
         if not self.failed:
             try:
                 self.comm.sum(own, mark)
@@ -124,7 +125,7 @@ class Sums:
                 raise
 
     def finish(self) -> None:
-        """Return when every parameter has its sum, those that no backward pass reached too."""
+        """Return when every parameter has its sum, including those no backward pass reached."""
         for sent in self.going:
             sent.result()
         while self.left:
@@ -132,6 +133,6 @@ class Sums:
 
 
 def gradient(p: Tensor) -> backend.Array:
-    """The gradient of a parameter as one block of memory; zeros where this rank has none."""
+    """The gradient of a parameter as a contiguous array; zeros if this rank has none."""
     p.grad = np.zeros_like(p.data) if p.grad is None else kernels.contiguous(p.grad)
     return p.grad

@@ -1,5 +1,5 @@
-"""How a training run is doing: sizes of weights and of their changes, dead units, a loss that goes
-nowhere, values that are not finite."""
+"""The health of a training run: sizes of weights and their updates, dead units, a loss that does
+not fall, and values that are not finite."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from minigrad.engine import Tensor, no_grad
 
 
 def first_not_finite(model: nn.Module, x: Array) -> str:
-    """Where numbers that are not finite come from: the batch, a parameter, or the first layer whose
-    output has some; "" if nowhere."""
+    """The source of numbers that are not finite: the batch, a parameter, or the first layer whose
+    output has some; "" if there are none."""
     if not finite(x):
         return "the pictures of this batch hold values that are not finite"
     for name, p in model.named_parameters():
@@ -31,8 +31,8 @@ def first_not_finite(model: nn.Module, x: Array) -> str:
 
 
 def finite(array: Array) -> bool:
-    """Are all numbers finite? (The sum is, unless one is not, or all together overflow: only then
-    are they looked at one by one.)"""
+    """Whether all numbers are finite. If the sum is finite, they are; it can also overflow, so
+    otherwise they are checked one by one."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
@@ -42,9 +42,9 @@ def readings(
 ) -> list[dict[str, Any]]:
     """Rows of health.csv.
 
-    For each parameter, mean |w|, mean |dw| of the step just made, and their ratio, which Krizhevsky
-    kept near 1/1000 to 1/500; for each ReLU, the share of its maps (or units) that are 0
-    everywhere, for every picture of the batch.
+    For each parameter: mean |w|, mean |dw| of the last step, and their ratio, which Krizhevsky kept
+    near 1/1000 to 1/500. For each ReLU: the share of its maps (or units) that are 0 everywhere in
+    every picture of the batch.
     """
     rows = []
     for name, p in model.named_parameters():
@@ -64,9 +64,9 @@ def readings(
 
 @dataclass
 class LossWatch:
-    """Says, once each, that a loss stays where guessing leaves it, or that it runs away.
+    """Warns, once each, if the loss stays at the level of guessing, or if it diverges.
 
-    classes: C; a network that knows nothing has the loss ln C. window: steps that are averaged.
+    classes: C; a network that has learnt nothing has the loss ln C. window: steps in the average.
     """
 
     classes: int
@@ -75,7 +75,7 @@ class LossWatch:
     said: set = field(default_factory=set)
 
     def note(self, loss: float, rate: float, step: int) -> str:
-        """Take note of a step's loss; returns a sentence, or ""."""
+        """Record the loss of a step; return a warning, or ""."""
         self.recent.append(loss)
         if len(self.recent) > self.window:
             self.recent.popleft()
@@ -111,5 +111,5 @@ class LossWatch:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Is this NumPy's or CuPy's word for too little memory?"""
+    """Whether this is the error that NumPy or CuPy raises when there is too little memory."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,4 +1,4 @@
-"""Looking inside a run: what `alexnet.py look RUN` draws."""
+"""Look inside a run: the pictures that `alexnet.py look RUN` draws."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ QUERIES = 8  # pictures of the paper's figure 4
 
 @dataclass
 class Inside:
-    """A run's network, its pictures, and one method for each instrument, which writes PNG files to
-    `output` and returns their names.
+    """A run's network, its pictures, and one method for each instrument. The methods write PNG
+    files to `output` and return their names.
 
     picture: a file to look at; None takes the first of the held-out set. place: another set of
-    pictures, of the same classes. most: pictures of the set that are used, evenly over it; None
-    uses all. stage, maps: where to look; None takes each instrument's usual
-    one; maps concern deconvnet, nine, occlusion (the first of them) and evolution. size, stride: of
-    the occlusion's square.
+    pictures, of the same classes. most: how many pictures of the set to use, spread evenly; None
+    uses all. stage, maps: where to look; None takes the default of each instrument. maps is used by
+    deconvnet, nine, occlusion (only the first) and evolution. size, stride: of the occluding
+    square.
     """
 
     run: str
@@ -84,7 +84,7 @@ class Inside:
         )  # fmt: skip
 
     def crop_of(self, number: int) -> np.ndarray:
-        """The square in the middle of a picture, which the network sees."""
+        """The central square of a picture, which the network sees."""
         return self.preparation.crop_of(self.loader.pictures.read(number))
 
     def readable(self, numbers: Iterable[int], count: int) -> list[int]:
@@ -113,7 +113,7 @@ class Inside:
         return backend.to_device(self.preparation.centre(self.one[0][None]), self.device)
 
     def chosen(self, found: look.Strongest) -> list[int]:
-        """The maps that were asked for, or those with the strongest activations."""
+        """The maps that were requested, or those with the strongest activations."""
         return list(self.maps) if self.maps else [int(m) for m in found.order()[:MAPS]]
 
     def filters(self) -> list[Path]:
@@ -140,7 +140,7 @@ class Inside:
         ]
 
     def deconvnet(self) -> list[Path]:
-        """Of one picture: the maps it excites most, projected by every method."""
+        """The maps that one picture excites most, projected by every method."""
         row, x = self.row(), self.prepared()
         with no_grad():
             found = look.peaks_of(self.model.run(x, row.stage).data, np.array([0]), k=1)
@@ -190,7 +190,7 @@ class Inside:
         return np.sort(self.readable(order, count))
 
     def invariance(self) -> list[Path]:
-        """Of five pictures: features of the first layer and of the last hidden one."""
+        """How features of the first and the last hidden layer change, for five pictures."""
         if self.picture is not None:
             raw = self.one[0][None]
             with no_grad():
@@ -213,7 +213,7 @@ class Inside:
     def evolution(self) -> list[Path]:
         row = self.row()
         if not Path(self.run).is_dir():
-            raise ValueError(f"{self.run} is no run folder: evolution needs what a run kept")
+            raise ValueError(f"{self.run} is no run folder: evolution needs the features it keeps")
         last = look.find_strongest(self.model, self.loader, [row.stage], self.device, 1)[row.stage]
         maps = self.chosen(last)
         moments = look.follow_features(
@@ -224,8 +224,8 @@ class Inside:
         return [look.draw_evolution(moments, self.model, row.stage, maps, path)]
 
     def neighbours(self) -> list[Path]:
-        """The paper's figure 4: eight pictures with their likeliest labels, and the six nearest to
-        each."""
+        """The paper's figure 4: eight pictures with their likeliest labels and their six nearest
+        neighbours."""
         stage = self.stage or last_hidden_stage(self.model.preset)
         found = look.find_neighbours(self.model, self.loader, self.few(QUERIES), stage, self.device)
         path = self.output / f"neighbours-{stage}.png"
@@ -239,16 +239,16 @@ class Inside:
         return [*files, look.draw_predictions(crops, labels, p, self.settings.names, path, best=5)]
 
     def ledger(self) -> list[Path]:
-        """This network with the measured time of its stages, beside ZFNet and LeNet-5."""
+        """The ledger of this network, with measured times, beside those of ZFNet and LeNet-5."""
         rows = {self.settings.options.preset: list(self.rows.values())}
         seconds = {self.settings.options.preset: look.stage_seconds(self.model)}
         rows = {"zfnet": ledger(ZFNET), "lenet5": ledger(LENET5)} | rows
         return [look.draw_ledgers(rows, self.output / "ledger.png", seconds)]
 
     def draw(self, what: Sequence[str] | None, report: Callable[[str], None] = print) -> None:
-        """Use these instruments; None: all that have something to show, with a line on the others.
+        """Run these instruments; None runs all, and reports a line for each that cannot run.
 
-        Raises ValueError, RunError, CheckpointError, DataError, OSError with a sentence.
+        Raises ValueError, RunError, CheckpointError, DataError or OSError, with a sentence.
         """
         if Path(self.run).is_dir() and self.output.resolve() == Path(self.run).resolve():
             raise ValueError(f"{self.output} is the run's own folder: choose another --output")

@@ -33,9 +33,9 @@ def option(
 
     Args:
         help, metavar, choices: as argparse has them; the default is added to the help.
-        resume: "free" if the option may be given anew when a run is resumed, "fixed" if not,
-            "never" if a run does not hand it on.
-        least, above: the smallest number that is allowed; the number that it must be above.
+        resume: "free" if the option may be changed when a run is resumed, "fixed" if not, "never"
+            if a resumed run does not inherit it.
+        least, above: the smallest number that is allowed; the number that it must exceed.
     """
     about: dict[str, Any] = {"help": help, "metavar": metavar, "choices": choices, "resume": resume}
     about |= {"least": least, "above": above}
@@ -44,8 +44,8 @@ def option(
 
 @dataclass(frozen=True)
 class Options:
-    """What a training is asked for. None stands for "not given": a set's or a recipe's own
-    value."""
+    """The options of a training. None means "not given": the data set's or the recipe's value is
+    used."""
 
     data: str | None = option(None, DATA_HELP, "WHERE", resume="free")
     classes: str | None = option(
@@ -68,8 +68,8 @@ class Options:
     )
     recipe: str = option(
         "auto",
-        "how it is trained: the preset's own way, one for small subsets, or by the number of"
-        " pictures: small below 100,000",
+        "how it is trained: preset, its own recipe; small, one for small subsets; auto: small below"
+        " 100,000 pictures, else preset",
         choices=("auto", "preset", "small"),
     )
     epochs: int | None = option(None, "default: the recipe's", "N", resume="free", least=1)
@@ -80,14 +80,14 @@ class Options:
     device: str = option("cpu", "cpu, gpu or gpu:N", resume="free")
     ranks: int | None = option(
         None,
-        "start N processes with mpiexec, which share out each batch",
+        "start N processes with mpiexec, which share each batch",
         "N",
         resume="never",
         least=1,
     )
     rank_timeout: float = option(
         300.0,
-        "after which --ranks ends a run in which a rank has stopped",
+        "time after which --ranks ends a run in which a rank has stopped",
         "SECONDS",
         resume="free",
         above=0,
@@ -100,29 +100,29 @@ class Options:
         least=2,
     )
     accumulate: int = option(
-        1, "send each batch through in N parts, for what has no room", "N", resume="free", least=1
+        1, "send each batch through in N parts, to save memory", "N", resume="free", least=1
     )
     workers: int = option(
         2, "processes that read pictures; changes no result", "N", resume="free", least=0
     )
     worker_timeout: float = option(
         30.0,
-        "after which a reading process that stands still is replaced",
+        "time after which a reading process that hangs is replaced",
         "SECONDS",
         resume="free",
         above=0,
     )
     most_skipped: float = option(
-        MOST_SKIPPED, "of unreadable pictures that is tolerated", "SHARE", resume="free", least=0
+        MOST_SKIPPED, "tolerated share of unreadable pictures", "SHARE", resume="free", least=0
     )
     keep: int = option(
         2,
-        "checkpoints of the last K epochs stay, beside the newest and the best",
+        "keep the checkpoints of the last K epochs, beside the newest and the best",
         "K",
         resume="free",
         least=0,
     )
-    seed: int = option(0, "of everything random", "SEED")
+    seed: int = option(0, "seed of all random numbers", "SEED")
     cache: str | None = option(
         None,
         f"where decoded pictures are kept, or off (default {default_cache_folder()})",
@@ -131,8 +131,8 @@ class Options:
     )
     report: str = option(
         "full",
-        "report.html at the end, a page into the network: full shows pictures of the set, numbers"
-        " leaves them out",
+        "write report.html at the end, a page about the network: full shows pictures of the set,"
+        " numbers leaves them out",
         choices=("full", "numbers", "off"),
         resume="free",
     )
@@ -140,12 +140,12 @@ class Options:
         None, "run folder (default runs/TIME-PRESET)", "DIR", resume="never"
     )
     save_every: float = option(
-        120.0, "between checkpoints within an epoch", "SECONDS", resume="free", least=0
+        120.0, "time between checkpoints within an epoch", "SECONDS", resume="free", least=0
     )
     resume: str | None = option(None, "go on with the run in this folder", "RUN", resume="never")
     config: str | None = option(
         None,
-        "repeat a run: take what is not given here from its settings.json",
+        "repeat a run: take the options that are not given here from its settings.json",
         "FILE",
         resume="never",
     )
@@ -154,7 +154,7 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        """ValueError for a value of another type, or out of its limits."""
+        """Raise ValueError for a value of the wrong type or out of its limits."""
         for f in fields(self):
             value, about, flag = getattr(self, f.name), f.metadata, flag_of(f.name)
             kind, *optional = str(f.type).split(" | ")
@@ -173,7 +173,7 @@ class Options:
                 raise ValueError(f"{flag} must be above {about['above']}, not {value}")
 
     def to_json(self) -> dict[str, Any]:
-        """What a run folder keeps: paths in full, so that the run can be resumed from anywhere."""
+        """The options for a run folder: with absolute paths, so that any folder can resume it."""
         return {name: absolute(name, value) for name, value in asdict(self).items()}
 
     @classmethod
@@ -182,8 +182,8 @@ class Options:
         return cls(**{f.name: written[f.name] for f in fields(cls) if f.name in written})
 
     def resumed(self, given: Mapping[str, Any], report: Callable[[str], None] = print) -> Options:
-        """The options of a run that is resumed: its own, and what may be given anew. ValueError for
-        what may not."""
+        """The options of a resumed run: its own, with the given changes. Raises ValueError for an
+        option that may not change."""
         run, lines = given["resume"], []
         if given.get("config"):
             raise ValueError("--resume goes on with a run, --config repeats one: give one of them")
@@ -207,7 +207,7 @@ class Options:
         return replace(self, **anew, **once)
 
     def repeated(self, given: Mapping[str, Any]) -> Options:
-        """The options of a run that is run again, with what is given in place of its own."""
+        """The options to repeat a run: its own, with the given ones in their place."""
         once = {"resume": None, "output": None, "config": None, "ranks": None, "columns": None}
         return replace(self, **{**once, **given})
 
@@ -217,8 +217,8 @@ def flag_of(name: str) -> str:
 
 
 def absolute(name: str, value: Any) -> Any:
-    """A path in full; other values as they are."""
+    """An absolute path for an option that names an existing path; other values as they are."""
     paths = ("data", "classes", "cache", "finetune")
     if value == "off" or (name == "classes" and value and value.isdigit()):
-        return value  # a word, even where a file has its name
+        return value  # a word or a number, even if a file has this name
     return os.path.abspath(value) if name in paths and value and os.path.exists(value) else value

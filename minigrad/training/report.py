@@ -1,5 +1,5 @@
-"""RUN/report.html: a run's network, what it makes of one picture, and what its instruments show, as
-one page (minigrad/page)."""
+"""RUN/report.html: one page with a run's network, how it computes its answer for one picture, and
+what the instruments show (minigrad/page)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from minigrad.training.inside import Inside
 from minigrad.training.run_folder import RunError, RunFolder
 
 REPORT = "report.html"
-LOOKED = 200  # held-out pictures that the instruments see
+LOOKED = 200  # held-out pictures that the instruments use
 MAPS = 4  # of a stage whose strongest places are shown
 SIDE = 96  # pixels of a patch or a projection
 STEPS = 600  # points of a curve
@@ -63,9 +63,9 @@ def write_report(
 
     kind: "full", or "numbers", which leaves every picture out and looks at a drawn one. picture: a
     file to look at; None takes the first that the run held out. output: None for the run's folder.
-    place: other pictures than those that the run held out, of the same classes. seconds: after
-    which no further instrument is used. Raises ValueError, RunError, CheckpointError, OSError with
-    a sentence.
+    place: a set of the same classes to use instead of the held-out pictures. seconds: the time
+    after which no further instrument is started. Raises ValueError, RunError, CheckpointError or
+    OSError, with a sentence.
     """
     if kind == "numbers" and picture is not None:
         raise ValueError(
@@ -85,14 +85,14 @@ def write_report(
 
 
 class Report:
-    """The parts of a run's page. What cannot be shown is left out, and the page says why."""
+    """The parts of a run's page. A part that cannot be shown is left out; the page says why."""
 
     def __init__(self, inside: Inside, pictures: bool, seconds: float = math.inf) -> None:
         self.inside, self.pictures = inside, pictures
         self.deadline = time.monotonic() + seconds
         self.names = [literal(name) for name in inside.settings.names]
         nonlinear = ReLU, Tanh, Sigmoid
-        self.stages = [  # maps whose strongest places are looked for
+        self.stages = [  # the stages whose strongest activations are searched
             name for name, row in inside.rows.items()
             if isinstance(row.layer, nonlinear) and len(row.shape) == 3
         ]  # fmt: skip
@@ -101,7 +101,7 @@ class Report:
     def data(self) -> Section:
         inside, preparation = self.inside, self.inside.preparation
         raw, words, truth = self.looked_at()
-        if not self.pictures:  # the mean picture of a few is nearly one of them: a colour instead
+        if not self.pictures:  # the mean of a few pictures is nearly one of them: use a mean colour
             colour = preparation.mean.mean(axis=(0, 1), keepdims=True)
             mean = np.broadcast_to(colour, preparation.mean.shape)
             preparation = replace(preparation, mean=np.ascontiguousarray(mean))
@@ -143,7 +143,7 @@ class Report:
         return sections | numbers
 
     def unless_absent(self, name: str, make: Callable[[], Any]) -> Any:
-        """A part of the page, or None where it needs what is not there."""
+        """A part of the page, or None with a reason in `absent` if it cannot be made."""
         if not self.pictures and name != "traces":
             self.absent[name] = "This page holds numbers only: pictures were left out."
             return None
@@ -158,8 +158,8 @@ class Report:
             return None
 
     def looked_at(self) -> tuple[np.ndarray, str, int | None]:
-        """(picture, words for it, its class if that is known): the one that was asked for, or the
-        first that the run held out; where pictures are left out, or not there, a drawn one."""
+        """(picture, words for it, its class if known): the requested picture, or the first that the
+        run held out. If pictures are left out or not available, it is a drawn one."""
         inside = self.inside
         shape = inside.settings.network.preprocessing.shape
         if self.pictures:
@@ -175,7 +175,7 @@ class Report:
 
     @cached_property
     def strongest(self) -> dict[str, look.Strongest]:
-        """Of the held-out pictures that the instruments see, for every stage."""
+        """The strongest activations of every stage in the pictures that the instruments use."""
         inside = self.inside
         stages = dict.fromkeys([*self.stages, inside.row().stage])
         return look.find_strongest(inside.model, inside.loader, list(stages))
@@ -187,7 +187,7 @@ class Report:
         return photograph(self.inside.crop_of(int(number)))
 
     def facts(self) -> list[list[str]]:
-        """The run, as rows of a table."""
+        """Facts about the run, as rows of a table."""
         s = self.inside.settings
         recipe, p = s.network.recipe, s.network.preprocessing
         rows = [
@@ -213,7 +213,7 @@ class Report:
         return RunFolder(folder).rows(file) if folder.is_dir() else []
 
     def curves(self) -> Section:
-        """Loss and accuracy: of steps, means of as many as make 600 points."""
+        """Loss and accuracy. Steps are averaged in groups, so that at most 600 points remain."""
         found = {}
         for part, file, names in (
             ("steps", "steps.csv", ("epoch", "loss", "top1")),
@@ -230,7 +230,7 @@ class Report:
         return found
 
     def projections(self, x: np.ndarray) -> Section:
-        """Of the picture: the strongest maps of each stage, sent back by every method."""
+        """The strongest maps of each stage for the picture, projected back by every method."""
         inside, found = self.inside, {}
         with no_grad():
             ys = {name: y.numpy() for name, y in inside.model.activations(x).items()}
@@ -259,8 +259,8 @@ class Report:
         return found
 
     def traces(self, x: np.ndarray) -> Section:
-        """Of each stage that a kernel computes alike on a GPU and a CPU: how the strongest place of
-        its strongest map came to be."""
+        """For each stage that one kernel computes, alike on a GPU and a CPU: how it computed the
+        strongest activation of its strongest map."""
         found: Section = {}
         before = Tensor(x)
         with no_grad():
@@ -280,7 +280,7 @@ class Report:
         return found
 
     def drawn(self, pixels: np.ndarray) -> Section:
-        """A projection as a picture, and the number at which its colours are full."""
+        """A projection as a picture, and the value at which its colours saturate."""
         small = shrunk(pixels, 2 * SIDE)
         limit = contrast(small)
         return {"source": as_jpeg(coloured(small, limit)), "limit": limit}
@@ -380,7 +380,7 @@ class Report:
         return as_jpeg(shrunk(self.crop(number), 112), 82)
 
     def predictions(self) -> list[Section]:
-        """A few held-out pictures with the classes that the network finds likeliest."""
+        """A few held-out pictures, each with the three classes that the network finds likeliest."""
         inside = self.inside
         numbers = inside.few(12)
         with no_grad():
@@ -400,5 +400,5 @@ class Report:
 
 
 def rounded(a: np.ndarray) -> list:
-    """Numbers with five digits, as lists."""
+    """An array as nested lists of numbers with five digits."""
     return [[float(f"{v:.5g}") for v in row] for row in a]

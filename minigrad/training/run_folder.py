@@ -1,15 +1,15 @@
-"""A run folder: what a training leaves behind, and what goes on from there.
+"""A run folder: the files that a training writes, and from which it can be resumed.
 
 settings.json          what was run: options, preset, classes, versions
 metrics.csv            a row per epoch; steps.csv: a row per step
 health.csv             every few hundred steps, a row for each parameter and each ReLU
 skipped.csv            pictures that could not be read, and why
-checkpoint.safetensors weights, velocity, preparation, and where the run stood; epoch-*.safetensors
+checkpoint.safetensors weights, velocity, preparation, and the run's place; epoch-*.safetensors
                        and best.safetensors are checkpoints under other names
 features/              the convolutions' parameters alone, after the epochs of FEATURE_EPOCHS
 
-All but the appended rows is written whole or not at all. A folder is written to if it was new or
-empty, or if its run is resumed.
+Every file is written whole or not at all, except for rows that are appended. A run writes only to
+a folder that was new or empty, or whose run it resumes.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ FILES = {
 
 
 class RunError(RuntimeError):
-    """A run folder cannot be used, or training cannot go on; the message says why, and what to
-    do."""
+    """A run folder cannot be used, or training cannot continue; the message gives the reason and
+    says what to do."""
 
 
 class RunFolder:
     """A run's folder.
 
-    Args: path: the folder, which exists. `create` and `resume` make one that no other process uses.
+    Args: path: an existing folder. `create` and `resume` return one that no other process uses.
 
-    Failures to write that are not essential (`attempt`) are reported once each: a full disk does
-    not end a run.
+    A failure to write something that is not essential (`attempt`) is reported once, and the run
+    continues, so a full disk does not end it.
     """
 
     def __init__(self, path: str | Path, report: Callable[[str], None] = print) -> None:
@@ -104,7 +104,7 @@ class RunFolder:
         return run
 
     def taken(self) -> RunFolder:
-        """This folder, found writable, and locked until `close` or the end of the process."""
+        """This folder, checked to be writable and locked until `close` or the process ends."""
         try:
             import fcntl
         except ImportError:  # Windows: nothing to lock it with
@@ -154,7 +154,7 @@ class RunFolder:
         return sorted(p.name for pattern in patterns for p in self.path.glob(pattern))
 
     def claim(self) -> None:
-        """RunError, unless this run may write here: it was resumed, or the folder holds no run."""
+        """Raise RunError unless this run may write here: it was resumed, or no run is here yet."""
         if not self.claimed and (held := self.files_of_a_run()):
             raise RunError(
                 f"{self.path} holds {listed(held)} of another run: resume() goes on with it, or "
@@ -163,11 +163,11 @@ class RunFolder:
         self.claimed = True
 
     def start(self, settings: Mapping[str, Any], step: int, epoch: int) -> None:
-        """Write settings.json and the CSV files' headers; rows after `step`, and features kept
-        after `epoch`, are removed."""
+        """Write settings.json and the headers of the CSV files. Remove rows after `step` and
+        features kept after `epoch`."""
         self.claim()
         for folder in (self.path, self.path / FEATURES):
-            sweep(folder)  # what a run that was killed left unfinished
+            sweep(folder)  # unfinished files of a run that was killed
         for path in (self.path / FEATURES).glob("epoch-*.safetensors"):
             if path.stem > f"epoch-{epoch:04}":
                 path.unlink()
@@ -178,7 +178,7 @@ class RunFolder:
             self.write(name, header, ([row[key] for key in header] for row in rows))
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file, without lines that a crash has torn; none if there is no file."""
+        """The rows of a CSV file, without lines that a crash cut short; none without a file."""
         if not (self.path / name).is_file():
             return []
         with open(
@@ -198,7 +198,7 @@ class RunFolder:
             csv.writer(file).writerows([header, *rows])
 
     def append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to a CSV file; all of them, or on a full disk none."""
+        """Append rows to a CSV file: all of them, or none if the disk is full."""
         path = self.path / name
         size = path.stat().st_size if path.is_file() else 0
         try:
@@ -209,13 +209,13 @@ class RunFolder:
             raise
 
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
-        """skipped.csv; the pictures of the run's earlier lives stay in it."""
+        """Write skipped.csv. It keeps the pictures listed before the run was resumed."""
         known = {row["picture"]: row["reason"] for row in self.rows("skipped.csv")}
         self.write("skipped.csv", ("picture", "reason"), sorted((known | dict(skipped)).items()))
 
     def attempt(self, action: Callable[[], None], step: int) -> bool:
-        """Do something that writes; a failure is reported once, and the run goes on. Returns
-        whether it succeeded."""
+        """Call an action that writes; a failure is reported once, and the run continues. Returns
+        whether the action succeeded."""
         try:
             action()
         except (OSError, checkpoint.CheckpointError) as error:
@@ -231,8 +231,8 @@ class RunFolder:
         checkpoint.save(self.path / CHECKPOINT, tensors, description)
 
     def link_epoch(self, epoch: int, best: bool, keep: int) -> None:
-        """Keep the newest checkpoint as that of its epoch, and if it is the best as that; of the
-        checkpoints of epochs the last `keep` stay."""
+        """Link the newest checkpoint as that of its epoch and, if it is the best, as the best one.
+        Only the last `keep` epochs' checkpoints are kept."""
         names = [f"epoch-{epoch:04}.safetensors"] if keep else []
         for name in names + [BEST] * best:
             checkpoint.link(self.path / CHECKPOINT, self.path / name)
@@ -247,8 +247,8 @@ class RunFolder:
         checkpoint.save(path, parameters, {"epoch": epoch})
 
     def features(self) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
-        """(epoch, parameters) that were kept, in order, the newest checkpoint's last. Raises
-        CheckpointError."""
+        """(epoch, parameters) for each epoch that was kept, in order, then for the newest
+        checkpoint. Raises CheckpointError."""
         tensors, description = self.newest("model.")
         place = description["place"]
         kept = 0
@@ -256,7 +256,7 @@ class RunFolder:
             parameters, about = checkpoint.load(path)
             if "epoch" not in about:
                 raise checkpoint.CheckpointError(f"{path} holds no features that a run kept")
-            if about["epoch"] <= place["epoch"]:  # no later than the run stands
+            if about["epoch"] <= place["epoch"]:  # not later than the newest checkpoint
                 kept = about["epoch"]
                 yield kept, parameters
         if place["batch"] or place["epoch"] != kept:
@@ -267,7 +267,7 @@ class RunFolder:
     def newest(
         self, prefix: str | tuple[str, ...] = ""
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """checkpoint.load of the newest checkpoint; if it is damaged, the message names the
+        """checkpoint.load of the newest checkpoint; if it is damaged, the error message names the
         others."""
         try:
             return checkpoint.load(self.path / CHECKPOINT, prefix)
@@ -279,10 +279,10 @@ class RunFolder:
 
 
 class Guest(RunFolder):
-    """The run's folder for a process that writes nothing there: another rank does."""
+    """The run's folder for a rank that writes nothing there, because rank 0 does."""
 
     def nothing(self, *arguments: Any) -> None:
-        """What a guest does in place of writing."""
+        """Do nothing, in place of writing."""
 
     claim = start = write = append = save = nothing  # type: ignore[assignment]
     write_skipped = link_epoch = save_features = nothing  # type: ignore[assignment]
@@ -295,13 +295,12 @@ def checkpoint_of(run: str | Path) -> Path:
 
 
 def listed(names: list[str]) -> str:
-    """The first of many names, in a sentence."""
+    """The first five of several names, as part of a sentence."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def tensorboard(folder: Path) -> Any:
-    """A writer of TensorBoard's event files into the folder, if tensorboardX is installed; else
-    None."""
+    """A writer of TensorBoard event files in the folder, or None without tensorboardX."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:

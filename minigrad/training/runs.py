@@ -1,4 +1,4 @@
-"""A run taken from its folder: its network, its preparation, and the pictures that it held out."""
+"""Load a run from its folder: its network, its preparation, and the pictures that it held out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
 
 
 def held_out_by(run: str, settings: Settings) -> data.ImageSet:
-    """The pictures that a run validated on, found again."""
+    """The pictures that a run validated on, opened again from its data."""
     sets = open_sets(settings.options)
     if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
         raise data.DataError(
@@ -51,5 +51,5 @@ def open_sets(options: Options) -> tuple[data.ImageSet, data.ImageSet]:
 
 
 def cache_folder(choice: str | None) -> Path | None:
-    """What --cache means."""
+    """The cache folder that --cache names; None for "off"."""
     return None if choice == "off" else Path(choice) if choice else default_cache_folder()

@@ -1,4 +1,4 @@
-"""A training from its options to its run folder."""
+"""A whole training, from its options to its run folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 
 
 def silent(line: str) -> None:
-    """How a rank other than the first reports."""
+    """The report function of ranks other than 0: it prints nothing."""
 
 
 def train(
@@ -40,11 +40,11 @@ def train(
     report: Report = print,
     comm: Communicator | None = None,
 ) -> tuple[Trainer, Evaluation]:
-    """Train as the options say that are given, by name, and leave a run folder. With a Communicator
-    of several ranks, each calls this; rank 0 reports and writes.
+    """Train with the given options, by name, and write a run folder. With a Communicator of several
+    ranks, every rank calls this; rank 0 reports and writes.
 
-    Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError,
-    OSError with a sentence, Stopped if a signal came.
+    Returns the trainer and the last evaluation. Raises ValueError, RunError, CheckpointError or
+    OSError, with a sentence, and Stopped after a signal.
     """
     began = time.perf_counter()
     comm = comm or Communicator()
@@ -99,10 +99,10 @@ def train(
         report(f"run folder {run.path}; the training will take about {ahead}")
         trainer.fit(epochs)
         result = trainer.result or evaluate(trainer.model, validation, device, comm=trainer.sharers)
-        comm.beat(step=None)  # from here on the first rank works alone, as long as it takes
+        comm.beat(step=None)  # from here on rank 0 works alone, with no time limit
         if comm.rank == 0:
             conclude(trainer, result, settings)
-        report(f"all of it took {duration(time.perf_counter() - began)}")
+        report(f"the whole run took {duration(time.perf_counter() - began)}")
         return trainer, result
     finally:
         run.close()
@@ -115,8 +115,8 @@ def open_loaders(
     report: Report,
     comm: Communicator,
 ) -> tuple[data.Loader, data.Loader]:
-    """Loaders of this rank's training and validation pictures, prepared as `tensors`, of the run
-    that is resumed, say, or where there are none by the training pictures' statistics."""
+    """Loaders of this rank's training and validation pictures. Their preparation comes from
+    `tensors` if a run is resumed, and otherwise from the statistics of the training pictures."""
     o, p, recipe = settings.options, settings.network.preprocessing, settings.network.recipe
     cache = cache_folder(o.cache)
 
@@ -188,11 +188,11 @@ def make_trainer(
 
 
 def initialise(trainer: Trainer, settings: Settings, report: Report) -> None:
-    """Weights that are not drawn at random: of another run (--finetune), or fitted to pictures."""
+    """Replace random weights by those of another run (--finetune), or fit them to pictures."""
     o, model = settings.options, trainer.model
     if o.finetune:
         if o.columns:
-            raise ValueError("--finetune begins on one rank: train with --columns by --resume then")
+            raise ValueError("--finetune needs one rank: start without --columns, then --resume it")
         report(load_weights(model, o.finetune))
     elif settings.network.recipe.standardize and isinstance(model, Network):
         few = random.Stream(o.seed, "standardize").permutation(len(trainer.train.pictures))[:128]
@@ -200,7 +200,7 @@ def initialise(trainer: Trainer, settings: Settings, report: Report) -> None:
 
 
 def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
-    """After a training: pictures that could not be read, the last accuracy, and drawings."""
+    """After a training: report unreadable pictures and the last accuracy, and draw pictures."""
     run, report = trainer.run, trainer.report
     for line in skipped_lines(trainer.train.skipped | trainer.val.skipped, run.path):
         report(line)
@@ -219,22 +219,22 @@ def conclude(trainer: Trainer, result: Evaluation, settings: Settings) -> None:
             o = settings.options
             seconds = max(30.0, min(60.0, trainer.seconds / 10))
             path = write_report(run.path, kind, workers=o.workers, seconds=seconds)
-            report(f"a page into the network: {path}")
-        except Exception as error:  # the run is trained and saved, whatever becomes of its page
-            report(f"the page into the network could not be written ({error})")
+            report(f"a page about the network: {path}")
+        except Exception as error:  # the run is trained and saved, even if its page fails
+            report(f"the page about the network could not be written ({error})")
 
 
 def schedule(
     optimizer: optim.SGD, lr_drops: Sequence[float] | None
 ) -> optim.StepSchedule | optim.PlateauSchedule:
-    """Drops at these epochs, or with None when validation stops improving."""
+    """A schedule that lowers the rate at these epochs, or if None when validation stalls."""
     if lr_drops is None:
         return optim.PlateauSchedule(optimizer)
     return optim.StepSchedule(optimizer, lr_drops)
 
 
 def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]:
-    """What is going to be trained, on what, and how."""
+    """Lines that say what will be trained, on which pictures, and how."""
     train, val = sets
     names = [name.split(",")[0] for name in train.names]
     more = ", ..." if len(names) > 10 else ""
@@ -267,8 +267,8 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
 
 
 def load_weights(model: nn.Module, run: str) -> str:
-    """--finetune: take every parameter of a run that has the same name and shape in the model.
-    Returns a sentence on what was taken; ValueError if nothing was."""
+    """--finetune: copy every parameter of a run that has the same name and shape in the model.
+    Returns a sentence on what was copied; raises ValueError if nothing was."""
     tensors = checkpoint.part(checkpoint.load(checkpoint_of(run), "model.")[0], "model.")
     own, left = dict(model.named_parameters()), []
     for name, p in own.items():
@@ -288,7 +288,7 @@ def load_weights(model: nn.Module, run: str) -> str:
 
 
 def skipped_lines(skipped: Mapping[str, str], folder: Path | None = None) -> list[str]:
-    """A line for each picture that could not be read; if there are many, for the first of them."""
+    """A line for each picture that could not be read, at most for the first 20."""
     lines = [f"skipped {reason}" for reason in list(skipped.values())[:20]]
     if len(skipped) > 20:
         listed = f", listed in {folder / 'skipped.csv'}" if folder else ""

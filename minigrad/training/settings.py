@@ -1,4 +1,5 @@
-"""What settings.json and every checkpoint say of a run, and how they come from its options."""
+"""The settings of a run, as settings.json and every checkpoint hold them, and how they follow from
+its options."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from minigrad.training.version1 import upgraded
 
 @dataclass(frozen=True)
 class Settings:
-    """What settings.json and every checkpoint say of a run."""
+    """The settings of a run, as settings.json and every checkpoint hold them."""
 
     options: Options
     recipe: str  # "preset" or "small"
@@ -32,7 +33,7 @@ class Settings:
     pictures: int  # for training
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The settings as values that JSON can hold."""
         versions = {"minigrad": minigrad.__version__, "numpy": np.__version__}
         return {
             "version": 2,
@@ -47,7 +48,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Settings:
-        """The settings that to_json turned into `written`, by this version or the one before."""
+        """The inverse of to_json, for what this version or the previous one has written."""
         written = upgraded(written) if "version" not in written else written
         return cls(
             Options.from_json(written["options"]),
@@ -71,7 +72,7 @@ class Settings:
 
 
 def configured(path: Path) -> Options:
-    """The options in the settings.json that --config names, or in that of the folder it names."""
+    """The options in the settings.json that --config names, or in the folder that it names."""
     try:
         written = json.loads((path / SETTINGS if path.is_dir() else path).read_text())
         return Settings.from_json(written).options
@@ -84,7 +85,7 @@ def configured(path: Path) -> Options:
 def settled(
     options: Options, before: Settings | None, train: data.ImageSet, presets: Mapping[str, Preset]
 ) -> Settings:
-    """The settings of a run: those that it had, with the options given anew, or new ones."""
+    """The settings of a run: new ones, or for a resumed run the old ones with these options."""
     if before:
         if (train.classes, len(train)) != (before.classes, before.pictures):
             raise data.DataError(

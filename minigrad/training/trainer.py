@@ -1,5 +1,5 @@
-"""The training loop: learn a batch, run an epoch, fit, stop on signals. What it writes is in
-run_folder.py."""
+"""The training loop: learn a batch, run an epoch, fit, stop on signals. run_folder.py writes its
+files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from minigrad.training.run_folder import (
 
 
 class Stopped(Exception):
-    """Training was asked to stop, and has saved; the message says how to go on."""
+    """Training was stopped by a signal and has saved; the message says how to resume it."""
 
 
 @dataclass
@@ -43,16 +43,16 @@ class Trainer:
     Args:
         model, optimizer, schedule: what to train and how; train, val: loaders.
         run: the run folder.
-        settings: kept in every checkpoint, to rebuild the run from.
+        settings: kept in every checkpoint, so that the run can be rebuilt.
         extra: further arrays for the checkpoint, by name.
         report: prints a line.
-        save_every: seconds between checkpoints, at the least; the end of a run always saves.
-        keep: checkpoints of so many last epochs stay beside the newest and the best.
+        save_every: least number of seconds between checkpoints; the end of a run always saves.
+        keep: how many of the last epochs keep a checkpoint, beside the newest and the best.
         health_every: steps between two readings in health.csv; 0 for none.
-        comm: the ranks that train this model together. accumulate: parts of a batch (on each rank)
-            that go through the network one after the other, where the whole has no room.
-        in_columns: whether the ranks hold columns of the model (columns.py), each all pictures;
-            otherwise each holds the model, and a part of each batch.
+        comm: the ranks that train this model together. accumulate: the number of parts in which a
+            batch (on each rank) goes through the network, if the whole does not fit into memory.
+        in_columns: whether each rank holds a column of the model (columns.py) and sees all
+            pictures; otherwise each holds the whole model and sees a part of each batch.
     """
 
     model: nn.Module
@@ -72,29 +72,29 @@ class Trainer:
     comm: Communicator = field(default_factory=Communicator)
     accumulate: int = 1
     in_columns: bool = False
-    # Where training stands; checkpoints hold these.
+    # The state of the training, which checkpoints hold.
     epoch: int = 0
     batch: int = 0  # batches done in this epoch
     step: int = 0
-    noted: int = 0  # the epoch before which the schedule last heard a validation error
+    noted: int = 0  # the epoch before which the schedule last got a validation error
     seconds: float = 0.0
     last_error: float | None = None
     best_error: float = math.inf
     epoch_sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # n, loss n, top-1 n
-    # Of this process alone.
+    # The state of this process, which checkpoints do not hold.
     result: Evaluation | None = None  # of the validation pictures, after the last epoch
     board: Any = None  # TensorBoard's writer
     saved: tuple[int, int, int] = (-1, -1, -1)  # epoch, batch and step of the newest checkpoint
     saved_at: float = field(default_factory=time.monotonic)
-    stopping: bool = False  # set by a signal: save after the step in hand, and stop
+    stopping: bool = False  # set by a signal: save after the current step, and stop
 
     def __post_init__(self) -> None:
-        # The ranks that share out each batch.
+        # The ranks that share each batch.
         self.sharers = Communicator() if self.in_columns else self.comm
         self.gradients = Gradients(self.model, self.device, self.sharers, self.accumulate)
 
     def learn(self, x: np.ndarray, t: np.ndarray) -> tuple[float, float]:
-        """One step on one batch, of which this rank has the part x, t: (loss, top-1)."""
+        """One step on one batch; x, t is this rank's part. Returns (loss, top-1)."""
         try:
             return self.try_to_learn(x, t)
         except Exception as error:
@@ -108,7 +108,7 @@ class Trainer:
         )
 
     def what_fits(self, x: np.ndarray, t: np.ndarray) -> str:
-        """The largest half, quarter, ... of a batch that a step has room for."""
+        """The largest of a half, a quarter, ... of a batch for which a step has enough memory."""
         n = len(t) // 2
         while n:
             backend.release_memory()
@@ -151,8 +151,8 @@ class Trainer:
         return value, top1
 
     def seconds_ahead(self, epochs: int) -> float:
-        """How long the rest of a run of `epochs` will take: two steps are tried, the second timed,
-        and nothing is changed by it."""
+        """How long the rest of a run of `epochs` will take. Two trial steps are made and the second
+        is timed; neither changes anything."""
         batches = len(self.train) * epochs - (len(self.train) * self.epoch + self.batch)
         if batches <= 0:
             return 0.0
@@ -167,7 +167,7 @@ class Trainer:
                 self.gradients.alone(x, t)
             except Exception as error:
                 if health.out_of_memory(error):
-                    return math.nan  # the first step will say so, and what fits
+                    return math.nan  # the first real step will report it, and what fits
                 raise
             finally:
                 self.gradients.clear()
@@ -176,13 +176,13 @@ class Trainer:
         return 1.1 * elapsed * batches + 0.4 * elapsed * passes  # forward alone takes 0.4 of a step
 
     def fit(self, epochs: int) -> None:
-        """Train until `epochs` epochs are done, from wherever this trainer stands. Ctrl-C,
-        SIGTERM and SIGHUP save and raise Stopped."""
+        """Train until `epochs` epochs are done, starting from the current state. Ctrl-C, SIGTERM
+        and SIGHUP save and raise Stopped."""
         self.run.claim()
         try:
             with self.stopping_on_signals():
                 if self.comm.broadcast(not (self.run.path / CHECKPOINT).exists()):
-                    # a run that ends early can be resumed, and a full disk is known now
+                    # so that a run that ends early can be resumed, and a full disk is noticed now
                     self.save()
                 self.run.start(self.settings, self.step, self.epoch)
                 if self.comm.rank == 0:
@@ -199,8 +199,8 @@ class Trainer:
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and SIGHUP let the step in hand be finished, so that a checkpoint never
-        holds half of one; a second one ends the process."""
+        """Inside, Ctrl-C, SIGTERM and SIGHUP let the current step finish, so that a checkpoint
+        never holds half a step. A second signal ends the process."""
 
         def stop(number: int, frame: object) -> None:
             self.stopping = True
@@ -210,7 +210,7 @@ class Trainer:
                 "stopping after the step in hand; a second signal ends at once, without a"
                 " checkpoint"
             )
-            with suppress(OSError):  # print is not for signal handlers
+            with suppress(OSError):  # print is not safe in a signal handler
                 os.write(2, f"\n{line}\n".encode())
 
         main = threading.current_thread() is threading.main_thread()
@@ -223,7 +223,7 @@ class Trainer:
                 signal.signal(number, handler)
 
     def run_epoch(self, epochs: int) -> None:
-        """Train for an epoch, or the rest of one, evaluate, and write what came of it."""
+        """Train for an epoch, or the rest of one, evaluate, and write the results."""
         self.agree()
         self.model.train()
         self.schedule.step(self.epoch, self.last_error if self.noted < self.epoch else None)
@@ -283,9 +283,9 @@ class Trainer:
         self.save_epoch()
 
     def run_step(self, x: np.ndarray, t: np.ndarray) -> float:
-        """Learn a batch, unless it has no readable picture, and write its row. Returns the loss."""
+        """Learn a batch, if it has a readable picture, and write its row. Returns its loss."""
         readable = sum(self.sharers.exchange(len(t)))
-        if self.batch and readable:  # within an epoch too: a rate may drop in its middle
+        if self.batch and readable:  # also within an epoch: the rate may drop in its middle
             self.schedule.step(self.epoch + self.batch / len(self.train))
         self.batch += 1
         if readable == 0:
@@ -300,7 +300,7 @@ class Trainer:
         return loss
 
     def append(self, file: str, rows: list[dict[str, Any]]) -> None:
-        """Add rows to a CSV file of the run, and their numbers to TensorBoard's."""
+        """Append rows to a CSV file of the run, and write their numbers for TensorBoard."""
         self.run.attempt(lambda: self.run.append(file, rows), self.step)
         if self.board is not None:
             for row in rows:
@@ -311,7 +311,7 @@ class Trainer:
                         self.board.add_scalar(tag, float(value), self.step)
 
     def save_epoch(self) -> None:
-        """After an epoch: its checkpoint, the best one's, and no more than `keep` of the others."""
+        """Save after an epoch; update the best checkpoint, and keep `keep` of the others."""
         assert self.last_error is not None
         before, self.best_error = self.best_error, min(self.best_error, self.last_error)
         if self.save(essential=False):
@@ -320,7 +320,7 @@ class Trainer:
             self.best_error = before
 
     def link_epoch(self) -> None:
-        """Give the checkpoint at the end of an epoch its other names, and keep its features."""
+        """Link the checkpoint of an epoch under its other names, and keep the epoch's features."""
         best = self.last_error == self.best_error
         self.run.attempt(lambda: self.run.link_epoch(self.epoch, best, self.keep), self.step)
         if self.epoch in FEATURE_EPOCHS:
@@ -335,7 +335,7 @@ class Trainer:
             self.run.attempt(lambda: self.run.save_features(self.epoch, features), self.step)
 
     def compare_parameters(self) -> None:
-        """RunError, unless all ranks that share out the batches hold the same parameters."""
+        """Raise RunError unless all ranks that share the batches have the same parameters."""
         if self.sharers.size == 1:
             return
         own = {
@@ -352,8 +352,8 @@ class Trainer:
                     )
 
     def agree(self) -> None:
-        """Between two steps, or before an epoch's schedule has moved, on all ranks alike: save and
-        raise Stopped, if a signal came to one of them; save, if it is time."""
+        """Called by all ranks between two steps, or before the schedule of an epoch is applied. If
+        one of them got a signal, save and raise Stopped; otherwise save if it is time."""
         self.comm.beat(step=self.step, run=str(self.run.path))
         due = time.monotonic() - self.saved_at > self.save_every
         wishes = self.comm.exchange((self.stopping, due))
@@ -368,8 +368,8 @@ class Trainer:
             )
 
     def save(self, essential: bool = True) -> bool:
-        """Write the checkpoint. If that fails and is not essential, the run goes on and tries again
-        later. Returns whether it was written."""
+        """Write the checkpoint, and return whether it was written. If writing fails and is not
+        essential, the run continues and tries again later."""
         self.run.claim()
         self.saved_at = time.monotonic()
         parameters = dict(self.model.named_parameters())
@@ -404,7 +404,7 @@ class Trainer:
         return self.comm.broadcast(self.run.attempt(write, self.step))
 
     def resume(self) -> None:
-        """Take weights, velocity and place from the run folder's newest checkpoint."""
+        """Load weights, velocity and the state of training from the run's newest checkpoint."""
         tensors, description = self.run.newest()
         self.run.claimed = True
         place = description["place"]
@@ -423,7 +423,7 @@ class Trainer:
         for key in PLACE:
             setattr(self, key, place[key])
         if self.epoch and self.batch == 0:
-            self.link_epoch()  # a kill may have come between the checkpoint and its other names
+            self.link_epoch()  # the run may have been killed between saving and linking
 
 
 PLACE = (
@@ -439,7 +439,7 @@ PLACE = (
 
 
 def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
-    """A row of metrics.csv as the line that a training prints."""
+    """The line that a training prints for a row of metrics.csv."""
     train1, val1, val5 = (f"{float(row[k]):6.1%}" for k in ("train_top1", "val_top1", "val_top5"))
     train_loss, val_loss = (f"{float(row[k]):.3f}" for k in ("train_loss", "val_loss"))
     return (
@@ -452,7 +452,7 @@ def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 45 s, 12 min, 3 h 20 min, 5 d 3 h."""
+    """Seconds in words: 45 s, 12 min, 3 h 20 min, 5 d 3 h."""
     if not math.isfinite(seconds):
         return "an unknown time"
     if seconds < 90:

@@ -1,5 +1,5 @@
-"""Settings of runs made before version 2 of settings.json, turned into today's. Nothing else here
-knows of them."""
+"""Convert the settings of runs from before version 2 of settings.json. No other module knows their
+format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def upgraded(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def preset(old: Mapping[str, Any]) -> Preset:
-    """The preset that version 1 wrote as one row of fields."""
+    """The preset that version 1 wrote as one flat record."""
     lrn = {key: old[f"lrn_{key}"] for key in ("n", "k", "alpha", "beta", "divide_by_n", "groups")}
     after: dict[str, records.Layer] = {
         "relu": records.ReLU(),

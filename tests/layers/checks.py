@@ -9,6 +9,7 @@ and `kernel`, and adds what only that layer has: an oracle, wrong calls, planted
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Sequence
 
@@ -23,11 +24,20 @@ from minigrad.functions import conv2d_direct
 from minigrad.functions.cases import Case
 from minigrad.gradcheck import GradientMismatch, check_grads
 
-try:
-    import torch
-except ImportError:
-    torch = None
 
+class Late:
+    """A module that is imported when first used: PyTorch takes a second, and not every test or
+    every machine needs it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found = importlib.util.find_spec(name) is not None
+
+    def __getattr__(self, attribute: str):
+        return getattr(importlib.import_module(self.name), attribute)
+
+
+torch = Late("torch")
 both_forms = pytest.mark.usefixtures("forms")
 DTYPES = ["float32", "float64"]
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-13}
@@ -152,7 +162,7 @@ def as_pytorch(twin: Callable) -> Callable[[Case], None]:
     """A check against PyTorch's form of the function: twin(*tensors, **options of the case)."""
 
     def as_pytorch(case: Case) -> None:
-        if torch is None:
+        if not torch.found:
             pytest.skip("PyTorch, the oracle of this check, is not installed")
         for ours, theirs in zip(*with_pytorch(case, twin), strict=True):
             assert ours.shape == theirs.shape
