@@ -5,7 +5,7 @@
 //     backward  block = one input row (n, h);  a thread = CHANNELS channels of one pixel of gx,
 //               from the windows that cover it, the last window first; no atomics
 //
-// Bytes: forward reads 4 an input element and writes 4 an output element; backward the reverse.
+// Bytes: forward reads 4 per input element and writes 4 per output element; backward the reverse.
 #include "prelude.cuh"
 
 // Taps of window o along one axis that lie inside 0 .. size - 1.

@@ -4,10 +4,10 @@
 //     y = y + b,   or  y = max(0, y + b), NaN stays NaN          gb = sum of the rows of gy
 //
 //     block = `span` rows;    row 0   o o o o
-//                       row 1   o o o o     each thread takes columns of its own, top to bottom
+//                       row 1   o o o o     each thread takes its own columns, from top to bottom
 //                             ...
 //
-// Bytes an element: add_bias reads 4 and writes 4, with or without ReLU; sum_rows reads 4.
+// Bytes per element: add_bias reads 4 and writes 4, with or without ReLU; sum_rows reads 4.
 #include "prelude.cuh"
 
 extern "C" __global__ void add_bias(real *__restrict__ y, const real *__restrict__ b, i64 rows,

@@ -8,13 +8,12 @@
 //             each window of the row in turn
 //     x     ..[c c c c c c c c c]..  ->  cols  [kh=0: c c c c c c c c c][kh=1: ...]
 //             neighbours in cols are neighbours in x
-//     col2im  block = one input row (n, h);  a thread = one element (w, c) of it, gathered from the
-//             windows that cover it, in a fixed
-//             order; no atomics
+//     col2im  block = one input row (n, h);  a thread = one element (w, c) of it, summed over the
+//             windows that cover it, in a fixed order; no atomics
 //
-// Bytes moved an element of cols: im2col reads 4 and writes 4, col2im reads 4 (and writes 4 for
-// each element of gx). A CPU does without columns (conv2d_direct.cpp), so the loops are in the order that
-// suits a GPU, whose threads are many.
+// Bytes moved per element of cols: im2col reads 4 and writes 4; col2im reads 4 (and writes 4 for
+// each element of gx). A CPU convolves without columns (conv2d_direct.cpp), so the loops here are
+// in the order that suits a GPU with its many threads.
 #include "prelude.cuh"
 
 extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W,

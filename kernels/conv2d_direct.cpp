@@ -1,20 +1,20 @@
-// Convolution on a CPU without columns; channels last. For a GPU conv2d.cu has the twin:
+// Convolution on a CPU without columns; channels last. The counterpart for GPUs is conv2d.cu:
 // im2col and a matrix product.
 //
 //     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of
 //                       x[n, oh SH - PH + kh, ow SW - PW + kw, c] w[kh, kw, c, o]
 //
-// Why the rule of the other files does not do here: a processor multiplies and adds at its full
-// rate only while the sums stay in vector registers, a tile of them at a time (conv2d_tile.h). A tile
-// finds each row of a window, KW pixels of CG channels, in memory as one run, so no window need be
-// copied to a row of columns first.
+// The rule of the other files does not work here, because a processor multiplies and adds at its
+// full rate only while the sums stay in vector registers, one tile at a time (conv2d_tile.h). Each
+// row of a window, KW pixels of CG channels, is one contiguous run in memory, so a tile can read it
+// there, and no window has to be copied into a row of columns first.
 //
 //     filters    in panels of 32 output channels, [group][panel][1 + K][32]: row 0 is the bias,
-//                then the K = KH KW CG numbers of a window in order. Columns past the last output
-//                channel are 0. The filters' gradient has the same form.
-//     padded     the input rows that a band of output rows sees, one group's channels, with zeros
-//                outside the image: the block's copy in shared memory, which on a CPU is the
-//                second-level cache.
+//                then come the K = KH KW CG numbers of a window in order. Columns past the last
+//                output channel are 0. The filters' gradient has the same form.
+//     padded     a copy of the input rows that a band of output rows sees: one group's channels,
+//                with zeros outside the image. It is in the block's shared memory, which on a CPU
+//                is the second-level cache.
 #include "prelude.cuh"
 
 #include <cstring>
@@ -36,13 +36,13 @@ struct Convolution {
     return (((rows - 1) * SH + KH) * padded_row() + 15) / 16 * 16;
   }  // whole cache lines
 
-  // What `rows` output rows from oh on see of image n, group g. A negative padding leaves out
-  // pixels at the border.
+  // Copy what `rows` output rows, from oh on, see of image n, group g. A negative padding leaves
+  // out pixels at the border.
   void copy_padded(const real *x, real *padded, i64 n, int g, int oh, int rows) const {
     int columns = (OW - 1) * SW + KW, lo = least(columns, most(0, PW)),
         hi = most(lo, least(columns, W + PW));  // inside: [lo, hi)
-    // All channels: the pixels of a row lie side by side and are one run. Some channels: one run a
-    // pixel.
+    // With all channels, the pixels of a row are contiguous and form one run; with some of the
+    // channels, there is one run per pixel.
     int runs = groups == 1 ? least(1, hi - lo) : hi - lo,
         length = groups == 1 ? (hi - lo) * C : CG();
     for (int i = threadIdx.x; i < (rows - 1) * SH + KH; i += blockDim.x) {
@@ -61,9 +61,9 @@ struct Convolution {
   }
 };
 
-// Where a tile finds what it multiplies: three loops of n[] turns; at each turn a moves by step[],
-// and b, at the innermost, by a row. Over a window: {1, KH, KW CG} turns with steps {0, a row of
-// the image, 1}.
+// The order in which a tile reads a and b: three nested loops of n[] turns. At each turn, a moves
+// by step[]; in the innermost loop, b moves by a row. For a window there are {1, KH, KW CG} turns
+// with steps {0, a row of the image, 1}.
 struct Walk {
   int n[3];
   i64 step[3];
@@ -115,8 +115,8 @@ static Tiles best_tiles() {
 // block = (image n, group, `band` output rows): a tile is up to 14 (ROWS) pixels of an output row
 // and 32 channels. Output (oh, ow) is written to pixel (oh TH + h0, ow TW + w0) of y, images of YH
 // x YW. Shared memory: padded_size(band).
-// Bytes: reads 4 a number of x, once a band that sees it, writes 4 a number of y; the filters come
-// from cache.
+// Bytes: reads 4 per number of x, once for each band that sees it; writes 4 per number of y. The
+// filters come from cache.
 extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W,
                                           int C, int KH, int KW, int SH, int SW, int PH, int PW,
                                           int OH, int OW, int O, int groups, int YH, int YW, int TH,
@@ -145,8 +145,8 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
 // block = (`span` images, group, one of `splits` shares of its panels): a tile is up to 14 (ROWS)
 // numbers of a window row and 32 channels, summed over the pixels of `chunk` images and `band`
 // output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
-// Bytes: reads 4 a number of x, once a share of panels, and 4 a number of gy, writes 4 a number of
-// the part.
+// Bytes: reads 4 per number of x, once for each share of panels, and 4 per number of gy; writes 4
+// per number of the part.
 extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy, real *parts, int H,
                                                   int W, int C, int KH, int KW, int SH, int SW,
                                                   int PH, int PW, int OH, int OW, int O, int groups,
@@ -197,8 +197,8 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
   }
 }
 
-// w (taps, CG, groups OG) and b into panels; block = (group, panel, tap). Bytes a number of w: 8.
-// flip: the filters of the input gradient, with the taps in reverse order and c and o exchanged.
+// Pack w (taps, CG, groups OG) and b into panels; block = (group, panel, tap). Bytes per number of
+// w: 8. flip: pack the filters of the input gradient, with the taps reversed and c and o exchanged.
 extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *__restrict__ b,
                                         real *__restrict__ filters, int taps, int CG, int OG,
                                         int groups, int flip) {
@@ -217,8 +217,8 @@ extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *
     panel[v] = v < width ? b[g * columns + p * PANEL + v] : 0;
 }
 
-// The sum of `count` parts, in order, from panels to gw (taps, CG, groups OG) and gb; block =
-// (group, panel, tap). Bytes a number of gw: reads 4 a part, writes 4.
+// Add up `count` parts, in order, and unpack the sum from panels into gw (taps, CG, groups OG) and
+// gb; block = (group, panel, tap). Bytes per number of gw: reads 4 for each part, writes 4.
 extern "C" __global__ void unpack_filters(const real *__restrict__ parts, real *__restrict__ gw,
                                           real *__restrict__ gb, int count, int taps, int CG,
                                           int OG, int groups) {
@@ -228,7 +228,7 @@ extern "C" __global__ void unpack_filters(const real *__restrict__ parts, real *
   i64 size = (1 + i64(taps) * CG) * PANEL, part = size * panels * groups;
   const real *panel = parts + (i64(g) * panels + p) * size;
   for (int row = int(threadIdx.x) - (tap == 0); row < CG;
-       row += blockDim.x) {  // the first tap's block has the bias too, as row -1
+       row += blockDim.x) {  // the first tap's block also sums the bias, as row -1
     const real *in = panel + (row < 0 ? 0 : (1 + i64(tap) * CG + row) * PANEL);
     real *out = (row < 0 ? gb : gw + (i64(tap) * CG + row) * groups * OG) + g * OG + p * PANEL;
     real total[PANEL] = {};

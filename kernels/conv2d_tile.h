@@ -1,7 +1,7 @@
-// What the convolutions on a CPU spend their time in. conv2d_direct.cpp includes this file once for each
-// instruction set, in a namespace of its own, with
+// The inner loop of the convolutions on a CPU, in which they spend most of their time.
+// conv2d_direct.cpp includes this file once per instruction set, each in its own namespace, with
 //     TARGET   the instruction set, for the compiler      BYTES   of a vector register
-//     ROWS     of a tile, for it to fit the registers
+//     ROWS     of a tile, so many that it fits into the registers
 
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 constexpr int LANES = BYTES / sizeof(real);
@@ -9,9 +9,9 @@ constexpr int LANES = BYTES / sizeof(real);
 // out[r][v] = start[r][v] + sum over the walk of a[r] * b[v]
 //             for R rows r and V (1 or 2) vectors of columns v
 //
-//     b    |  v v v v  |  v v v v  |   The R x V sums stay in registers. A turn loads V vectors of
-//   a  r   |  sum sum  |  sum sum  |   b and, for each row, one number of a, which multiplies them:
-//                                      R V multiply-adds for R + V loads.
+//     b    |  v v v v  |  v v v v  |   The R x V sums stay in registers. A step loads V vectors of
+//   a  r   |  sum sum  |  sum sum  |   b and, for each row, one number of a, which multiplies them.
+//                                      So R V multiply-adds need R + V loads.
 //      r   |  sum sum  |  sum sum  |
 template <int R, int V>
 TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const real *a, i64 a_row,
@@ -19,9 +19,8 @@ TARGET void tile(real *out, i64 out_row, const real *start, i64 start_row, const
   vec sum[R][V];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v)
-      sum[r][v] =
-          vec{};  // start comes last: a walk is summed by itself, which rounds less in a long total
+    // `start` is added at the end: summing a walk by itself rounds less in a long total.
+    for (int v = 0; v < V; ++v) sum[r][v] = vec{};
   }
   for (int i = 0; i < walk.n[0]; ++i) {
     for (int j = 0; j < walk.n[1]; ++j) {
@@ -60,7 +59,7 @@ TARGET static void panel_tile(int rows, int width, real *out, i64 out_row, const
     Tile *tile = vectors == 2 ? tile_of<2>(rows, sizes) : tile_of<1>(rows, sizes);
     if (v + vectors * LANES <= width) {
       tile(out + v, out_row, start + v, start_row, a, a_row, b + v, walk);
-    } else {  // the panel is wider than the array: only what belongs to it is written
+    } else {  // the panel is wider than the array: write only the columns that the array has
       real whole[ROWS * 2 * LANES];
       tile(whole, 2 * LANES, start + v, start_row, a, a_row, b + v, walk);
       for (int r = 0; r < rows; ++r) {

@@ -1,11 +1,11 @@
-// Dropout: y = kept * scale * x, element i kept when its 32 random bits are at least `threshold` =
-// p 2^32. Forward and backward alike.
+// Dropout: y = kept * scale * x, where element i is kept if its 32 random bits are at least
+// `threshold` = p 2^32. Forward and backward are the same.
 //
-//     block = `span` numbers in a row (a multiple of 4); a Philox call gives four neighbours' bits
+//     block = `span` numbers in a row (a multiple of 4); one Philox call serves four neighbours
 //     start (a multiple of 4): the element of the whole batch that x begins with
 //
-// The bits are minigrad/random.py's, Philox4x32-10: counter (i / 4, 0, draw low, draw high), key
-// (seed, stream), word i % 4. Bytes an element: reads 4, writes 4.
+// The bits are those of minigrad/random.py, Philox4x32-10: counter (i / 4, 0, draw low, draw high),
+// key (seed, stream), word i % 4. Bytes per element: reads 4, writes 4.
 #include "prelude.cuh"
 
 __device__ inline void philox(u32 c[4], u32 k0, u32 k1) {

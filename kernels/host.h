@@ -1,6 +1,6 @@
-// The CUDA names that the kernels use, for a C++ compiler: one thread a block, barriers and
-// reductions are no-ops. With HOST_BLOCK (tests only) a block has that many real threads and a real
-// barrier, so that a missing one is found without a GPU.
+// Defines the CUDA names that the kernels use, for a C++ compiler. A block has one thread; barriers
+// and reductions do nothing. With HOST_BLOCK (tests only) a block has that many real threads and a
+// real barrier, so that a missing barrier is found without a GPU.
 #pragma once
 #include <cmath>
 
@@ -20,9 +20,9 @@ static constexpr Index3 threadIdx = {0, 0, 0}, blockDim = {1, 1, 1};
   static inline real name(real value, real *) { return value; }
 #endif
 
-// Each kernel is compiled for several instruction sets, and the best that the processor has is
-// chosen when the library is loaded. Named by features: a clone for "arch=haswell" would be chosen
-// on that very model alone.
+// Each kernel is compiled for several instruction sets, and the best one that the processor has is
+// chosen when the library is loaded. The sets are named by features, because a clone for
+// "arch=haswell" would be chosen only on that exact model.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(NO_CLONES)
 #if __GNUC__ >= 12 || __clang_major__ >= 18
 #define __global__ __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))

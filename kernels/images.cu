@@ -5,7 +5,7 @@
 //
 // pictures (count, SIDE, SIDE, C) bytes; draws (count, 3): top, left, mirror; mean (size, size, C);
 // shift (count, C) colours. The loop over three channels is unrolled.
-// Bytes an element: reads 5 (mean from cache), writes 4.
+// Bytes per element: reads 5 (mean from cache), writes 4.
 #include "prelude.cuh"
 
 template <int fixed>

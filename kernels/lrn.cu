@@ -7,23 +7,23 @@
 //     t[j] = gy[j] x[j] s[j]^(-beta-1)
 //
 //     block = the C channels of one group of one pixel; threads stride over the channels
-//     the row's squares in shared memory, zeros at both ends, so that every window is a whole one:
+//     the row's squares are in shared memory, with zeros at both ends, so no window is cut off:
 //     [0 0 | q0 q1 q2 ... | 0 0]
 //
-// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come from
-// shared memory).
+// Bytes per element: forward reads 4, writes 4; backward reads 8, writes 4 (the neighbours come
+// from shared memory).
 #include "prelude.cuh"
 
-// Zeros in the `front` places before and the `back` places after the C places of a row in shared
-// memory. Returns where the C begin.
+// Write zeros to the `front` places before and the `back` places after the C places of a row in
+// shared memory. Returns where the C places begin.
 __device__ inline real *clear_ends(real *row, int C, int front, int back) {
   for (int i = threadIdx.x; i < front; i += blockDim.x) row[i] = 0;
   for (int i = threadIdx.x; i < back; i += blockDim.x) row[front + C + i] = 0;
   return row + front;
 }
 
-// Sum of the n numbers from a on. Fresh for every window: a running sum drifts. `paper`: n is 5,
-// written out, so that loops over it vectorise.
+// Sum of the n numbers from a on, computed afresh for each window, because a running sum would
+// drift. `paper`: n is 5, and the sum is written out so that loops around it vectorise.
 template <bool paper> __device__ inline real window(const real *a, int n) {
   if (paper) return a[0] + a[1] + a[2] + a[3] + a[4];
   real total = 0;

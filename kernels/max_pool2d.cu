@@ -1,13 +1,13 @@
-// Max-pooling, channels last: y = the largest of the window's taps; the first wins a tie, NaN wins
-// over all; `winner` is its tap number, one byte.
+// Max-pooling, channels last: y = the largest of the window's taps. The first wins a tie, and NaN
+// wins against all. `winner` is the number of the tap that won, one byte.
 //
 //     forward   block = one output row (n, oh);  a thread = CHANNELS channels of one pixel of y,
 //               from the taps inside the image
 //     backward  block = one input row (n, h);  a thread = CHANNELS channels of one pixel of gx,
-//               from the windows that cover it, the last window first, for which the pixel is the
-//               first tap; no atomics
+//               from the windows that cover it, beginning with the last window, of which the pixel
+//               is the first tap; no atomics
 //
-// Bytes: forward reads 4 an input element and writes 5 an output element; backward the reverse.
+// Bytes: forward reads 4 per input element and writes 5 per output element; backward the reverse.
 #include "prelude.cuh"
 
 extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y,
@@ -60,10 +60,8 @@ extern "C" __global__ void max_pool_backward(const real *__restrict__ gy,
         i64 at = (((i64)n * OH + oh) * OW + ow) * C + c;
         u8 here = (u8)((h + PH - oh * SH) * KW + w + PW - ow * SW);
         for (int i = 0; i < channels; ++i) {
-          real g = gy
-              [at +
-               // read in any case: a choice between values vectorises, a conditional read does not
-               i];
+          // Read in any case: a choice between values vectorises, a conditional read does not.
+          real g = gy[at + i];
           total[i] += winner[at + i] == here ? g : 0;
         }
       }

@@ -6,7 +6,7 @@
 // correct for any block size. On a GPU adjacent threads touch adjacent channels. On a CPU a block
 // has one thread, and the loop is a plain contiguous one, which the compiler vectorises.
 //
-// For the GPU this text is put in front of each file before NVRTC compiles it; for the CPU it is
+// For the GPU, this text is put in front of each file before NVRTC compiles it; for the CPU, it is
 // included once.
 #pragma once
 
@@ -22,12 +22,12 @@ typedef long long i64;
 #ifdef HOST
 #include "host.h"
 #else
-// Before a loop: four turns at a time, so that a thread waits for four loads from memory together
-// and not for one after the other. (On a CPU nothing: the loop is the vectoriser's.)
+// Written before a loop: unrolls it by four, so that a thread waits for four loads from memory at
+// once, not one after the other. (Empty on a CPU, where the compiler vectorises the loop.)
 #define UNROLL _Pragma("unroll 4")
-// Neighbouring channels that a thread takes together. One here: what it sums up stays in a
-// register. (On a CPU as many as the vectoriser likes, in an array that stays in the first-level
-// cache.)
+// How many neighbouring channels a thread takes together. Here it is one, so that the sum stays in
+// a register. (On a CPU it is enough for the compiler to vectorise, in an array that stays in the
+// first-level cache.)
 #define CHANNELS 1
 // Dynamic shared memory, sized at the launch.
 #define SHARED(type, name)                                                                         \
@@ -36,8 +36,8 @@ typedef long long i64;
 #endif
 
 #ifndef BLOCK_REDUCE
-// Combine one value a thread with `op` over the block; every thread gets the result. `slots`:
-// shared memory, blockDim.x values.
+// Combine the values of all threads of the block, one per thread, with `op`; every thread gets the
+// result. `slots`: shared memory, blockDim.x values.
 #define BLOCK_REDUCE(name, op)                                                                     \
   __device__ inline real name(real value, real *slots) {                                           \
     __syncthreads();                                                                               \

@@ -2,7 +2,7 @@
 //
 //     block = `span` numbers in a row, whatever the array's shape; threads stride over them.
 //
-// Bytes an element: forward reads 4, writes 4; backward reads 8, writes 4.
+// Bytes per element: forward reads 4, writes 4; backward reads 8, writes 4.
 #include "prelude.cuh"
 
 extern "C" __global__ void relu_forward(const real *__restrict__ x, real *__restrict__ y, i64 size,
@@ -20,9 +20,8 @@ extern "C" __global__ void relu_backward(const real *__restrict__ gy, const real
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {
-    real g =
-        gy[first +
-           i];  // read in any case: a choice between values vectorises, a conditional read does not
+    // Read in any case: a choice between values vectorises, a conditional read does not.
+    real g = gy[first + i];
     gx[first + i] = y[first + i] > 0 ? g : 0;
   }
 }

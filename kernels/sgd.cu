@@ -4,7 +4,7 @@
 //     torch:                                       v <- m v + (g + d w),      w <- w - lr v
 //
 //     block = `span` numbers in a row; threads stride over them.
-//     Bytes an element: reads 12, writes 8.
+//     Bytes per element: reads 12, writes 8.
 #include "prelude.cuh"
 
 extern "C" __global__ void sgd_update(real *__restrict__ w, real *__restrict__ v,

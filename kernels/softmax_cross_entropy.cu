@@ -3,8 +3,8 @@
 //
 //     block = one row of C logits; threads stride over them and combine by a block reduction
 //
-// Bytes an element: forward reads 4 (three times, from cache), writes 4; backward reads 4, writes
-// 4.
+// Bytes per element: forward reads 4 (three times, from cache) and writes 4; backward reads 4 and
+// writes 4.
 #include "prelude.cuh"
 
 extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict__ x,

@@ -1,8 +1,8 @@
-// How a CPU runs the blocks of a kernel: a pool of threads.
+// The pool of threads that runs the blocks of a kernel on a CPU.
 //
 // Blocks are handed out in small portions to whichever thread is free, so a thread that the system
-// has put aside delays no more than its portion; idle threads sleep. Each block writes only what it
-// owns, so the result has the same bits at any number of threads. The BLAS runs its jobs on the
+// has suspended delays only its own portion. Idle threads sleep. Each block writes only its own
+// elements, so the result has the same bits at any number of threads. The BLAS runs its jobs on the
 // same pool (run_blas_jobs).
 #pragma once
 
@@ -39,8 +39,9 @@ struct Launch {
   int seats = 0;  // helpers that may still join
 
 #ifdef HOST_BLOCK
-  // Threads of a block start one after the other, in an order that turns from block to block:
-  // whoever does not wait at a barrier reads what is not there yet. Shared memory starts as NaN.
+  // The threads of a block start one after the other, in an order that changes from block to block:
+  // a thread that does not wait at a barrier reads values that are not there yet. Shared memory
+  // starts as NaN.
   void work() {
     std::vector<char> shared(shared_bytes + 64);
     std::vector<std::thread> team;
@@ -79,7 +80,7 @@ struct Launch {
 
 // Threads that sleep until there is work.
 struct Pool {
-  std::mutex caller, mutex;  // held by whoever runs a launch; guards what follows
+  std::mutex caller, mutex;  // caller is held by whoever runs a launch; mutex guards the rest
   std::condition_variable wake, done;
   Launch *launch = nullptr;
   u64 number = 0;  // of the launch
@@ -100,13 +101,12 @@ struct Pool {
     }
   }
 
-  // Helpers there are, after asking the system for more where there are not `wanted`. Called, like
-  // run, by whoever holds `caller`.
+  // Start helpers until there are `wanted`, and return how many there are. Like run, this may be
+  // called only by the thread that holds `caller`.
   int hire(int wanted) {
     try {
       for (; helpers < wanted; ++helpers) std::thread([this] { help(); }).detach();
-    } catch (
-        const std::system_error &) {  // the system gives no more threads: those there are will do
+    } catch (const std::system_error &) {  // the system gives no more threads: use these
     }
     return helpers;
   }
@@ -122,7 +122,7 @@ struct Pool {
     wake.notify_all();
     l.work();
     std::unique_lock<std::mutex> lock(mutex);
-    launch = nullptr;  // a helper that wakes from here on stays asleep
+    launch = nullptr;  // a helper that wakes after this goes back to sleep
     done.wait(lock, [&] { return working == 0; });
   }
 };
@@ -156,9 +156,9 @@ void run(void (*body)(void **), i64 blocks, i64 shared_bytes, void **args, int t
 
 }  // namespace
 
-// OpenBLAS, once told to (minigrad/kernels), calls this in place of its own threads, which would
-// poll for a while after each product and keep the kernels' threads from the processors. Its jobs
-// wait for each other, so each gets a thread of its own.
+// Once minigrad/kernels has set it up, OpenBLAS calls this instead of using its own threads. These
+// would poll for a while after each product and keep the kernels' threads from the processors. The
+// jobs wait for each other, so each gets its own thread.
 struct BlasJobs {
   void (*job)(int number, void *data, int extra);
   char *data;
@@ -180,15 +180,15 @@ extern "C" void run_blas_jobs(int, void (*job)(int, void *, int), int count, std
     if (!told)
       std::fprintf(stderr,
                    "minigrad: waiting until the system grants %d threads for the BLAS;"
-                   " OPENBLAS_NUM_THREADS asks for fewer\n",
+                   " set OPENBLAS_NUM_THREADS to use fewer\n",
                    count);
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }
   pool->run(l, count);
 }
 
-// How many of `count` jobs could run at once: asked before the BLAS is told, for its callback has
-// no way to refuse.
+// How many of `count` jobs can run at once. This is asked before the callback is given to the BLAS,
+// because the callback cannot refuse.
 extern "C" int threads_for_blas(int count) {
   std::lock_guard<std::mutex> turn(pool->caller);
   return least(pool->hire(count - 1), count - 1) + 1;

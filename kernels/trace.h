@@ -1,8 +1,8 @@
-// The CUDA names for a build that records every access to memory: kernels are compiled with
-// Pointer<T> in place of T * (minigrad/trace.py rewrites the sources so), and a block has as many
-// real threads as are asked for, with a real barrier.
+// Defines the CUDA names for a build that records every access to memory. Kernels are compiled with
+// Pointer<T> in place of T * (minigrad/kernels/trace.py rewrites the sources). A block has as many
+// real threads as requested, with a real barrier.
 //
-// An access outside its array is recorded and not made: a load gives 0.
+// An access outside its array is recorded but not carried out; such a load gives 0.
 #pragma once
 #include <atomic>
 #include <barrier>
@@ -22,7 +22,7 @@ struct Index3 {
 inline thread_local Index3 blockIdx, threadIdx;
 inline Index3 blockDim = {1, 1, 1};
 
-// One access, as minigrad/trace.py reads it.
+// One access, in the layout that minigrad/kernels/trace.py reads.
 struct Access {
   long long offset;  // bytes from the beginning of the array
   const char *file;
@@ -61,7 +61,7 @@ inline void __syncthreads() {
 
 template <class T> struct Element;
 
-// A subscript, with the place in the source where it stands.
+// A subscript and its place in the source.
 struct Subscript {
   long long value;
   std::source_location at;
@@ -72,7 +72,7 @@ struct Subscript {
   Subscript(const Element<T> &e, std::source_location here = std::source_location::current());
 };
 
-// What p[i] is: a value when it is read, a place when it is assigned to.
+// The result of p[i]: a value when it is read, a place when it is assigned to.
 template <class T> struct Element {
   using Value = std::remove_const_t<T>;
   T *place;
@@ -139,7 +139,8 @@ void call(void (*kernel)(A...), void **args, std::index_sequence<I...>) {
   kernel(Argument<A>::get(args[I], (int)I)...);
 }
 
-// Run blocks `first`, ... of a kernel, one after the other, each by so many threads.
+// Run `count` blocks of a kernel from block `first` on, one after the other, each by `threads`
+// threads.
 template <class... A>
 void run_traced(void (*kernel)(A...), long long first, long long count, int threads,
                 long long shared_bytes, void **args, const long long *sizes) {
@@ -156,7 +157,7 @@ void run_traced(void (*kernel)(A...), long long first, long long count, int thre
       blockIdx.x = (int)block, threadIdx.x = t, epoch = 0;
       own.clear();
       call(kernel, args, std::index_sequence_for<A...>{});
-      gate->arrive_and_drop();  // whoever is done is waited for no longer
+      gate->arrive_and_drop();  // the other threads no longer wait for this one
       std::lock_guard<std::mutex> lock(guard);
       accesses.insert(accesses.end(), own.begin(), own.end());
     };

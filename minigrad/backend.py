@@ -1,8 +1,9 @@
-"""Devices. The only file that imports CuPy: everywhere else arrays dispatch themselves.
+"""Devices: the CPU and the GPUs. Only this file imports CuPy; elsewhere NumPy calls dispatch on the
+type of their arrays.
 
-A device is a name: "cpu", "gpu" (the current GPU) or "gpu:1". NumPy arrays live on "cpu", CuPy
-arrays on a GPU. Functions need no more than this, because NumPy's functions and methods work on
-CuPy arrays too (`np.exp(x)`, `x.sum()`, `np.empty_like(x, shape=...)` all answer in the array type
+A device is a name: "cpu", "gpu" (the current GPU) or "gpu:1". NumPy arrays are on "cpu", CuPy
+arrays on a GPU. The functions need nothing else, because NumPy's functions and methods also work on
+CuPy arrays (`np.exp(x)`, `x.sum()`, `np.empty_like(x, shape=...)` all return the array type that
 they were given).
 """
 
@@ -18,15 +19,14 @@ import numpy as np
 
 
 class DeviceError(ValueError):
-    """A device that is not there; the message says what is missing."""
+    """A device is not available; the message says what is missing."""
 
 
 Array = Any  # a numpy.ndarray, or a cupy.ndarray with the same methods
 
 
 def cupy() -> Any:
-    """The cupy module, imported on first use. Raises DeviceError with the reason where there is
-    none."""
+    """The cupy module, imported on first use. Raises DeviceError with the reason if that fails."""
     try:
         import cupy as module
     except ImportError as error:
@@ -53,7 +53,7 @@ def gpu_count() -> int:
     """Number of GPUs that CuPy can use; 0 without CuPy, without a driver or without a card."""
     try:
         return int(cupy().cuda.runtime.getDeviceCount())
-    except Exception:  # no CuPy, no driver, no card: each its own exception type, all mean none
+    except Exception:  # no CuPy, no driver, no card: different exceptions, but all mean 0 GPUs
         return 0
 
 
@@ -81,7 +81,7 @@ def device_of(array: Array) -> str:
 
 
 def on_device(device: str) -> contextlib.AbstractContextManager:
-    """A context in which new CuPy arrays and kernels land on `device`; does nothing for "cpu"."""
+    """A context in which CuPy makes arrays and runs kernels on `device`; no effect for "cpu"."""
     kind, index = parse_device(device)
     if kind == "cpu" or index is None:
         return contextlib.nullcontext()
@@ -107,10 +107,10 @@ def to_device(array: Array, device: str) -> Array:
 
 
 def require(device: str) -> None:
-    """Raise DeviceError if `device` is not there."""
+    """Raise DeviceError if `device` is not available."""
     kind, index = parse_device(device)
     if kind == "gpu":
-        cupy()  # says how to install it
+        cupy()  # its error says how to install it
         if (index or 0) >= gpu_count():
             raise DeviceError(
                 f"device {device!r} does not exist: CuPy finds {gpu_count()} GPU(s) on this machine"
@@ -118,8 +118,8 @@ def require(device: str) -> None:
 
 
 def use(device: str) -> None:
-    """From now on new CuPy arrays and kernels land on `device`. Raises DeviceError if it is not
-    there."""
+    """From now on, make CuPy arrays and run kernels on `device`. Raises DeviceError if it is not
+    available."""
     require(device)
     index = parse_device(device)[1]
     if index is not None:
@@ -134,20 +134,20 @@ def synchronize(device: str) -> None:
 
 
 def release_memory() -> None:
-    """Hand back to the GPU what CuPy keeps for later; nothing to do on a CPU."""
+    """Give the memory that CuPy keeps for reuse back to the GPU; does nothing without a GPU."""
     if gpu_count():
         cupy().get_default_memory_pool().free_all_blocks()
 
 
 def gpu_bus(device: str) -> str:
-    """Which card a device is, by its place on the PCI bus: processes may count theirs from 0
-    each."""
+    """The PCI bus id of a device. It identifies the card, whereas each process may number its own
+    cards from 0."""
     index = parse_device(device)[1] or 0
     return str(cupy().cuda.runtime.deviceGetPCIBusId(index))
 
 
 def gpu_name(index: int) -> str:
-    """What the driver calls a GPU."""
+    """The driver's name for a GPU."""
     name = cupy().cuda.runtime.getDeviceProperties(index)["name"]
     return name.decode() if isinstance(name, bytes) else str(name)
 
@@ -156,9 +156,9 @@ def keep_memory() -> bool:
     """Ask the C library to keep freed memory for this process instead of handing it back to the
     system. True if it agreed.
 
-    A training step frees and asks again for hundreds of megabytes; each time the system would clear
-    every fresh page first, which costs as much as a layer (docs/performance.md). For a program that
-    trains and does little else; Linux with glibc only.
+    A training step frees hundreds of megabytes and asks for them again. Each time, the system would
+    first clear every new page, which costs as much as a layer (docs/performance.md). Meant for a
+    program that does little else than train; works only on Linux with glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,5 +1,5 @@
-"""What the engine refuses, and the sentences it says: apart from engine.py, whose loop they would
-hide."""
+"""The checks that the engine makes, and their error messages. They are kept out of engine.py, where
+they would hide the main loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLOATS = ("float32", "float64")
 
 
 def data(array: Array, requires_grad: bool) -> None:
-    """A Tensor's data: real numbers, and floating-point ones where it requires a gradient."""
+    """Check a Tensor's data: real numbers, and floating-point if it requires a gradient."""
     if array.dtype.kind not in "fiub" or not array.dtype.isnative:
         raise TypeError(
             f"a Tensor holds real numbers in this machine's byte order, not {array.dtype}"
@@ -23,7 +23,7 @@ def data(array: Array, requires_grad: bool) -> None:
 
 
 def inputs(name: str, tensors: Sequence[Any]) -> None:
-    """The inputs of one call of the Function `name`: one device, one floating-point dtype."""
+    """Check the inputs of one call of the Function `name`: one device, one floating-point dtype."""
     devices, dtypes = [t.device for t in tensors], [t.dtype.name for t in tensors]
     if len(set(devices)) > 1:
         raise ValueError(
@@ -40,7 +40,7 @@ def inputs(name: str, tensors: Sequence[Any]) -> None:
 
 
 def start(tensor: Any, gy: Array | None) -> None:
-    """A backward pass from `tensor` with the gradient gy (None: left out)."""
+    """Check the start of a backward pass from `tensor` with the gradient gy (None: left out)."""
     if tensor.creator is None and not tensor.requires_grad:
         raise RuntimeError(
             "backward: nothing here requires a gradient (made under no_grad, or from inputs"
@@ -50,7 +50,7 @@ def start(tensor: Any, gy: Array | None) -> None:
         if tensor.size != 1:
             raise ValueError(
                 f"backward of a tensor of shape {tensor.shape} needs gy, the gradient of the loss"
-                " with respect to it; only a single number can go without (did you mean"
+                " with respect to it; only a tensor of one element does not need gy (did you mean"
                 " y.sum().backward()?)"
             )
         return
@@ -62,8 +62,8 @@ def start(tensor: Any, gy: Array | None) -> None:
 
 
 def returned(name: str, parents: Sequence[Any], grads: Sequence[Array | None]) -> None:
-    """What the backward of the Function `name` returned: one gradient an input, None only where
-    none is needed."""
+    """Check what the backward of the Function `name` returned: one gradient per input, None only
+    where none is needed."""
     if len(grads) != len(parents):
         raise RuntimeError(
             f"{name}.backward returned {len(grads)} gradients for {len(parents)} inputs"

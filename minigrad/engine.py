@@ -1,5 +1,5 @@
-"""The engine: a Tensor remembers the Function that made it, and backward() walks that memory in
-reverse.
+"""The engine: each Tensor remembers the Function that made it, and backward() follows this history
+in reverse.
 
 A forward pass builds a graph as it runs. With `y = f(x)`:
 
@@ -7,13 +7,13 @@ A forward pass builds a graph as it runs. With `y = f(x)`:
     f.saved is what its backward needs.
 
 A node is a Function call, or a leaf Tensor (one made by the user, with requires_grad=True).
-Functions hold nodes, not the arrays between them: an activation that no backward needs is freed as
-soon as the forward pass has gone by. Nothing points from a parent to its children, so there are no
-reference cycles and memory is freed by reference counting.
+Functions hold nodes, not the arrays between them, so an activation that no backward needs is freed
+as soon as the forward pass is past it. Nothing points from a parent to its children, so there are
+no reference cycles and memory is freed by reference counting.
 
-backward() visits the nodes so that each comes after everything that used its output, hands each the
-gradient of its output, and adds up what arrives at each of its inputs. First order only: gradients
-are plain arrays.
+backward() visits each node after all nodes that used its output, passes it the gradient of its
+output, and adds up the gradients that arrive at each input. Gradients are plain arrays, so only
+first derivatives can be computed.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ def no_grad() -> Iterator[None]:
 
 
 class Tensor:
-    """An array with a memory of how it was made.
+    """An array that remembers how it was made.
 
     Args:
         data: a NumPy or CuPy array (not copied), a number or a nested list of numbers.
         requires_grad: whether backward() leaves dL/dself in `.grad`. Floating-point data only.
         name: shown by repr and in error messages.
 
-    Attributes: data and grad are plain arrays; grad is None until a backward pass gets here.
+    Attributes: data and grad are plain arrays; grad is None until a backward pass reaches it.
     """
 
     __slots__ = ("__weakref__", "creator", "data", "grad", "name", "requires_grad")
-    __array_ufunc__ = None  # array + tensor: NumPy steps aside and Tensor.__radd__ answers
+    __array_ufunc__ = None  # makes NumPy leave array + tensor to Tensor.__radd__
 
-    # The operators are Functions, a floor above: functions/basic.py and shape.py fill this table.
+    # The operators are Functions, of the layer above: basic.py, reduce.py, shape.py add them here.
     operators: dict[str, Callable[..., Tensor]] = {}  # noqa: RUF012
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str | None = None) -> None:
@@ -101,7 +101,7 @@ class Tensor:
         return backend.to_numpy(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """np.asarray(tensor): the data, if no gradient is lost and nothing copied from a GPU."""
+        """np.asarray(tensor): the data. Refused if it would lose a gradient or copy from a GPU."""
         if self.requires_grad:
             raise RuntimeError(
                 "NumPy would take this tensor's numbers and lose its gradient: use tensor.numpy()"
@@ -124,9 +124,9 @@ class Tensor:
         """Compute the gradient of sum(gy * self) for every leaf that requires one, and add it to
         that leaf's .grad.
 
-        gy is the gradient of the loss with respect to this tensor: same shape, dtype and device. It
-        may be left out for a tensor of one element, and is then 1. ready(leaf) is called as soon as
-        a leaf's .grad is complete, while the walk goes on to the layers before it.
+        gy is the gradient of the loss with respect to this tensor, with the same shape, dtype and
+        device. For a tensor of one element it may be left out, and is then 1. ready(leaf) is called
+        as soon as a leaf's .grad is complete, before the pass continues with earlier layers.
         """
         checks.start(self, gy)
         with backend.on_device(self.device):
@@ -154,7 +154,7 @@ class Tensor:
                         grads[parent] = grads[parent] + gx if parent in grads else gx
 
     def accumulate(self, gradient: Array, fresh: bool) -> None:
-        """Add to .grad. An array that somebody else may hold (not fresh) is copied first."""
+        """Add to .grad. An array that other code may also hold (not fresh) is copied first."""
         if gradient.shape != self.shape:
             raise RuntimeError(
                 f"a backward returned a gradient of shape {gradient.shape} for a leaf of shape"
@@ -187,13 +187,13 @@ class Tensor:
 
 
 class Function:
-    """One differentiable operation, instantiated once per call: `y = Relu()(x)`. A second call of
-    one object is refused.
+    """One differentiable operation, instantiated once per call: `y = Relu()(x)`. Calling the same
+    object a second time is an error.
 
-    A subclass writes `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of them,
-    one per input` (None where an input has none). In between, `self.save(...)` keeps arrays for
-    backward in `self.saved`, and `self.needs[i]` tells whether input i wants its gradient at all.
-    Neither may write into an input or into gy.
+    A subclass defines `forward(*arrays) -> array` and `backward(gy) -> gradient, or a tuple of
+    them, one per input` (None where an input has none). In forward, `self.save(...)` keeps arrays
+    for backward in `self.saved`; `self.needs[i]` tells whether the gradient of input i is needed.
+    Neither method may write into an input or into gy.
     """
 
     saved: Any = ()
@@ -209,7 +209,7 @@ class Function:
         raise NotImplementedError
 
     def save(self, *arrays: Array) -> None:
-        """Keep arrays for backward; dropped as soon as it has run."""
+        """Keep arrays for backward; they are freed as soon as it has run."""
         self.saved = arrays
 
     def __call__(self, *inputs: Any) -> Tensor:
@@ -218,9 +218,9 @@ class Function:
         if self.called:
             name = type(self).__name__
             raise RuntimeError(
-                f"this {name} was called before: a Function is one call, and remembers the arrays"
-                f" of that one. Make a new one each time, {name}(...)(x), also in a Module: keep"
-                " its settings in the Module, and make it in forward"
+                f"this {name} was called before: a Function stands for one call and remembers its"
+                f" arrays. Make a new one each time, {name}(...)(x), also in a Module: keep the"
+                " settings in the Module, and make the Function in its forward"
             )
         self.called = True
         slots = iter(tensors)
@@ -268,8 +268,8 @@ def as_tensor(value: Any, like: Tensor | None = None) -> Tensor:
 
 
 def topological_order(root: Function) -> list[Function]:
-    """Every Function reachable from root, each before those it got its inputs from. Iterative:
-    depth is unlimited."""
+    """Every Function reachable from root, each before the Functions that made its inputs.
+    Iterative, so that the depth is unlimited."""
     seen, order = {root}, []  # type: set, list[Function]
     stack: list[tuple[Function, Iterator]] = [(root, iter(root.parents))]
     while stack:

@@ -1,5 +1,5 @@
-"""Files that appear whole or not at all: written in a folder of their own beside the target, synced
-to disk, and renamed."""
+"""Writes files so that they appear whole or not at all: in a temporary folder beside the target,
+then synced to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# of the folders that unfinished files are written in; whatever is called otherwise is not swept
-# away
+# The names of folders for unfinished files begin with this; `sweep` removes no other folders.
 PREFIX = ".minigrad-"
-ABANDONED = (
-    24 * 3600.0
-)  # seconds after which an unfinished file has been given up by whoever wrote it
+# Seconds after which an unfinished file counts as abandoned by the process that wrote it.
+ABANDONED = 24 * 3600.0
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file or folder to; when the block ends without an error, it takes the place
-    of `path`: a file in one step, a folder in two, the old one being set aside first.
+    """Yield a path to write a file or folder to. When the block ends without an error, the result
+    replaces `path`: a file in one step, a folder in two, because the old one is moved away first.
 
-    Whatever the block, or a library that it calls, leaves beside that name goes with it; after a
-    kill `sweep` removes it.
+    Anything else that the block, or a library that it calls, leaves beside that path is deleted. If
+    the process is killed, `sweep` deletes it later.
     """
     own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
     try:
         unfinished = own / path.name
         yield unfinished
         if unfinished.is_dir() and path.exists():
-            os.replace(path, own / "before")  # a folder is renamed onto no other
+            os.replace(path, own / "before")  # a folder cannot be renamed onto another
         elif unfinished.is_file():
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
@@ -55,7 +53,7 @@ def sweep(folder: Path, age: float = 0.0) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the system write a folder's entries to disk, so that a rename outlives a power cut."""
+    """Have the system write a folder's entries to disk, so that a rename survives a power cut."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

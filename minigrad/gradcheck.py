@@ -1,20 +1,21 @@
-"""Is a backward pass right? Compare it with differences of the forward pass, in float64.
+"""Checks whether a backward pass is right, by comparing it with differences of the forward pass, in
+float64.
 
     from minigrad.gradcheck import check_grads
     check_grads(my_function, x, w)     # silent, or raises GradientMismatch with the worst element
 
-With a random gy, phi(x) = sum(gy * f(x)) is a number, and backward claims its gradient g. Along a
-random direction d the slope of phi must be g . d; a central difference with five points measures
-it,
+With a random gy, phi(x) = sum(gy * f(x)) is a single number, and backward returns g as its
+gradient. Along a random direction d the slope of phi must be g . d. A central difference with five
+points measures this slope,
 
     D(h) = [8 (phi(h) - phi(-h)) - (phi(2h) - phi(-2h))] / 12h        error: O(h^4) + rounding / h
 
-at h and h/2. Where both agree, the slope is known and is compared. Where they do not, or where the
-slopes left and right of x differ, a kink (of a ReLU, or of a max-pool whose winner changes) lies
-within reach, and h shrinks. At a kink exactly at x, such as a ReLU's input of 0 or a tie in a
-window, left and right differ however small h is: there is no gradient to compare with, and that is
-reported as a KinkError, not retried with other numbers. Every stream of random numbers is rewound
-between evaluations, so dropout keeps its mask.
+with steps h and h/2. If the two results agree, the slope is known and is compared with g . d. If
+they do not, or if the slopes left and right of x differ, a kink (of a ReLU, or of a max-pool whose
+winner changes) lies within the step, and a smaller h is tried. If the kink is exactly at x, such as
+an input of 0 to a ReLU or a tie in a window, the slopes left and right differ however small h is.
+There is then no gradient to compare with; this is reported as a KinkError, not retried with other
+numbers. All streams of random numbers are rewound between evaluations, so dropout keeps its mask.
 
 `python -m minigrad.gradcheck` checks every function of minigrad and prints a table.
 """
@@ -56,16 +57,16 @@ class Probe:
         return self.phi([x + t * d for x, d in zip(self.point, self.direction)])
 
     def slope(self, rtol: float, atol: float, size: float) -> tuple[float, float]:
-        """(slope, its own uncertainty). Raises KinkError if there is a kink at the point, however
-        small the step."""
+        """(slope, its uncertainty). Raises KinkError if the point itself is on a kink, so that even
+        the smallest step does not help."""
         best = (np.nan, np.inf)
         middle = self(0.0)
         for h in STEPS:
             f = {m: self(m * h) for m in (-2, -1, -0.5, 0.5, 1, 2)}
             wide = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
             narrow = (8 * (f[0.5] - f[-0.5]) - (f[1] - f[-1])) / (6 * h)
-            # Slope right of the point minus slope left of it: shrinks with the step, unless a kink
-            # lies within it.
+            # Slope right of the point minus slope left of it. It shrinks with the step, unless a
+            # kink lies within the step.
             jumps = [(f[m] - 2 * middle + f[-m]) / (m * h) for m in (2, 1, 0.5)]
             limit = atol + rtol * max(abs(narrow), size)
             noise = 1e-14 * (abs(middle) + size) / h
@@ -99,8 +100,8 @@ def check_grads(
         inputs: float64 arrays (or Tensors, whose data is used) at which f is differentiable; arrays
             of other types, such as labels, are passed to f as they are. Keep clear of kinks: no
             zeros into a ReLU, no ties into a max-pool.
-        rtol, atol: a slope may differ by atol + rtol * |gradient|, |.| the Euclidean norm.
-        seed: of gy and the directions.
+        rtol, atol: a slope may differ by atol + rtol * |gradient|, where |.| is the Euclidean norm.
+        seed: seed of gy and of the directions.
         probes: random directions for each input.
     Raises:
         GradientMismatch: naming the input, the slopes, and the worst elements.
@@ -130,8 +131,8 @@ def check_grads(
             return as_tensor(f(*args)), args
 
     point = [before[i] for i in checked]
-    # The caller's own arrays, so that odd layouts (transposed, sliced) are what runs forward and
-    # backward.
+    # Use the caller's own arrays, so that unusual layouts (transposed, sliced) go through forward
+    # and backward too.
     y, args = call([arrays[i] for i in checked], requires_grad=True)
     if y.dtype != np.float64:
         raise GradientMismatch(f"f turned float64 inputs into {y.dtype}")
@@ -196,7 +197,7 @@ def check_grads(
                 )
             if spread > 1e3 * (atol + rtol * max(abs(slope), size)):
                 raise KinkError(
-                    f"input {i}: differences do not settle (slope {slope:.6g}, uncertain by"
+                    f"input {i}: differences do not converge (slope {slope:.6g}, uncertain by"
                     f" {spread:.1g}): a kink or a jump lies too close to this point; choose inputs"
                     " further from it"
                 )
@@ -211,8 +212,8 @@ def one_hot(shape: tuple[int, ...], index: tuple[int, ...]) -> np.ndarray:
 
 
 def elements(gradient: np.ndarray) -> list[tuple[int, ...]]:
-    """Indices to look at one by one: all of a small array; of a large one those with the largest
-    gradient, and others evenly."""
+    """Indices of the elements to measure one by one: all of a small array; in a large one those
+    with the largest gradients, and others at even distances."""
     flat = np.arange(gradient.size)
     if gradient.size > ELEMENTS_NAMED:
         largest = np.argsort(-abs(gradient), axis=None, kind="stable")[: ELEMENTS_NAMED // 2]
@@ -279,8 +280,8 @@ def cases() -> list[tuple[str, Callable[..., Tensor], list[np.ndarray]]]:
 
 
 def main() -> int:
-    """Check every case and print a line for each; the exit code is the number of failures, at most
-    1."""
+    """Check every case and print a line for each. The exit code is 1 if any case failed, else
+    0."""
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(__doc__)
         return 0

@@ -1,9 +1,10 @@
 """Compiles the kernels for the CPU: every file of kernels/ in one program, once for float and once
 for double.
 
-`python -m minigrad build` does it in place; setup.py does it at an installation, with this file
-alone: it imports nothing of minigrad. Beside each library stands a small file with two checksums,
-of the sources and of the library: one that is older than its sources, or damaged, is not loaded.
+`python -m minigrad build` does this in place. setup.py does it at installation, with this file
+alone, so the file imports nothing from minigrad. Beside each library is a small file with two
+checksums, one of the sources and one of the library. A library that is older than its sources, or
+damaged, is not loaded.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ FLAGS = [
     "-shared",
     "-pthread",
 ]
-# A loop over one pixel's channels stays a loop: a call of memcpy would cost more than its copy.
+# Do not turn loops over one pixel's channels into memcpy: the call would cost more than the copy.
 FLAGS.append("-fno-tree-loop-distribute-patterns")
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS.append("-mprefer-vector-width=512")
 
 
 class BuildError(RuntimeError):
-    """The compiler refused the kernels; the message has its lines."""
+    """The kernels could not be compiled; the message contains what the compiler said."""
 
 
 def library_path(folder: Path, real: str) -> Path:
-    """Where the library for `real` stands in a folder."""
+    """The path of the library for `real` in a folder."""
     return folder / f"_host_{real}{sysconfig.get_config_var('EXT_SUFFIX') or '.so'}"
 
 
 def host_source(sources: Path, ends: str = ".cu .cpp", launcher: str = "HOST_KERNEL") -> str:
-    """The program that is compiled: the files of kernels with these endings, the pool of threads,
-    and for each kernel its launcher, a macro."""
+    """The text of the program to compile: the kernel files with these endings, the thread pool, and
+    for each kernel the macro that defines its launcher."""
     files = [path for path in sorted(sources.iterdir()) if path.suffix in ends.split()]
     names = [name for path in files for name, _ in SIGNATURE.findall(path.read_text())]
     lines = ["#define HOST", '#include "prelude.cuh"', *(f'#include "{p.name}"' for p in files)]
@@ -59,7 +60,7 @@ def host_source(sources: Path, ends: str = ".cu .cpp", launcher: str = "HOST_KER
 
 
 def sources_hash(sources: Path) -> str:
-    """Of everything that the libraries are compiled from."""
+    """A checksum of everything that the libraries are compiled from."""
     texts = [
         path.read_bytes()
         for path in sorted(sources.iterdir())
@@ -69,12 +70,13 @@ def sources_hash(sources: Path) -> str:
 
 
 def record(sources: str, library: Path) -> dict[str, str]:
-    """What the file beside a library holds."""
+    """The contents of the file beside a library: both checksums."""
     return {"sources": sources, "library": hashlib.sha256(library.read_bytes()).hexdigest()}
 
 
 def fault(library: Path, sources: Path) -> str | None:
-    """What is wrong with a library, after "they"; None if it is whole and what its sources say."""
+    """What is wrong with a library, worded to follow "they"; None if it is intact and up to
+    date."""
     if not library.is_file():
         return "are not built"
     try:
@@ -94,8 +96,8 @@ def fault(library: Path, sources: Path) -> str | None:
 
 
 def compiler() -> list[str] | None:
-    """The C++ compiler's command: $CXX, else Python's own, else the first that is installed; None
-    if there is none."""
+    """The C++ compiler's command: $CXX, else the one that Python was built with, else the first
+    that is installed; None if there is none."""
     candidates = (
         [os.environ["CXX"]]
         if os.environ.get("CXX")
@@ -110,8 +112,8 @@ def compiler() -> list[str] | None:
 
 
 def build(sources: Path, target: Path) -> list[Path]:
-    """Compile the kernels in `sources` into the folder `target`, and return the libraries; both
-    replace what was there, or neither.
+    """Compile the kernels in `sources` into the folder `target`, and return the libraries' paths.
+    Either both libraries replace the old ones, or neither does.
 
     $CXXFLAGS and $LDFLAGS are added to the flags. Raises BuildError.
     """

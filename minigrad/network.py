@@ -1,6 +1,6 @@
-"""From a preset to a network: its ledger of sizes and counts, the layers with their weights, and
-what is asked of a whole network: activations, fitted initial weights, an optimiser, a gradient
-check."""
+"""Builds a network from a preset: the ledger of its sizes and counts, the layers with their
+weights, and operations on the whole network (activations, initial weights fitted to data, an
+optimiser, a gradient check)."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class Row:
     parameters: int
     multiply_adds: int
     bytes_out: int  # of the output
-    bytes_kept: int  # that backward needs, and that no layer before keeps already
-    field: int  # side of the square of input pixels that an output sees (without groups' limits)
+    bytes_kept: int  # needed by backward and not already kept by an earlier layer
+    field: int  # side of the square of input pixels that an output sees (ignoring groups)
     jump: int  # input pixels from one output to the next
-    start: int  # the first input pixel that output 0 sees: below 0 where there is padding
-    arithmetic: str  # of the output's side, where there is a window
+    start: int  # the first input pixel that output 0 sees; negative if there is padding
+    arithmetic: str  # how the output's side is computed, for layers with windows
 
 
 def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
-    """Sizes, counts and memory of every layer of a preset, without drawing a weight; for the number
-    of classes that it was made for, unless another is given.
+    """Sizes, counts and memory of every layer of a preset, computed without making any weights.
+    The number of classes is the one that the preset was made for, unless another is given.
 
-    An array that two layers keep, such as a ReLU's output that the next convolution reads, counts
-    once. Raises ValueError where a window does not fit into its input.
+    An array that two layers keep, such as a ReLU's output that the next convolution reads, is
+    counted once. Raises ValueError if a window does not fit into its input.
     """
     classes = preset.classes if classes is None else classes
     if classes < 1:
@@ -61,7 +61,9 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
             padding = layer.padding if isinstance(layer, Conv) else 0
             groups = layer.groups if isinstance(layer, Conv) else 1
             if min(layer.size, layer.stride, groups) < 1 or padding < 0:
-                raise ValueError(f"{stage}: sizes of {layer} must be at least 1, a padding 0")
+                raise ValueError(
+                    f"{stage}: sizes of {layer} must be at least 1, padding at least 0"
+                )
             if inputs[2] % groups or (isinstance(layer, Conv) and layer.filters % groups):
                 raise ValueError(
                     f"{stage}: groups={groups} must divide its {inputs[2]} input channels and its "
@@ -106,7 +108,7 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
 
 
 def summary(preset: Preset, name: str, classes: int | None = None) -> str:
-    """The ledger of a preset as text; below it what its columns say."""
+    """The ledger of a preset as text, followed by the meaning of its columns."""
     rows = ledger(preset, classes)
     heads = f"{'stage':9}{'output':>14}{'parameters':>14}{'multiply-adds':>16}"
     lines = [
@@ -142,12 +144,12 @@ class Network(nn.Sequential):
 
     Args:
         preset: a Preset. classes: outputs of the last layer (those of the preset if None).
-        seed: of the initial weights and of dropout; each layer draws from a stream of its name.
-            None leaves the weights zero, for weights that are loaded.
+        seed: seed of the initial weights and of dropout; each layer draws from a stream with its
+            name. None sets the weights to zero, if they are to be loaded.
         dtype: "float32" or "float64".
 
     model(x) takes pictures (N, size, size, channels), prepared as the preset says, and returns
-    logits (N, classes). `stages` names the layers in order; `walk(x)` goes through them.
+    logits (N, classes). `stages` lists the layers' names in order; `walk(x)` runs them in turn.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Network(nn.Sequential):
         super().__init__(**{row.stage: self.build(row, dtype) for row in rows})
 
     def build(self, row: Row, dtype: str) -> nn.Module:
-        """The layer of a ledger's row."""
+        """The layer that a row of the ledger describes."""
         return build(row, self.seed, dtype)
 
     stages = property(lambda self: list(self.layers), doc="Names of all stages, in order.")
@@ -200,13 +202,13 @@ class Network(nn.Sequential):
         return x
 
     def standardize(self, x: Any) -> None:
-        """Data-dependent initial weights: scale every weight layer, one after the other, so that
-        each of its outputs has mean 0 and standard deviation 1 over the pictures x (0.3 for the
-        last layer, whose softmax should start undecided).
+        """Data-dependent initial weights: rescale every layer with weights, one after the other, so
+        that each of its outputs has mean 0 and standard deviation 1 over the pictures x (0.3 for
+        the last layer, whose softmax should start undecided).
 
-        Random ReLU layers send all pictures in nearly the same direction, more so with each layer;
-        this spreads them out again, once, before training. Kraehenbuehl et al. (arXiv 1511.06856),
-        section 3; Salimans and Kingma (arXiv 1602.07868), section 3.
+        Random layers with ReLU map all pictures to nearly the same direction, more so with each
+        layer. This method separates them again, once, before training. Kraehenbuehl et al. (arXiv
+        1511.06856), section 3; Salimans and Kingma (arXiv 1602.07868), section 3.
         """
         before = self.checked(x)
         last = [x for x in self.layers.values() if isinstance(x, (nn.Conv2d, nn.Linear))][-1]
@@ -219,7 +221,7 @@ class Network(nn.Sequential):
                     factor = target / np.maximum(std, 1e-6 * std.max() + 1e-30)
                     layer.w.data *= factor
                     layer.b.data[...] = (layer.b.data - mean) * factor  # type: ignore[union-attr]
-                    y.data = layer(before).data  # what the walk goes on with
+                    y.data = layer(before).data  # the next layer reads this output
                 before = y
 
     def parameter_groups(self) -> list[dict]:
@@ -249,8 +251,8 @@ class Network(nn.Sequential):
 
 
 def feature_stage(preset: Preset) -> str:
-    """The last stage whose output is maps after a nonlinearity, such as relu5: the highest features
-    that have a place in the picture. Without one, the last stage."""
+    """The last stage that outputs feature maps after a nonlinearity, such as relu5: the highest
+    features that still have a position in the picture. If there is none, the last stage."""
     kinds = records.ReLU, records.Tanh, records.Sigmoid
     rows = ledger(preset)
     places = [r.stage for r in rows if len(r.shape) == 3 and isinstance(r.layer, kinds)]
@@ -258,7 +260,7 @@ def feature_stage(preset: Preset) -> str:
 
 
 def last_hidden_stage(preset: Preset) -> str:
-    """The stage whose output the last layer with weights reads, before dropout: relu7."""
+    """The stage whose output the last layer with weights reads, ignoring dropout, such as relu7."""
     rows = ledger(preset)
     last = max(i for i, r in enumerate(rows) if r.parameters)
     hidden = [r.stage for r in rows[:last] if not isinstance(r.layer, Dropout)]
@@ -268,8 +270,9 @@ def last_hidden_stage(preset: Preset) -> str:
 def build(
     row: Row, seed: int | None, dtype: str, place: tuple[int, int] | None = None
 ) -> nn.Module:
-    """The layer of a ledger's row, with its weights, zero without a seed. place: (first, of how
-    many), where its outputs are in a larger layer, of whose random numbers it takes its part."""
+    """The layer that a row of the ledger describes, with its weights (zero without a seed). If its
+    outputs are those from `first` on of a larger layer with `total` outputs, place is (first,
+    total), and the layer takes its part of the larger layer's random numbers."""
     layer, name = row.layer, row.stage
     if isinstance(layer, (Conv, Dense)):
         init = nn.he if layer.std is None else nn.gaussian(layer.std)
@@ -308,7 +311,7 @@ def build(
             return nn.Tanh()
         case records.Sigmoid():
             return nn.Sigmoid()
-    raise TypeError(f"{name}: {layer!r} is no record of a layer")
+    raise TypeError(f"{name}: {layer!r} is not a record of a layer (models/records.py)")
 
 
 def part_of(init: nn.Init, first: int, whole: int) -> nn.Init:
@@ -321,9 +324,9 @@ def part_of(init: nn.Init, first: int, whole: int) -> nn.Init:
 
 
 def shrunken(preset: Preset, width: int = 16) -> Preset:
-    """The preset's layers in small: pictures of at most 67 x 67, `width` times fewer maps and 64
-    hidden units; He weights and alpha = 1, so that every term of every gradient is large enough to
-    see."""
+    """A smaller version of the preset: pictures of at most 67 x 67, `width` times fewer maps and 64
+    hidden units. He weights and alpha = 1 make every term of every gradient large enough to
+    check."""
     layers: dict[str, records.Layer] = {}
     for name, layer in preset.layers.items():
         if isinstance(layer, Conv):

@@ -1,9 +1,10 @@
 """Layers with weights, and containers of them.
 
-A Module finds its parameters and sub-modules by looking at its own attributes, and into lists,
-tuples and dicts that it has there; there is no registration. Names join with dots: the weight of
-`self.conv1` is "conv1.w", of `self.blocks[0]` "blocks.0.w", of `self.heads["left"]` "heads.left.w";
-a dict called `layers` needs no name of its own, `self.layers["conv1"]` has "conv1.w" too.
+A Module finds its parameters and sub-modules in its own attributes, and inside lists, tuples and
+dicts among them; nothing has to be registered. Names are joined with dots: the weight of
+`self.conv1` is "conv1.w", that of `self.blocks[0]` is "blocks.0.w", and that of
+`self.heads["left"]` is "heads.left.w". A dict called `layers` is left out of the name: the weight
+of `self.layers["conv1"]` is "conv1.w" too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Init = Callable[[random.Stream, tuple[int, ...]], np.ndarray]
 
 
 def gaussian(std: float) -> Init:
-    """Mean 0, standard deviation `std`. The paper: 0.01 everywhere (section 5)."""
+    """Gaussian of mean 0 and standard deviation `std`; the paper uses 0.01 (section 5)."""
     return lambda rng, shape: std * rng.normal(shape)
 
 
@@ -40,7 +41,7 @@ def he(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def zeros(rng: random.Stream, shape: tuple[int, ...]) -> np.ndarray:
-    """Zeros, for weights that will be loaded: nothing is drawn."""
+    """Zeros, for weights that will be loaded; draws no random numbers."""
     return np.zeros(shape, np.float32)
 
 
@@ -57,7 +58,7 @@ class Parameter(Tensor):
 
 class Module:
     """A function with parameters. A subclass makes its parameters and sub-modules in __init__ and
-    writes `forward`."""
+    defines `forward`."""
 
     training = True
 
@@ -77,13 +78,13 @@ class Module:
         return ((name, member) for name, member in self.members() if isinstance(member, Module))
 
     def walk(self, x: Any, fuse: bool = False) -> Iterator[tuple[str, Module, Tensor]]:
-        """(name, layer, output) of each step of a forward pass; of a module that is no Sequential,
-        there is one."""
+        """Run a forward pass and yield (name, layer, output) of each step. A module that is not a
+        Sequential has one step."""
         yield "", self, self(x)
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(dotted name, module) of this module and all below it, each once: one that several
-        attributes share has the first one's name."""
+        """(dotted name, module) of this module and all modules below it, each once. A module that
+        several attributes share has the name of the first of them."""
         seen: set[int] = set()
 
         def walk(prefix: str, module: Module) -> Iterator[tuple[str, Module]]:
@@ -130,18 +131,18 @@ class Module:
         return found
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode (dropout drops). Returns self."""
+        """Set training mode (dropout is active). Returns self."""
         for _, module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
-        """Test mode (dropout is deterministic). Returns self."""
+        """Set test mode (dropout is deterministic). Returns self."""
         return self.train(False)
 
     @contextmanager
     def in_test_mode(self) -> Iterator[None]:
-        """Test mode inside this context; what was before it comes back."""
+        """Test mode inside this context; the previous mode is restored at its end."""
         before = self.training
         self.eval()
         try:
@@ -150,8 +151,8 @@ class Module:
             self.train(before)
 
     def to(self, device: str) -> Module:
-        """Move all parameters to a device, in place. Returns self. Make the optimiser
-        afterwards."""
+        """Move all parameters to a device, in place. Returns self. Make the optimiser only after
+        this."""
         for p in self.parameters():
             p.data, p.grad = backend.to_device(p.data, device), None
         return self
@@ -161,8 +162,8 @@ class Module:
         return {name: np.array(backend.to_numpy(p.data)) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Copy parameters in; names, shapes and dtypes must all agree, or nothing changes and the
-        error says what differs."""
+        """Copy parameters in. Names, shapes and dtypes must all agree; otherwise nothing changes,
+        and the error says what differs."""
         own = dict(self.named_parameters())
         wrong = [f"{name} is missing" for name in own if name not in state]
         wrong += [f"{name} is not in this model" for name in state if name not in own]
@@ -180,8 +181,8 @@ class Module:
 def held(
     name: str, value: Any, within: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, Module | Parameter]]:
-    """(dotted name, module or parameter) of an attribute: itself, or what lists, tuples and dicts
-    in it hold, however deep; a container that holds itself is entered once."""
+    """(dotted name, module or parameter) of everything in an attribute: the value itself, or what
+    lists, tuples and dicts hold, at any depth. A container that holds itself is entered once."""
     if isinstance(value, (Module, Parameter)):
         yield name, value
     elif isinstance(value, (list, tuple, dict)) and id(value) not in within:
@@ -258,8 +259,8 @@ class Conv2d(Module):
 
 
 class Linear(Module):
-    """functions.linear with its weight `w` (in, out) and bias `b` (out,), of x (N, in), or of any
-    (N, ...) flattened to it. Arguments as for Conv2d."""
+    """functions.linear with its weight `w` (in, out) and bias `b` (out,). x is (N, in), or any
+    (N, ...), which is flattened first. Arguments as for Conv2d."""
 
     def __init__(
         self, in_features: int, out_features: int, init: Init = he, bias: float | None = 0.0,
@@ -343,7 +344,7 @@ _instances = itertools.count()
 
 
 class Dropout(Module):
-    """functions.dropout; each instance draws from a stream of its own, so two layers never share a
+    """functions.dropout; each instance draws from its own stream, so that two layers never share a
     mask.
 
     Args: p, inverted, place: as in functions.dropout; rng: its stream (if None, one of its own with
@@ -393,11 +394,11 @@ class Sequential(Module):
         return self.layers[str(name)]
 
     def walk(self, x: Any, fuse: bool = False) -> Iterator[tuple[str, Module, Tensor]]:
-        """(name, layer, output) of each layer, one after the other; nothing is held longer.
+        """Run the layers in order and yield (name, layer, output) of each; keep no outputs.
 
-        fuse: a ReLU right after a Conv2d or Linear is done by that layer, with its bias, in one
-        pass over memory, and the two are one step, the ReLU's. The results have the same bits.
-        An error is given a note that names the layer.
+        fuse: a Conv2d or Linear applies the ReLU right after it together with its bias, in one
+        pass over memory. The two are then one step, with the name of the ReLU. The results are the
+        same bit for bit. If a layer raises an error, a note that names the layer is added to it.
         """
         x = as_tensor(x)
         pending = deque(self.layers.items())
@@ -423,6 +424,6 @@ class Sequential(Module):
 
     def forward(self, x):
         x = as_tensor(x)
-        # Fused on GPUs alone, where a pass over memory is saved: on a CPU it comes from cache.
+        # Fuse only on GPUs, where it saves a pass over memory; on a CPU that pass is in cache.
         last = deque(self.walk(x, fuse=x.device != "cpu"), maxlen=1)
         return last[0][2] if last else x

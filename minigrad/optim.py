@@ -1,15 +1,16 @@
 """Stochastic gradient descent with momentum, and the schedules that lower its rate.
 
-The paper's rule (Krizhevsky et al. 2012, section 5), g being the gradient averaged over the batch:
+The paper's rule (Krizhevsky et al. 2012, section 5), where g is the gradient averaged over the
+batch:
 
     v <- m v - d lr w - lr g          w <- w + v                 form="paper"
 
-PyTorch's rule, which Caffe shares up to where the rate enters the velocity:
+PyTorch's rule, which is also Caffe's except for where the rate enters the velocity:
 
     v <- m v + (g + d w)              w <- w - lr v              form="torch"
 
-At a constant rate both walk the same path. When the rate drops, the paper's velocity still carries
-steps of the old size, PyTorch's is rescaled at once.
+At a constant rate both give the same weights. When the rate drops, the paper's velocity still
+contains steps of the old size, whereas PyTorch's steps are rescaled at once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CHUNK = 1 << 16  # elements updated at a time: temporaries stay in cache
 
 
 def check_form(caller: str, form: str) -> None:
-    """ValueError, unless form is the paper's update or PyTorch's."""
+    """Raise ValueError unless form is the paper's update or PyTorch's."""
     if form not in ("paper", "torch"):
         raise ValueError(f"{caller}: form must be 'paper' or 'torch', not {form!r}")
 
@@ -35,16 +36,16 @@ def check_form(caller: str, form: str) -> None:
 def sgd_update(
     w: Array, v: Array, g: Array, lr: float, momentum: float, weight_decay: float, form: str
 ) -> None:
-    """One step of SGD on one parameter: changes w and v, which are contiguous, in place. All arrays
-    have the same size.
+    """One step of SGD on one parameter. Changes w and v in place; these must be contiguous, and all
+    arrays must have the same size.
 
-    Raises ValueError where they have not, or where `form` is neither "paper" nor "torch".
+    Raises ValueError if this does not hold, or if `form` is neither "paper" nor "torch".
     """
     check_form("sgd_update", form)
     if not (w.size == v.size == g.size and w.flags.c_contiguous and v.flags.c_contiguous):
         raise ValueError(
-            "sgd_update: w, v and g must have one size, w and v be contiguous; they have"
-            f" {w.shape}, {v.shape}, {g.shape}"
+            "sgd_update: w, v and g must have one size, and w and v be contiguous; their"
+            f" shapes are {w.shape}, {v.shape}, {g.shape}"
         )
     w, v, g = w.reshape(-1), v.reshape(-1), g.reshape(-1)
     if kernels.ready(w):
@@ -72,12 +73,12 @@ class SGD:
             {"params": [...],       the parameters
              "lr": 0.02,            an absolute rate of their own (instead of lr * lr_scale)
              "lr_scale": 2.0,       a factor on lr
-             "weight_decay": 0.0,   instead of weight_decay
+             "weight_decay": 0.0,   instead of the argument weight_decay
              "scheduled": False,    schedules leave this group's rate alone (the 2012 code's biases)
              "rates": ((67, 1e-5),), (epoch, absolute rate): overrides everything above from that
                                      epoch on
-             "max_filter_rms": 0.1} after each step rescale every output filter whose root mean
-                                    square is larger (ZFNet)
+             "max_filter_rms": 0.1} after each step, rescale every output filter whose root mean
+                                    square is larger than this (ZFNet)
         lr: the learning rate.
         momentum, weight_decay: m and d above.
         form: "paper" or "torch".
@@ -133,7 +134,7 @@ class SGD:
         self.velocity: dict[Tensor, Array] = {}
 
     def rate(self, group: dict[str, Any]) -> float:
-        """The rate of a group now."""
+        """The current rate of a group."""
         reached = [rate for epoch, rate in group["rates"] if self.epoch >= epoch]
         if reached:
             return reached[-1]
@@ -169,14 +170,14 @@ class SGD:
                         limit_filter_rms(p.data, group["max_filter_rms"])
 
     def zero_grad(self) -> None:
-        """Forget all gradients: the next backward starts new ones."""
+        """Remove all gradients, so that the next backward starts from none."""
         for group in self.groups:
             for p in group["params"]:
                 p.grad = None
 
 
 def limit_filter_rms(w: Array, limit: float) -> None:
-    """Rescale, in place, each output filter of w (KH, KW, C, O) whose root mean square passes
+    """Rescale, in place, each output filter of w (KH, KW, C, O) whose root mean square exceeds
     `limit` to that limit.
 
     Zeiler and Fergus (arXiv 1311.2901), section 3: "renormalize each filter in the convolutional
@@ -197,8 +198,7 @@ class StepSchedule:
         self.optimizer, self.epochs, self.factor = optimizer, sorted(epochs), factor
 
     def step(self, epoch: float, error: float | None = None) -> None:
-        """Set the rate for the given point in training; the validation error does not matter
-        here."""
+        """Set the rate for the given point in training. The validation error is not used."""
         self.optimizer.epoch = epoch
         self.optimizer.factor = self.factor ** int(
             np.searchsorted(self.epochs, epoch + 1e-9, side="right")
@@ -207,13 +207,13 @@ class StepSchedule:
 
 class PlateauSchedule:
     """Multiply the rate by `factor` when the validation error has stopped improving: the paper's
-    rule, made exact.
+    rule, made precise.
 
     "Divide the learning rate by 10 when the validation error rate stopped improving with the
     current learning rate" (section 5), three times in the paper's run.
 
-    Args: optimizer; patience: epochs without a new best before the rate drops; factor; drops: how
-    often at most.
+    Args: optimizer; patience: epochs without a new best before the rate drops; factor; drops: the
+    largest number of drops.
     """
 
     def __init__(
@@ -223,8 +223,8 @@ class PlateauSchedule:
         self.best, self.waited, self.dropped = np.inf, 0, 0
 
     def step(self, epoch: float, error: float | None = None) -> None:
-        """Take note of the validation error after an epoch; None (before the first) changes
-        nothing."""
+        """Record the validation error after an epoch. None (before the first epoch) does not change
+        the rate."""
         self.optimizer.epoch = epoch
         if error is None:
             return
@@ -235,7 +235,7 @@ class PlateauSchedule:
             self.optimizer.factor *= self.factor
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint stores."""
         return {
             "best": self.best,
             "waited": self.waited,

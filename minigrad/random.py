@@ -6,9 +6,9 @@ A random number here is a pure function of (seed, stream, counter, element):
     key     = (seed, stream)                          which sequence
     counter = (element // 4, 0, draw low, draw high)  where in it; word element % 4 of the four
 
-Nothing is stored but how many draws a stream has made. So the numbers do not depend on the number
-of workers or threads, a dropout mask can be made again in the backward pass, and resuming a run is
-setting a few integers. The kernels in kernels/dropout.cu compute the same function, bit for bit.
+The only state is the number of draws that each stream has made. So the random numbers do not depend
+on the number of workers or threads, the backward pass can make a dropout mask again, and resuming a
+run means setting a few integers. kernels/dropout.cu computes the same function, bit for bit.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def bits(
 
 
 class Stream:
-    """One sequence of random draws; a layer that needs randomness owns one, and so does each
-    purpose (crops, ...).
+    """One sequence of random draws. Each layer that needs randomness has its own, and so does each
+    other purpose (crops, ...).
 
     Args:
         seed: 0 <= seed < 2**32; a run has one seed.
         name: tells the streams of one seed apart: a string (hashed to 32 bits) or an integer.
 
-    `counter` is the number of draws made so far, the whole state.
+    `counter` is the number of draws made so far; it is the whole state.
     """
 
     def __init__(self, seed: int, name: str | int) -> None:
@@ -81,7 +81,7 @@ class Stream:
         return f"Stream(seed={self.seed}, name={self.name!r}, counter={self.counter})"
 
     def next_draw(self) -> int:
-        """The number of the next draw; afterwards the stream stands one further."""
+        """Return the number of the next draw and advance the stream by one."""
         if (counters := getattr(_rewinding, "counters", None)) is not None:
             counters.setdefault(self, self.counter)
         self.counter += 1
@@ -118,15 +118,15 @@ class Stream:
         return np.argsort(self.uniform(n), kind="stable")
 
 
-_rewinding = threading.local()  # .counters: {stream: where it stood}, inside `rewound`
+_rewinding = threading.local()  # .counters: {stream: its counter before}, inside `rewound`
 
 
 @contextmanager
 def rewound() -> Iterator[None]:
-    """Inside, streams run as usual; at the end each stands where it stood before: the next pass
-    draws the same numbers.
+    """Inside this context streams run as usual; at its end each is set back to where it was, so
+    that the next pass draws the same numbers.
 
-    How a gradient check freezes dropout: every evaluation sees the same masks.
+    A gradient check freezes dropout in this way: every evaluation sees the same masks.
     """
     outer, _rewinding.counters = getattr(_rewinding, "counters", None), {}
     try:
@@ -142,8 +142,8 @@ _parts = threading.local()  # .row, inside `part`
 
 @contextmanager
 def part(row: int) -> Iterator[None]:
-    """Inside, a batch is a part of a larger one that begins at this row: dropout draws the numbers
-    that the whole batch would have there."""
+    """Inside this context a batch is a part of a larger one, from row `row` of that on: dropout
+    draws the numbers that the larger batch would have in these rows."""
     before, _parts.row = first_row(), row
     try:
         yield
@@ -152,7 +152,7 @@ def part(row: int) -> Iterator[None]:
 
 
 def first_row() -> int:
-    """The row at which the batch in hand begins in the whole batch (`part`)."""
+    """The row of the whole batch at which the current batch begins (`part`)."""
     return getattr(_parts, "row", 0)
 
 
@@ -165,7 +165,7 @@ def default_stream() -> Stream:
 
 
 def stream(rng: Stream | None, who: str) -> Stream:
-    """What a function or layer draws from: the stream that it was given, or the default one."""
+    """The stream that a function or layer draws from: the one it was given, or the default one."""
     if not isinstance(rng, (Stream, type(None))):
         raise TypeError(
             f"{who}: rng must be a minigrad.random.Stream, such as random.Stream(0, 'weights'), or"

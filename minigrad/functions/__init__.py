@@ -1,9 +1,9 @@
 """Differentiable functions: `from minigrad import functions as F`, then F.conv2d(x, w, b),
 F.relu(x), ...
 
-Each takes Tensors or plain arrays and returns a Tensor; images are (N, H, W, C). One file a layer:
-the file conv2d.py holds the function conv2d, and `minigrad.functions.conv2d` is that function (its
-Function class is `from minigrad.functions.conv2d import Conv2d`).
+Each function takes Tensors or plain arrays and returns a Tensor; images are (N, H, W, C). Each
+layer has a file of its own. The name `minigrad.functions.conv2d` is the function in the file
+conv2d.py; its Function class is `from minigrad.functions.conv2d import Conv2d`.
 
 The names are collected, not listed: a function is here if the CASES of its file name it. So none is
 here that the checks leave out.

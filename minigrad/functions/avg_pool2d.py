@@ -1,12 +1,12 @@
-"""Average-pooling: the mean of each window over the taps that lie inside the image, each channel by
-itself.
+"""Average-pooling: the mean of each window over the taps that lie inside the image, for each
+channel separately.
 
     y[n, oh, ow, c] = 1 / count(oh, ow) * sum over the taps inside the image of x
     gx: each tap inside gets gy / count.
 
-Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/avg_pool2d.cu). AlexNet has
-none; Krizhevsky's CIFAR-10 networks of 2012 do (3x3 windows, stride 2), and divide by the taps
-inside as here.
+Saved: nothing. Kernels: avg_pool_forward, avg_pool_backward (kernels/avg_pool2d.cu). AlexNet does
+not use it. Krizhevsky's CIFAR-10 networks of 2012 do (3x3 windows, stride 2) and, as here, divide
+by the number of taps inside the image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from minigrad.functions.geometry import Windows
 
 
 def inside_count(win: Windows, like: Array) -> Array:
-    """Taps of each window that lie inside the image: (1, OH, OW, 1)."""
+    """How many taps of each window lie inside the image: (1, OH, OW, 1)."""
     ones = win.pad(np.ones_like(like, shape=(1, win.H, win.W, 1)))
     return sum(win.taps(ones))
 

@@ -36,8 +36,8 @@ def _pair(a, b) -> tuple[Tensor, Tensor]:
         np.broadcast_shapes(a.shape, b.shape)
     except ValueError:
         raise ValueError(
-            f"shapes {a.shape} and {b.shape} do not broadcast: sizes must agree, or be 1, from the"
-            " right"
+            f"shapes {a.shape} and {b.shape} do not broadcast: compared from the right, sizes must"
+            " be equal, or one of them 1"
         ) from None
     return a, b
 
@@ -154,7 +154,7 @@ def neg(x) -> Tensor:
 
 
 def pow(x, p: float) -> Tensor:
-    """x**p for a number p. A negative x needs a whole p."""
+    """x**p for a number p, which must be a whole number where x is negative."""
     if not isinstance(p, (int, float, np.number)):
         raise TypeError(f"pow: the exponent must be a number, not {type(p).__name__}")
     return Pow(float(p))(x)

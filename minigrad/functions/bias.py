@@ -1,5 +1,5 @@
-"""The bias of conv2d.py and linear.py: added to every row, with the ReLU that follows in the same
-pass over memory; and its gradient.
+"""The bias of conv2d.py and linear.py and its gradient. Adding the bias can apply the ReLU that
+follows in the same pass over memory.
 
     y = y + b,   or  y = max(0, y + b)          gb = sum of the rows of gy
 
@@ -13,13 +13,13 @@ import numpy as np
 from minigrad import kernels
 from minigrad.backend import Array
 
-SPAN = 64  # rows a block of sum_rows
-NUMBERS = 4096  # a block of add_bias, about
+SPAN = 64  # rows per block of sum_rows
+NUMBERS = 4096  # numbers per block of add_bias, approximately
 
 
 def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
-    """Add b (O,), if there is one, to every row of y (rows, O), then, if asked for, set what is
-    below 0 to 0; all in place."""
+    """Add b (O,), unless it is None, to every row of y (rows, O); with `relu`, then set negative
+    elements to 0. Works in place."""
     if b is None and not relu:
         return
     if kernels.ready(y):
@@ -34,8 +34,8 @@ def add_bias(y: Array, b: Array | None, relu: bool = False) -> None:
 
 
 def sum_rows(g: Array) -> Array:
-    """Sum of the rows of g (rows, O), in blocks of SPAN rows first, so that the order does not
-    depend on the threads."""
+    """Sum of the rows of g (rows, O). Blocks of SPAN rows are summed first, then their sums, so
+    that the order of additions does not depend on the number of threads."""
     if not kernels.ready(g) or len(g) == 0:
         return g.sum(axis=0)
     while len(g) > 1:

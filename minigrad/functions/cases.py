@@ -1,15 +1,15 @@
-"""How a layer is tried. Each file of a layer ends with its CASES, and every check runs over them:
-the gradient checker (`python -m minigrad.gradcheck`), kernels against array forms, PyTorch, dtypes,
-layouts in memory.
+"""Test cases of the layers. Each layer's file ends with its CASES, and every check runs over them:
+the gradient checker (`python -m minigrad.gradcheck`), and the comparisons of kernels with array
+forms, with PyTorch, between dtypes, and between memory layouts.
 
     CASES = [
         Case("lrn: alpha=1", lrn, (2, 3, 2, 7), alpha=1.0),
         Case("lrn: n above C", lrn, (4, 3), n=9, alpha=1.0),
     ]
 
-A name begins with the function's. An input is a shape, of which normal numbers are drawn, or one of
-the makers below, which keep away from kinks by construction: a gradient cannot be compared with
-differences where the function has none.
+The name of a case begins with the name of its function. An input is a shape, which is filled with
+normally distributed numbers, or one of the makers below. Most of these avoid kinks by construction:
+at a kink the function has no gradient that could be compared with differences.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Case:
     """One call of a function.
 
     Args:
-        name: the function's, and after a colon what is special.
+        name: the name of the function, and after a colon what is special about the case.
         call: takes the inputs and the options, returns a Tensor.
-        inputs: shapes, makers, or arrays that are given as they are.
-        smooth: False where the inputs lie on a kink: no check by differences.
-        options: of the call. `rng=fresh` gives each call a stream of its own with the same numbers.
+        inputs: shapes, makers, or arrays that are passed as they are.
+        smooth: False if the inputs lie on a kink; there is then no check by differences.
+        options: keyword arguments of the call. With `rng=fresh` each call gets a new stream, which
+            yields the same numbers each time.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Case:
         return self.call(*inputs, **options)
 
     def draw(self, dtype: str = "float64") -> list[np.ndarray]:
-        """The inputs: the same numbers each time."""
+        """The inputs as arrays, with the same numbers each time."""
         stream = random.Stream(0, self.name)
         drawn = [
             stream.normal(i) if isinstance(i, tuple) else i.copy() if isinstance(i, np.ndarray)
@@ -67,7 +68,7 @@ class Case:
 
 
 def fresh() -> random.Stream:
-    """A stream that begins anew with each call of a case."""
+    """A new stream for each call of a case, always with the same numbers."""
     return random.Stream(0, "cases")
 
 
@@ -78,7 +79,7 @@ def away_from_zero(rng: random.Stream, shape: Sequence[int], margin: float = 0.0
 
 
 def all_distinct(rng: random.Stream, shape: Sequence[int], gap: float = 0.05) -> np.ndarray:
-    """Random numbers no two of which are closer than gap: inputs for a max-pool."""
+    """Random numbers, any two of them at least `gap` apart: inputs for a max-pool."""
     n = int(np.prod(shape))
     return gap * (rng.permutation(n) - n / 2 + 0.3).reshape(tuple(shape))
 
@@ -92,7 +93,7 @@ def apart(*shape: int) -> Draw:
 
 
 def ties(*shape: int) -> Draw:
-    """Small whole numbers: many windows of a max-pool have several largest."""
+    """Small whole numbers, so that many windows of a max-pool have a tie for the largest value."""
     return lambda stream: np.round(stream.normal(shape))
 
 
@@ -105,16 +106,16 @@ def scaled(factor: float, *shape: int) -> Draw:
 
 
 def one_sign(*shape: int) -> Draw:
-    """Weights whose outputs see only positive or only negative ones, in turn: beside positive
-    inputs no output of a ReLU is near 0."""
+    """Weights that are all positive or all negative for one output, alternating over the outputs.
+    With positive inputs, no value that enters a ReLU is then near 0."""
     return lambda stream: (0.1 + abs(stream.normal(shape))) * alternating(1.0, shape[-1])
 
 
 def alternating(size: float, count: int) -> np.ndarray:
-    """size, -size, size, ...: a bias that keeps every output of a ReLU well above 0, or below."""
+    """size, -size, size, ...: a bias that keeps all inputs of a ReLU well above or below 0."""
     return size * (1.0 - 2 * (np.arange(count) % 2))
 
 
 def labels(classes: int, count: int) -> np.ndarray:
-    """Right classes: whole numbers below `classes`, all of them where there are as many."""
+    """Class labels: whole numbers below `classes`; all of them occur if `count` is large enough."""
     return np.arange(count) * 3 % classes

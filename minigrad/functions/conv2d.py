@@ -3,16 +3,16 @@
     y[n, oh, ow, o] = b[o] + sum over kh, kw, c of
                       x[n, oh S - P + kh, ow S - P + kw, c] w[kh, kw, c, o]
 
-    gx[n, h, w, c] = sum of gy[n, oh, ow, o] w[kh, kw, c, o] over the windows that saw (h, w)
+    gx[n, h, w, c] = sum of gy[n, oh, ow, o] w[kh, kw, c, o] over the windows that contain (h, w)
     gw[kh, kw, c, o] = sum over n, oh, ow of the x above times gy[n, oh, ow, o];   gb = sum of gy
 
-With groups, channels are split into `groups` independent convolutions: output channels of group g
-see only its own input channels. With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x,
-w, and y with `relu`.
+With groups, channels are split into `groups` independent convolutions: the output channels of group
+g see only the input channels of group g. With `relu`, the output is max(0, y), and gy is used only
+where y > 0. Saved: x, w, and with `relu` y.
 
-There are two ways to compute it, with the same three verbs: forward, input_gradient and
-filter_gradient. conv2d_columns.py, as im2col and a matrix product, is the reference, and what a GPU
-runs; conv2d_direct.py makes the same sums without columns, by a kernel for CPUs. AlexNet: conv1 to
+Two files compute it, each with functions forward, input_gradient and filter_gradient.
+conv2d_columns.py uses im2col and a matrix product; it is the reference, and GPUs run it.
+conv2d_direct.py computes the same sums without columns, in a kernel for CPUs. AlexNet: conv1 to
 conv5; groups=2 in conv2, conv4 and conv5 is the split over two GPUs; Krizhevsky et al. (2012),
 section 3.5.
 """
@@ -65,9 +65,9 @@ def conv2d(
         w: (KH, KW, C / groups, O).
         b: (O,), or None for no bias.
         stride, padding: a number, or (vertical, horizontal). Padding is with zeros.
-        groups: channels are split into this many independent convolutions; divides C and O.
+        groups: channels are split into this many independent convolutions; must divide C and O.
         ceil_mode: round the output size up (see functions/geometry.py).
-        relu: max(0, y) in place of y: the bits of functions.relu(conv2d(...)), in the same pass
+        relu: return max(0, y), bit for bit what functions.relu(conv2d(...)) gives, in the same pass
             over memory.
     Returns: (N, OH, OW, O).
     """

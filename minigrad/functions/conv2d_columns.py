@@ -1,4 +1,4 @@
-"""Convolution as im2col and a matrix product: the reference, and the way of a GPU.
+"""Convolution as im2col and a matrix product: the reference, and what GPUs run.
 
 Write every window as one row of a matrix, `cols` (N OH OW, KH KW C); the filters are the columns of
 w (KH KW C, O):
@@ -6,8 +6,9 @@ w (KH KW C, O):
     y = cols w + b    gw = cols^T gy    gcols = gy w^T    gb = sum of gy    gx = col2im(gcols)
 
 where col2im adds each element of gcols back to the pixel it was copied from. The columns are
-K^2/S^2 times as large as x, so they are made a few images at a time, stay in cache, and are made
-again in backward. Kernels: im2col, col2im (kernels/conv2d.cu), add_bias, sum_rows (bias.py).
+K^2/S^2 times as large as x. They are therefore made for a few images at a time, so that they stay
+in cache, and made again in backward. Kernels: im2col, col2im (kernels/conv2d.cu), add_bias,
+sum_rows (bias.py).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from minigrad.backend import Array
 from minigrad.functions.bias import add_bias, sum_rows
 from minigrad.functions.geometry import Windows
 
-# Columns made at a time: in the array form a few megabytes, still in cache for the product; on a
-# GPU enough for a large product.
+# Bytes of columns made at a time: in the array form few enough that they are still in cache for the
+# matrix product, on a GPU enough for a large product.
 COLUMN_BYTES, GPU_COLUMN_BYTES = 8 << 20, 256 << 20
 
 
 def as_rows(a: Array) -> Array:
-    """(..., O) as a matrix (rows, O). Not by reshape(-1, O), which has no answer where O is 0."""
+    """(..., O) as a matrix (rows, O). reshape(-1, O) would fail if O is 0."""
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
@@ -50,7 +51,7 @@ def col2im(cols: Array, win: Windows) -> Array:
 
 
 class Room:
-    """Memory for a chunk of columns, which the next chunk uses again."""
+    """Memory for one chunk of columns; the next chunk reuses it."""
 
     def __init__(self, like: Array) -> None:
         self.memory = np.empty_like(like, shape=(0,))
@@ -65,8 +66,8 @@ class Room:
 def pieces(
     x: Array, outputs: int, win: Windows, groups: int
 ) -> Iterator[tuple[slice, slice, slice, slice]]:
-    """Slices (images, rows of y, input channels, output channels) of each group of each chunk of
-    images."""
+    """For each chunk of images and each group: slices of the images, the rows of y, the input
+    channels and the output channels."""
     C, O = win.C // groups, outputs // groups
     per_image = win.OH * win.OW * win.KH * win.KW * C * x.itemsize
     limit = COLUMN_BYTES if isinstance(x, np.ndarray) else GPU_COLUMN_BYTES
@@ -79,7 +80,7 @@ def pieces(
 
 
 def columns(x: Array, cs: slice, win: Windows, room: Room) -> Array:
-    """im2col of one group's channels of a few images."""
+    """im2col of a few images, for the channels of one group."""
     if not kernels.ready(x):
         return im2col(x[..., cs], win)
     cols = room.of(len(x) * win.OH * win.OW, win.KH * win.KW * (cs.stop - cs.start))
@@ -88,7 +89,7 @@ def columns(x: Array, cs: slice, win: Windows, room: Room) -> Array:
 
 
 def scatter(cols: Array, gx: Array, cs: slice, win: Windows) -> None:
-    """col2im of one group's channels into gx, a few images."""
+    """col2im into gx for a few images and the channels of one group."""
     if not kernels.ready(gx):
         gx[..., cs] = col2im(cols, win)
     else:

@@ -5,11 +5,11 @@ al. 2012, section 4.2).
     training, inverted=True         y = m x / (1 - p)    test    y = x
     gx = gy times the same factor.
 
-m is 0 or 1: element i is kept when its 32 random bits, as a number below 2^32, are at least p 2^32.
-Saved: nothing but the number of the draw; the same bits are made again in backward (random.py).
-Both forms have the same mean at test time as in training. Of a batch that is a part of a larger one
-(random.part), and of units that are a part of a layer (`place`), the elements have the numbers of
-the whole. Kernel: dropout (kernels/dropout.cu).
+m is 0 or 1: element i is kept if its 32 random bits, as a number below 2^32, are at least p 2^32.
+Saved: only the number of the draw; backward generates the same bits again (random.py). Both forms
+have the same mean at test time as in training. If a batch is a part of a larger one (random.part),
+or the units are a part of a layer (`place`), each element gets the random bits that it would have
+in the whole. Kernel: dropout (kernels/dropout.cu).
 AlexNet: p = 0.5 on fc6 and fc7, not inverted.
 """
 
@@ -41,7 +41,7 @@ class Dropout(Function):
     def drop(self, a):
         threshold = int(self.p * 2**32)
         start = self.row * (a.size // max(1, len(a))) if a.ndim else 0
-        if kernels.ready(a) and start % 4 == 0:  # four neighbours' bits come from one call
+        if kernels.ready(a) and start % 4 == 0:  # one Philox call gives the bits of 4 neighbours
             a = kernels.contiguous(a)
             out = np.empty_like(a)
             key = self.seed, self.stream, self.draw & random.LOW, self.draw >> 32
@@ -88,8 +88,8 @@ def dropout(
         inverted: scale by 1 / (1 - p) in training; False scales by 1 - p at test time instead, as
             the paper does.
         rng: the random.Stream to draw from (a layer owns one); the default stream if None.
-        place: (first, of how many), where x's units (its last axis) are in a layer that is shared
-            out; None: x has all of them.
+        place: (first, total) if x holds the units (last axis) from `first` on of a layer of `total`
+            units that is split over processes; None if x holds all units.
     """
     p, rng = float(p), random.stream(rng, "dropout")
     if not 0 <= p < 1:

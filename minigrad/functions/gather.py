@@ -1,12 +1,13 @@
-"""The maps of several columns, each on its own process, joined: where a layer of the paper's
-network sees both GPUs (Krizhevsky et al. 2012, figure 2).
+"""Joins the maps of several columns, each in its own process, where a layer of the paper's network
+sees both GPUs (Krizhevsky et al. 2012, figure 2).
 
     y = x of column 0, x of column 1, ... along the last axis
     gx = this column's part of gy, summed over the columns
 
-Each column goes on with y by itself, so each has a gradient for it, and they add. Where all columns
-compute the same from y, as they do with the logits and their loss, every gy is already the whole
-gradient: `shared`, and gx is this column's part of its own. Saved: nothing.
+Each column continues from y by itself, so each has its own gradient with respect to y, and these
+are added. If all columns compute the same from y, as with the logits and their loss, every gy is
+already the whole gradient. That case is `shared`: gx is this column's part of its own gy. Saved:
+nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Gather(Function):
 
 
 def gather(x, comm: Communicator, sizes: tuple[int, ...], shared: bool = False) -> Tensor:
-    """Join the columns' x (..., C), this one's of sizes[comm.rank] maps: (..., sum of sizes)."""
+    """Join the x (..., C) of all columns; this one has C = sizes[comm.rank]. Returns (..., sum of
+    sizes)."""
     x = as_tensor(x)
     if len(sizes) != comm.size or x.shape[-1] != sizes[comm.rank]:
         raise ValueError(

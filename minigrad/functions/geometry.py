@@ -1,11 +1,11 @@
-"""Where a window lies: output sizes, padding and taps, shared by convolution and pooling.
+"""The geometry of windows: output sizes, padding and taps, shared by convolution and pooling.
 
 A window of size K, moved by stride S over an axis of size H padded by P on both sides, fits
 
-    OH = 1 + floor((H + 2P - K) / S) times, or with ceil_mode OH = 1 + ceil((H + 2P - K) / S),
+    OH = 1 + floor((H + 2P - K) / S) times, or with ceil_mode OH = 1 + ceil((H + 2P - K) / S).
 
-where the last window reaches past the edge (its missing taps read as padding). The 2012 code
-rounded up (layer.py), which is how its 224 x 224 crops give 55 x 55; rounding down needs 227. As in
+With ceil_mode the last window may reach past the edge; its missing taps count as padding. The 2012
+code rounded up (layer.py), so its 224 x 224 crops give 55 x 55; rounding down needs 227. As in
 Caffe and PyTorch, a last window that would lie wholly past the image is dropped.
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 
 from minigrad.backend import Array
 
-LARGEST = 1 << 28  # of every size along an axis: kernels add and multiply a few of them in 32 bits
+LARGEST = 1 << 28  # limit of every size along an axis: kernels add and multiply some in 32 bits
 
 
 def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> tuple[int, int]:
-    """A size given as one number or as (height, width), checked: whole numbers, at least
-    `least`."""
+    """(height, width) of a size given as one number or as a pair. ValueError unless they are whole
+    numbers of at least `least`."""
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2:
         raise ValueError(
@@ -35,7 +35,7 @@ def pair(value: int | tuple[int, int], name: str, function: str, least: int) -> 
 
 
 def whole_number(value: int, name: str, function: str, least: int = 1) -> int:
-    """A whole number, at least `least`, or ValueError."""
+    """The value as an int. ValueError unless it is a whole number of at least `least`."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f"{function}: {name} must be a whole number >= {least}, not {value!r}")
     return int(value)
@@ -74,7 +74,7 @@ class Windows:
 
     @property
     def kernel_arguments(self) -> tuple[int, ...]:
-        """Sizes in the order of the signatures of pooling and of convolution on a CPU."""
+        """The sizes in the order in which the pooling and CPU convolution kernels take them."""
         return (
             self.H,
             self.W,
@@ -104,8 +104,8 @@ class Windows:
         return padded[:, self.PH : self.PH + self.H, self.PW : self.PW + self.W]
 
     def taps(self, padded: Array) -> Iterator[Array]:
-        """For each tap (kh, kw) of the window, row by row: what it sees, a view (N, OH, OW, C) into
-        the padded array."""
+        """For each tap (kh, kw) of the window, row by row, the pixels that it sees: a view (N, OH,
+        OW, C) of the padded array."""
         for kh in range(self.KH):
             for kw in range(self.KW):
                 yield padded[
@@ -117,7 +117,7 @@ class Windows:
 
 def windows(function: str, x: Array, kernel_size, stride, padding, ceil_mode: bool) -> Windows:
     """Check the geometry of a convolution or pooling and compute its output size. Raises ValueError
-    in a sentence."""
+    if it is not possible."""
     if x.ndim != 4:
         raise ValueError(
             f"{function}: x must have four axes (N, H, W, C), channels last, but has shape"

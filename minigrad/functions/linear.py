@@ -3,10 +3,10 @@
     x (N, in), w (in, out), b (out,), y (N, out)
     gx = gy w^T,   gw = x^T gy,   gb = sum of gy over the batch.
 
-With `relu`, y is max(0, y), and gy counts where y > 0. Saved: x, w, and y with `relu`. The products
-are the BLAS's; the bias and its gradient: bias.py. AlexNet: fc6 (9216 -> 4096), fc7 (4096 -> 4096),
-fc8 (4096 -> classes), which hold 58.6 of the network's 61 million parameters; Krizhevsky et al.
-(2012), section 3.5.
+With `relu`, the output is max(0, y), and gy is used only where y > 0. Saved: x, w, and with `relu`
+y. The BLAS computes the products; bias.py adds the bias and computes its gradient. AlexNet: fc6
+(9216 -> 4096), fc7 (4096 -> 4096), fc8 (4096 -> classes), which hold 58.6 of the network's 61
+million parameters; Krizhevsky et al. (2012), section 3.5.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def linear(x, w, b=None, relu: bool = False) -> Tensor:
         x: (N, in). Flatten image batches first (functions.flatten).
         w: (in, out).
         b: (out,), or None for no bias.
-        relu: max(0, y) in place of y, in the same pass over memory as the bias.
+        relu: return max(0, y), computed in the same pass over memory as the bias.
     Returns: (N, out).
     """
     x, w = as_tensor(x), as_tensor(w)

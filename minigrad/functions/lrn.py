@@ -3,15 +3,15 @@
     s[c] = k + alpha * sum of x[j]^2 over the n channels j around c    (clipped at both ends)
     y[c] = x[c] s[c]^-beta
 
-One input reaches its own output directly, and every output whose window contains it through s:
+An input affects its own output directly, and through s every output whose window contains it:
 
     gx[c] = gy[c] s[c]^-beta - 2 alpha beta x[c] * sum of gy[j] x[j] s[j]^(-beta-1) over the
-    channels j whose window has c
+    channels j whose window contains c
 
-For odd n that is the same window again; for even n it is the mirrored one. Saved: x; s is cheap and
-made again. The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide alpha by n; the
-2012 code, Caffe and PyTorch do: `divide_by_n`. With groups, windows stay inside a column, as in the
-2012 code (48 and 128 channels).
+For odd n these channels are the same window again, for even n the mirrored one. Saved: x; s is
+cheap and computed again. The window of c is c - n//2 .. c + (n-1)//2. The paper does not divide
+alpha by n; the 2012 code, Caffe and PyTorch do (`divide_by_n`). With groups, windows stay inside a
+column, as in the 2012 code (48 and 128 channels).
 
 Kernels: lrn_forward, lrn_backward (kernels/lrn.cu). AlexNet: after the ReLUs of conv1 and conv2,
 with k=2, n=5, alpha=1e-4, beta=0.75.
@@ -34,8 +34,8 @@ CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
 
 
 def window_sum(a: Array, before: int, after: int) -> Array:
-    """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Fresh sums: a running sum
-    would drift."""
+    """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Every sum is computed
+    afresh, because a running sum would accumulate rounding errors."""
     out = a.copy()
     C = a.shape[-1]
     for d in range(1, min(before, C - 1) + 1):
@@ -51,8 +51,8 @@ class LRN(Function):
         self.k, self.alpha, self.beta, self.groups = k, alpha, beta, groups
 
     def rows(self, *arrays: Array) -> Iterator[tuple[Array, ...]]:
-        """The arrays as matrices with one window domain (the channels of one group) a row, a chunk
-        of rows at a time."""
+        """The arrays as matrices, a chunk of rows at a time. A row holds the channels of one group,
+        which windows do not leave."""
         C = arrays[0].shape[-1] // self.groups
         flat = [a.reshape(a.size // max(C, 1), C) for a in arrays]
         step = max(1, CHUNK // max(C, 1))
@@ -98,8 +98,8 @@ class LRN(Function):
 
 
 def check_constants(function: str, k: float, alpha: float, beta: float) -> None:
-    """ValueError, unless k + alpha times a sum of squares is a positive number and its power -beta
-    is one too."""
+    """Raise ValueError unless k + alpha times any sum of squares is a positive number, and so is
+    its power -beta."""
     if not (0 < k < math.inf and 0 <= alpha < math.inf and math.isfinite(beta)):
         raise ValueError(
             f"{function}: k must be above 0, alpha at least 0, and all three finite, not k={k},"

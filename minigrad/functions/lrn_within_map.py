@@ -5,12 +5,12 @@ second normalisation.
               clipped at the border
     y = x s^-beta
     gx[h, w] = gy s^-beta - 2 (alpha / n^2) beta x * sum of gy x s^(-beta-1)
-               over the pixels whose window has (h, w)
+               over the pixels whose window contains (h, w)
 
-Every channel by itself. Saved: x. Source: the original 2012 network, layers-145.cfg (type=rnorm,
-size 5, scale 0.001, power 0.75) and layer.py, which divides the scale by size^2. The paper does not
-mention it. Only the preset `krizhevsky2012` uses it, after conv2's channel normalisation; it has no
-kernel of its own.
+Each channel is normalised separately. Saved: x. Source: the original 2012 network, layers-145.cfg
+(type=rnorm, size 5, scale 0.001, power 0.75) and layer.py, which divides the scale by size^2. The
+paper does not mention this layer. Only the preset `krizhevsky2012` uses it, after conv2's channel
+normalisation; it has no kernel of its own.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Max-pooling: the largest value in each window, each channel by itself.
+"""Max-pooling: the largest value in each window, for each channel separately.
 
     y[n, oh, ow, c] = max over the taps t of the window of x at tap t
     gx: each gy goes to the pixel that won its window; where windows overlap, a pixel may win
-        several, and they add.
+        several, and their gy are added.
 
-Padding never wins, not even over minus infinity. Of equal values the first in row order wins; NaN
-wins over everything and so propagates. Saved: which tap won, one byte a window (hence at most 256
-taps).
+Padding never wins, not even against minus infinity. Among equal values the first in row order wins.
+NaN wins against everything and so propagates. Saved: which tap won, in one byte per window (hence
+at most 256 taps).
 
 Kernels: max_pool_forward, max_pool_backward (kernels/max_pool2d.cu). AlexNet: 3x3 windows at stride
 2, overlapping, after norm1, norm2 and relu5; Krizhevsky et al. (2012), section 3.4.

@@ -1,5 +1,5 @@
-"""Sum and mean, over all elements or over some axes. Every term of a sum has the gradient of the
-sum."""
+"""Sum and mean, over all elements or over some axes. Every term of a sum receives the gradient of
+the sum."""
 
 from __future__ import annotations
 

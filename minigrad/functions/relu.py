@@ -2,11 +2,11 @@
 
     gx = gy where y > 0, else 0.
 
-The gradient at exactly 0 is 0. Saved: y (the same array that a convolution or LRN after it keeps).
+The gradient at exactly 0 is 0. Saved: y, the same array that a convolution or LRN after it saves.
 Shapes: any. NaN stays NaN.
-Kernels: relu_forward, relu_backward (kernels/relu.cu). Right after a convolution or a dense layer,
-these can do the forward pass with their bias: `relu=True` (bias.py). AlexNet: after every layer but
-the last; Krizhevsky et al. (2012), section 3.1, where it reaches 25% training error on CIFAR-10 six
+Kernels: relu_forward, relu_backward (kernels/relu.cu). A convolution or dense layer just before a
+ReLU can apply it together with its bias: `relu=True` (bias.py). AlexNet: after every layer but the
+last; Krizhevsky et al. (2012), section 3.1, where it reaches 25% training error on CIFAR-10 six
 times sooner than tanh.
 """
 

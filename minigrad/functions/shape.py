@@ -1,5 +1,5 @@
-"""Moving numbers without changing them: reshape, flatten, transpose, concat, slices, devices. Each
-gradient moves back."""
+"""Functions that move numbers without changing them: reshape, flatten, transpose, concat, slices,
+devices. Their backward passes move the gradient back."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class GetItem(Function):
     def backward(self, gy):
         gx = np.zeros(
             self.shape, self.like.dtype, like=self.like
-        )  # not zeros_like: on a GPU it takes shape=() for none
+        )  # not zeros_like: on a GPU it treats shape=() as no shape given
         gx[self.index] = gy
         return gx
 
@@ -106,8 +106,7 @@ def transpose(x, *axes) -> Tensor:
 
 
 def concat(xs, axis: int = -1) -> Tensor:
-    """Tensors one after the other along `axis`; the last axis, channels, unless told. All other
-    sizes agree."""
+    """Join tensors along `axis`, by default the last one (channels). All other sizes must agree."""
     xs = [as_tensor(x) for x in xs]
     shapes = [x.shape for x in xs]
     axis = axis % max(xs[0].ndim, 1) if xs else 0
@@ -120,8 +119,8 @@ def concat(xs, axis: int = -1) -> Tensor:
 
 
 def getitem(x, index) -> Tensor:
-    """x[index] for whole numbers, slices and `...`: each element is taken at most once, so the
-    gradient has one owner."""
+    """x[index] for whole numbers, slices and `...`. Each element is taken at most once, so its
+    gradient comes from one place only."""
     index = index if isinstance(index, tuple) else (index,)
     if not all(
         i is Ellipsis or (isinstance(i, (int, np.integer, slice)) and not isinstance(i, bool))
@@ -132,13 +131,13 @@ def getitem(x, index) -> Tensor:
 
 
 def channels(x, start: int, stop: int) -> Tensor:
-    """Channels start .. stop - 1 of a channels-last tensor: one column of the paper's two-GPU
-    network, say."""
+    """Channels start .. stop - 1 of a channels-last tensor, for example one column of the paper's
+    two-GPU network."""
     return getitem(x, (Ellipsis, slice(start, stop)))
 
 
 def to(x, device: str) -> Tensor:
-    """The tensor on another device ("cpu", "gpu", "gpu:1"); its gradient travels back."""
+    """The tensor on another device ("cpu", "gpu", "gpu:1"); backward moves its gradient back."""
     x = as_tensor(x)
     kind, index = backend.parse_device(device)
     if x.device == device or (kind == "gpu" and index is None and x.device != "cpu"):

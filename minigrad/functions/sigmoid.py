@@ -2,7 +2,7 @@
 
     gx = gy y (1 - y).
 
-Computed from exp(-|x|), which overflows nowhere. Saved: y. Shapes: any. AlexNet does not use it;
+Computed from exp(-|x|), which never overflows. Saved: y. Shapes: any. AlexNet does not use it;
 the networks before it did.
 """
 

@@ -3,7 +3,7 @@
     p[i] = exp(x[i]) / sum of exp(x[j])        gx = p (gy - sum of gy p)
     log p[i] = x[i] - log sum of exp(x[j])     gx = gy - p sum of gy
 
-The largest x is subtracted first: it cancels, and nothing overflows. Saved: the output. AlexNet:
+The largest x is subtracted first; it cancels, and prevents overflow. Saved: the output. AlexNet:
 the last layer's class probabilities; for training use softmax_cross_entropy, which needs neither.
 """
 

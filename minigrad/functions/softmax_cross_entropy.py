@@ -1,10 +1,10 @@
-"""Softmax and cross-entropy in one: minus the log-probability of the right class.
+"""Softmax and cross-entropy in one function: minus the log-probability of the right class.
 
     L[n] = log sum over j of exp(x[n, j])  -  x[n, t[n]]
     gx[n, i] = gL[n] (p[n, i] - [i = t[n]])        p = softmax(x)
 
-The difference p - onehot is exact where the two layers apart would lose digits. Reduction "mean"
-divides by N (the paper's gradient is averaged over the batch), "sum" adds, "none" returns the N
+The difference p - onehot is exact, whereas two separate layers would lose digits. Reduction "mean"
+averages over N (the paper's gradient is averaged over the batch), "sum" adds, "none" returns the N
 losses. Saved: p. Kernels: softmax_cross_entropy_forward, softmax_cross_entropy_backward
 (kernels/softmax_cross_entropy.cu). AlexNet: the training objective; Krizhevsky et al. (2012),
 section 3.5.

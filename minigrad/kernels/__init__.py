@@ -6,13 +6,13 @@ compiled library on a CPU.
     else:
         np.maximum(x, 0, out=y)
 
-The C signature in the source is the only declaration of a kernel: it is parsed here, and every
+The C signature in the source is the only declaration of a kernel. It is parsed here, and every
 launch is checked against it (count, dtype, range, contiguity, device), because neither CuPy nor a C
-library would: a wrong call is a TypeError. That the arrays are as large as the sizes beside them
-say is the business of the functions that launch.
+library checks anything; a wrong call raises TypeError. Only the functions that launch a kernel can
+ensure that its arrays are as large as the sizes passed with them.
 
 `MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error
-where they were not built); "gpu" for the GPU's only; unset, kernels are used where they are found.
+if they were not built); "gpu" for the GPU's only. If it is unset, kernels are used where available.
 CPU threads: MINIGRAD_THREADS, else OMP_NUM_THREADS, else every processor this process may use.
 """
 
@@ -32,8 +32,8 @@ import threadpoolctl
 from minigrad import backend, kernel_build
 from minigrad.backend import Array
 
-SPAN = 1 << 12  # numbers a block of the elementwise kernels works on
-THREADS = 128  # a block, on a GPU
+SPAN = 1 << 12  # numbers per block of the elementwise kernels
+THREADS = 128  # per block, on a GPU
 SCALARS = {
     "int": ctypes.c_int,
     "i64": ctypes.c_longlong,
@@ -50,7 +50,7 @@ ELEMENTS = {
     "double": "float64",
 }
 FLOATS = ctypes.c_float, ctypes.c_double
-CPU_ONLY = "conv2d_direct.cpp"  # the one file of kernels that a GPU is not given
+CPU_ONLY = "conv2d_direct.cpp"  # the only kernel file that is not compiled for GPUs
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Parameter:
 
 @functools.cache
 def folder() -> Path:
-    """Where the kernel sources lie: kernels/ of a checkout, minigrad/_kernels of an
+    """The folder of the kernel sources: kernels/ of a checkout, minigrad/_kernels of an
     installation."""
     here = Path(__file__).resolve().parents[1]
     for place in (here / "_kernels", here.parent / "kernels"):
@@ -111,13 +111,13 @@ def threads() -> int:
 
 
 class KernelError(RuntimeError):
-    """The kernels that were asked for cannot be had; the message says why, and what to do."""
+    """The requested kernels are not available; the message says why, and what to do."""
 
 
 @functools.cache
 def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
-    """(the kernels compiled for the CPU with `real` float or double, or None; why there are none,
-    after "they")."""
+    """(library, fault): the kernels compiled for the CPU with `real` float or double, or None; and
+    why there are none, worded to follow "they"."""
     path = kernel_build.library_path(Path(__file__).resolve().parents[1], real)
     fault = kernel_build.fault(path, folder())
     if fault is None:
@@ -130,12 +130,12 @@ def loaded(real: str) -> tuple[ctypes.CDLL | None, str]:
 
 @functools.cache
 def host_library(real: str) -> ctypes.CDLL | None:
-    """The kernels compiled for the CPU with `real` float or double; None if they were not built or,
-    which is said, are not to be used."""
+    """The kernels compiled for the CPU with `real` float or double. None if they were not built, or
+    if they cannot be used; a message on stderr then says why."""
     library, fault = loaded(real)
     if library is None and fault != "are not built":
         say_once(
-            f"the kernels for the CPU {fault}, and the slower array forms serve: `python -m"
+            f"the kernels for the CPU {fault}; the slower array forms are used instead. `python -m"
             " minigrad build` compiles them"
         )
     return library
@@ -148,13 +148,13 @@ def say_once(sentence: str) -> None:
 
 @functools.cache
 def lend_threads_to_blas() -> None:
-    """Have NumPy's OpenBLAS run its jobs on the kernels' threads, from now on: two sets of threads
-    would wait in each other's way.
+    """Have NumPy's OpenBLAS run its jobs on the kernels' threads from now on, because the waiting
+    threads of two pools would take processors from each other.
 
-    For a program that trains: machine.set_up calls it. OpenBLAS has a call for this; where it lacks
-    it, where the system grants too few threads, or with another BLAS, nothing changes but speed.
-    Not for a program that calls LU factorisations (numpy.linalg.solve, inv, det) from several
-    threads at once: OpenBLAS's own may then wait for each other for ever.
+    Meant for a training program: machine.set_up calls it. OpenBLAS has a function for this. If it
+    lacks it, if the system grants too few threads, or with another BLAS, only the speed differs.
+    Do not use it in a program that calls LU factorisations (numpy.linalg.solve, inv, det) from
+    several threads at once: those of OpenBLAS may then wait for each other for ever.
     """
     library = host_library("float") if mode() in ("auto", "cpu") else None
     if library is None:
@@ -181,7 +181,7 @@ def ready(array: Array) -> bool:
         chosen == "none"
         or array.dtype.name not in ("float32", "float64")
         or isinstance(array, np.generic)
-    ):  # a NumPy scalar is no array
+    ):  # a NumPy scalar is not an array
         return False
     if not isinstance(array, np.ndarray):
         return chosen != "cpu"
@@ -201,7 +201,7 @@ def contiguous(array: Array) -> Array:
     """The array itself if its elements lie in C order without gaps, else a copy that does."""
     return (
         array if array.flags.c_contiguous else array.copy(order="C")
-    )  # np.ascontiguousarray refuses CuPy's
+    )  # np.ascontiguousarray refuses CuPy arrays
 
 
 def real_of(array: Array) -> str:
@@ -212,8 +212,8 @@ def real_of(array: Array) -> str:
 def plan(
     name: str, real: str
 ) -> tuple[tuple[Parameter, np.dtype, Any, tuple[int, int] | None], ...]:
-    """For each parameter: itself, the dtype of its array or number, the C type it is passed as, the
-    limits of a whole number."""
+    """For each parameter: the parameter, the dtype of its array or number, the C type that it is
+    passed as, and the limits if it is a whole number."""
     if name not in signatures():
         raise KeyError(f"there is no kernel {name!r} in {folder()}")
     rows = []
@@ -238,20 +238,20 @@ def host_function(name: str, real: str) -> Any:
 
 
 def gpu_source(file: str) -> str:
-    """What NVRTC is given: the prelude in front of the file, because CuPy's cache of compiled code
-    does not see included files."""
+    """The text for NVRTC: the prelude, then the file. They are joined because CuPy's cache of
+    compiled code does not see included files."""
     text = (folder() / "prelude.cuh").read_text() + (folder() / file).read_text()
     return text.replace('#include "prelude.cuh"', "").replace("#pragma once", "")
 
 
 def gpu_options(real: str) -> tuple[str, ...]:
-    """Options for NVRTC, beside the architecture, which CuPy adds."""
+    """Options for NVRTC. CuPy adds the architecture."""
     return "-std=c++17", f"-DREAL={real}"
 
 
 @functools.cache
 def gpu_function(name: str, real: str, device: str) -> Any:
-    """The kernel compiled by NVRTC for the current GPU, once a device."""
+    """The kernel compiled by NVRTC for the current GPU, once per device."""
     module = backend.cupy().RawModule(
         code=gpu_source(signatures()[name][0]), options=gpu_options(real)
     )
@@ -259,7 +259,8 @@ def gpu_function(name: str, real: str, device: str) -> Any:
 
 
 def check(name: str, args: tuple, real: str) -> str:
-    """The device of the arrays. Raises TypeError where the arguments do not fit the signature."""
+    """Check the arguments of a launch, and return the device of the arrays. Raises TypeError if
+    the arguments do not fit the signature."""
     rows = plan(name, real)
     if len(args) != len(rows):
         raise TypeError(
@@ -296,8 +297,8 @@ def check(name: str, args: tuple, real: str) -> str:
 
 
 def host_arguments(name: str, real: str, args: tuple) -> tuple[Any, list]:
-    """What a launcher on a CPU is given: an array with a pointer to each argument, and the values
-    that they point to, which live as long as somebody holds them."""
+    """The arguments for a launcher on a CPU: an array with a pointer to each value, and the values
+    themselves, which the caller must keep alive during the launch."""
     values = [
         kind(a.ctypes.data if p.pointer else int(a) if kind not in FLOATS else a)
         for (p, _, kind, _), a in zip(plan(name, real), args)
@@ -309,9 +310,10 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     """Run a kernel.
 
     Args:
-        name: of the kernel. blocks: how many of them, as its header says; 0 does nothing.
+        name: name of the kernel.
+        blocks: number of blocks, as the header of its file defines them; 0 does nothing.
         args: arrays (C-contiguous) and numbers, in the order of the C signature.
-        shared: elements of `real` of shared memory.
+        shared: size of the shared memory, in elements of `real`.
     """
     real = next((real_of(a) for a in args if backend.is_array(a) and a.dtype.kind == "f"), "float")
     device = check(name, args, real)
@@ -332,7 +334,7 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
     # declared size instead.
     values = [a if p.pointer else dtype.type(a) for (p, dtype, _, _), a in zip(rows, args)]
     function = gpu_function(name, real, device)
-    if shared_bytes > 48 << 10:  # more than a kernel has without asking
+    if shared_bytes > 48 << 10:  # more than a kernel gets by default
         function.max_dynamic_shared_size_bytes = shared_bytes
     function((blocks,), (THREADS,), tuple(values), shared_mem=shared_bytes)
 

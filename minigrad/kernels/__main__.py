@@ -14,7 +14,7 @@ from minigrad.kernels.trace import TraceError
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 a mistake in what was given."""
+    """Run the command and return the exit code: 0 for success, 2 for wrong arguments."""
     if arguments in (["--help"], ["-h"]):
         print(__doc__)
         return 0
@@ -24,13 +24,13 @@ def main(arguments: list[str]) -> int:
     known = examples()
     parser = argparse.ArgumentParser(
         prog="python -m minigrad.kernels trace",
-        description="What the threads of a kernel do for one element of its output, in a launch of"
-        " one of AlexNet's layers for one picture. `trace sectors` prints a table of what every"
-        " kernel moves.",
+        description="Shows what the threads of a kernel do for one element of its output, in a"
+        " launch of one of AlexNet's layers for one picture. `trace sectors` prints a table of how"
+        " much memory every kernel moves.",
         epilog="example: python -m minigrad.kernels trace lrn_forward --at 0,6,4,173",
     )
     parser.add_argument("kernel", choices=[*known, "sectors"], metavar="KERNEL")
-    parser.add_argument("--at", default="0", help="the element, such as 0,6,4,173")
+    parser.add_argument("--at", default="0", help="index of the element, such as 0,6,4,173")
     given = parser.parse_args(arguments[1:])
     try:
         if given.kernel == "sectors":

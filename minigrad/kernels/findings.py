@@ -1,13 +1,13 @@
-"""What a record of a kernel's accesses says of it: mistakes, and memory moved for nothing.
+"""Finds mistakes and unnecessary memory traffic in the recorded accesses of a kernel.
 
-- races: one address, two threads, at least one store, no barrier between; or two blocks, which
-  have none;
+- races: two threads access one address, at least one of them stores, and no barrier lies between.
+  Between two blocks there never is a barrier;
 - overruns: accesses outside their array;
 - requests: the loads or stores that the 32 threads of a warp make together at one place of the
   source. A GPU moves memory in sectors of 32 bytes, so a request for 32 neighbours in float32 is
   four sectors, and one for 32 numbers far apart is 32 (CUDA C++ Best Practices Guide, "Coalesced
   Access to Global Memory"). Shared memory lies in 32 banks, each 4 bytes wide; different words of
-  one bank come one after the other ("Shared Memory and Memory Banks").
+  one bank are served one after the other ("Shared Memory and Memory Banks").
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ WARP, SECTOR, BANKS, WORD = 32, 32, 32, 4
 
 
 def races(trace: Trace) -> list[str]:
-    """A sentence for each two lines of the source of which two threads touch one address, at least
-    one to store, with no barrier between them; or two blocks, which have none."""
+    """A sentence for each pair of source lines at which two threads access the same address, at
+    least one of them to store, without a barrier between them. Two blocks have no barriers."""
     a = trace.accesses
     if not len(a):
         return []
-    # Two parameters may be one array; each block has a shared memory of its own.
+    # Two parameters may be the same array. Each block has its own shared memory.
     begin = np.zeros(len(a), np.int64)
     for n, array in trace.arrays.items():
         begin[a["array"] == n] = array.address
@@ -62,7 +62,7 @@ def who(access: Any) -> str:
 
 
 def overruns(trace: Trace) -> list[str]:
-    """A sentence for each line of the source that reaches outside an array."""
+    """A sentence for each line of the source that accesses memory outside an array."""
     found: dict[str, str] = {}
     for access in trace.accesses:
         array = trace.arrays.get(int(access["array"]))
@@ -79,9 +79,9 @@ def overruns(trace: Trace) -> list[str]:
 
 @dataclass(frozen=True)
 class Request:
-    """The accesses of one place of the source: how many `requests` warps make there, and on average
-    how many sectors each moves (in shared memory: how many words of one bank it waits for), beside
-    the fewest that its bytes could take."""
+    """The accesses at one place of the source. `requests` is how many requests warps make there,
+    `each` is how many sectors one moves on average (in shared memory: for how many words of one
+    bank it waits), and `fewest` is the smallest number that would do for its bytes."""
 
     line: str
     array: str
@@ -138,8 +138,8 @@ def requests(trace: Trace) -> list[Request]:
 
 
 def conflicts(trace: Trace, most: float = 1.0) -> list[str]:
-    """A sentence for each place at which words of one bank of shared memory come one after the
-    other, more than `most` times the fewest possible."""
+    """A sentence for each place where a warp waits for words of one bank of shared memory, more
+    than `most` times as many as necessary."""
     return [
         f"{trace.kernel}: a warp waits for {r.each:.3g} words of one bank of shared memory at"
         f" {r.line}, where {r.fewest:.3g} would do"

@@ -1,4 +1,4 @@
-"""How one element of a kernel's output came to be, in words: `python -m minigrad.kernels trace`."""
+"""Tells in words how a kernel computed one element: `python -m minigrad.kernels trace`."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from minigrad.kernels.trace import Launch
 
 
 def made_of(accesses: np.ndarray, store: int) -> np.ndarray:
-    """What one thread did for its store number `store` among its accesses: everything since its
-    store before, to this one."""
+    """The accesses that one thread made for the store at index `store`: everything after its
+    previous store, up to and including this one."""
     before = np.flatnonzero(accesses["write"][:store])
     return accesses[before[-1] + 1 if len(before) else 0 : store + 1]
 
 
 def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
-    """How one element of a kernel's output came to be: the block, the threads, each access in
-    order, and the lines of the source. Raises ValueError for an element that is not there."""
+    """How a kernel computed one element of its output: the block, the threads, each access in
+    order, and the lines of the source. Raises ValueError if there is no such element."""
     rows = kernels.signatures()[name][1]
     output = next(n for n, p in enumerate(rows) if p.pointer and not p.const)
     array = launch.args[output]
     if len(at) != array.ndim or any(not 0 <= i < side for i, side in zip(at, array.shape)):
         raise ValueError(
-            f"{name}'s output {rows[output].name} has shape {array.shape}, and no element"
+            f"{name}'s output {rows[output].name} has shape {array.shape}; there is no element"
             f" {', '.join(map(str, at))}"
         )
     byte = int(np.ravel_multi_index(tuple(at), array.shape)) * array.itemsize
-    # Which block: with one thread a block, the whole launch takes moments.
+    # Find the block: with one thread per block, the whole launch runs in moments.
     found = launch.run(threads=1, watch=(output, byte)).accesses
     block = int(found[found["write"] == 1][-1]["block"])
     trace = launch.run(some=range(block, block + 1))
@@ -44,7 +44,7 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
     lines = [
         f"{rows[output].name}[{', '.join(map(str, at))}] is stored by thread {owner} of block"
         f" {block}; the launch has {launch.blocks:,} blocks of {trace.threads} threads. What"
-        " each thread loaded since its store before (registers are not recorded):",
+        " each thread loaded since its previous store (registers are not recorded):",
     ]
     used: list[str] = []
 
@@ -73,7 +73,7 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
             describe(other[last], f"stores {trace.where(other[last])}{made}")
             epoch = max(epoch, int(load["epoch"]))
         if epoch:
-            lines.append("  a barrier: no thread goes on before all of that is there")
+            lines.append("  a barrier: no thread continues before all of these are stored")
         for access in needed:
             verb = "stores" if access["write"] else "loads"
             describe(access, f"{verb} {trace.where(access)}")
@@ -81,7 +81,7 @@ def story(name: str, at: Sequence[int], launch: Launch) -> list[str]:
 
 
 def shortened(lines: list[str], most: int = 48) -> list[str]:
-    """Long stories without their middle."""
+    """The lines; of a long story without its middle."""
     if len(lines) <= most:
         return lines
     left = len(lines) - most
@@ -89,7 +89,7 @@ def shortened(lines: list[str], most: int = 48) -> list[str]:
 
 
 def quoted(places: Sequence[str]) -> list[str]:
-    """The lines of the source at these places, in its order."""
+    """The lines of the source at these places, in the order of the source."""
     found = sorted({(name, int(n)) for name, n in (p.split(":") for p in places)})
     texts = {name: (kernels.folder() / name).read_text().splitlines() for name, _ in found}
     return [f"{name}:{n:<5}{texts[name][n - 1]}" for name, n in found]

@@ -2,10 +2,10 @@
 
     python -m minigrad.kernels trace lrn_forward --at 0,6,4,173
 
-The sources in kernels/ are compiled once more with Pointer<T> for T * (kernels/trace.h): each load
-and store is recorded with its thread, its address, its line, and how many barriers the thread has
-passed. Blocks have as many real threads as on a GPU, 128. Of a record can be told which threads
-computed an element, from what, and in which order (story.py), and what is wrong with it, or slow
+The sources in kernels/ are compiled once more with Pointer<T> for T * (kernels/trace.h). Each load
+and store is then recorded with its thread, its address, its line, and how many barriers the thread
+has passed. A block has 128 real threads, as on a GPU. The record shows which threads computed an
+element, from what, and in which order (story.py), and what is wrong or slow in a kernel
 (findings.py).
 """
 
@@ -38,7 +38,7 @@ ACCESS = np.dtype(
         "formats": ["<i8", "<u8", *["<i4"] * 8],
     }
 )  # fmt: skip
-# Pointers that are rewritten: of the types that arrays have.
+# The pointers that are rewritten: those to the element types of arrays.
 POINTER = re.compile(r"\b(const )?(real|u8|u32|i64|int) \*\s*(__restrict__ )?(?=\w)")
 
 
@@ -53,8 +53,8 @@ def rewritten(text: str) -> str:
 
 
 def compiled(sources: Path, real: str = "float") -> Path:
-    """The library that records, compiled from the kernels in `sources`; the cache folder keeps
-    it."""
+    """The library that records accesses, compiled from the kernels in `sources` and kept in the
+    cache folder."""
     command = kernel_build.compiler()
     if command is None:
         raise TraceError("tracing needs a C++ compiler: install g++, or name one in CXX")
@@ -94,7 +94,7 @@ def library(sources: Path, real: str) -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class Array:
-    """A parameter that is an array: its name, shape, bytes an element, and address."""
+    """A parameter that is an array: its name, shape, bytes per element, and address."""
 
     name: str
     shape: tuple[int, ...]
@@ -106,8 +106,8 @@ class Array:
 
 @dataclass
 class Trace:
-    """One launch: the kernel, its arrays by number of the parameter, and every access, in the order
-    of each thread. outside: how many were outside their array, watched or not."""
+    """One recorded launch: the kernel, its arrays by parameter number, and every access, in order
+    for each thread. outside: how many accesses, watched or not, were outside their array."""
 
     kernel: str
     arrays: dict[int, Array]
@@ -118,7 +118,7 @@ class Trace:
     outside: int
 
     def where(self, access: Any) -> str:
-        """The element that an access is about: x[0, 6, 4, 173]."""
+        """The element that an access loads or stores, such as x[0, 6, 4, 173]."""
         number, offset = int(access["array"]), int(access["offset"])
         if number < 0:
             return f"shared[{offset // int(access['size'])}]"
@@ -130,7 +130,7 @@ class Trace:
         return f"{array.name}[{place} of {array.size}]"
 
     def line(self, access: Any) -> str:
-        """lrn.cu:47."""
+        """The line of the source that makes an access, such as lrn.cu:47."""
         name = ctypes.string_at(int(access["file"])).decode()
         return f"{Path(name).name}:{int(access['line'])}"
 
@@ -150,8 +150,8 @@ def run(
 ) -> Trace:
     """Run a kernel as kernels.launch does, and record it.
 
-    some: the blocks to run; None runs all. watch: (parameter, byte), the one place whose accesses
-    are recorded. sources: the folder of the kernels, if not this project's.
+    some: the blocks to run; None runs all. watch: (parameter, byte), to record only the accesses to
+    that place. sources: the folder of the kernels, if not this project's.
     """
     real = next(
         (kernels.real_of(a) for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f"),
@@ -187,7 +187,8 @@ def run(
 
 @contextmanager
 def launches() -> Iterator[list[Launch]]:
-    """Inside, every launch on a CPU of a kernel that a GPU is given is kept, and runs as always."""
+    """Inside this context, CPU launches of kernels that GPUs also have run as usual and are kept in
+    the list."""
     kept: list[Launch] = []
     launch = kernels.launch
 

@@ -1,1 +1,1 @@
-"""Models as data, a file each; records.py says what one is made of."""
+"""Models as data, one file each; records.py defines what a model consists of."""

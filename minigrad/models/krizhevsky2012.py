@@ -1,8 +1,8 @@
 """The network that the program of 2012 trained: run 145, which ends with the paper's 40.7 / 18.2 %.
 
 Source: github.com/computerhistory/AlexNet-Source-Code, layers/layers-145.cfg and
-layers/layer-params-145.cfg, with layer.py and convdata.py. docs/the-many-alexnets.md tells each
-difference from the paper's text.
+layers/layer-params-145.cfg, with layer.py and convdata.py. docs/the-many-alexnets.md describes
+each difference from the paper's text.
 """
 
 from minigrad.models.records import (
@@ -56,7 +56,7 @@ KRIZHEVSKY2012 = Preset(
         batch_size=128,
         epochs=91,
         lr=0.01,
-        lr_drops=(25, 51, 79),  # the notes at the end of layer-params-145.cfg, as the next three
+        lr_drops=(25, 51, 79),  # this and the next three: notes at the end of layer-params-145.cfg
         rates=(("conv1.w", 67, 1e-5), ("conv1.w", 72, 0.0)),
         colour_until=67,
         bias_lr=0.02,  # epsB

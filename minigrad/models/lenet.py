@@ -1,9 +1,9 @@
 """LeNet-5 in the form that is taught today.
 
 LeCun, Bottou, Bengio, Haffner: "Gradient-based learning applied to document recognition",
-Proceedings of the IEEE 86 (1998), section II.B and figure 2. What the paper has otherwise (trained
-subsampling, partial connections, an RBF output) is told in docs/the-many-alexnets.md. The recipe is
-this project's own: on MNIST it ends at 99.1 % after two minutes on two cores.
+Proceedings of the IEEE 86 (1998), section II.B and figure 2. docs/the-many-alexnets.md describes
+what is different in the paper (trained subsampling, partial connections, an RBF output). The recipe
+is this project's own: on MNIST it reaches 99.1 % after two minutes on two cores.
 """
 
 from minigrad.models.records import Conv, Dense, Pool, Preprocessing, Preset, Recipe, Tanh
@@ -21,7 +21,7 @@ LENET5 = Preset(
         "tanh3": Tanh(),
         "fc4": Dense(84),
         "tanh4": Tanh(),
-        "fc5": Dense(),  # one unit per class, under a softmax
+        "fc5": Dense(),  # one unit per class, followed by a softmax
     },
     preprocessing=Preprocessing(
         size=28, picture=28, channels=1, mean="pixel", unit_std=True, mirror=False

@@ -1,7 +1,8 @@
-"""What a model is, as data: its layers by name, the preprocessing of its pictures, and its training
-recipe.
+"""The records that describe a model as data: its layers by name, the preprocessing of its pictures,
+and its training recipe.
 
-A file beside this one writes out each model in full. `network.Network(preset, classes)` builds it.
+Each model is written out in full in a file beside this one. `network.Network(preset, classes)`
+builds it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 INFINITY = float("inf")
-PHOTOGRAPH = (
-    256,
-    256,
-    3,
-)  # what pictures are scaled to: "a fixed resolution of 256 x 256", section 2
+# Pictures are scaled to this: "a fixed resolution of 256 x 256", section 2.
+PHOTOGRAPH = (256, 256, 3)
 
 
 @dataclass(frozen=True)
 class Conv:
-    """functions.conv2d with its weights and biases. std: of the initial Gaussian; None: He's."""
+    """functions.conv2d with its weights and biases. The initial weights are Gaussian with standard
+    deviation std; None stands for He's."""
 
     filters: int
     size: int
@@ -34,7 +33,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Dense:
-    """functions.linear with its weights and biases. units: None for one per class."""
+    """functions.linear with its weights and biases. units=None means one unit per class."""
 
     units: int | None = None
     std: float | None = None
@@ -58,7 +57,7 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class LRN:
-    """functions.lrn. groups: windows stay inside so many blocks of channels."""
+    """functions.lrn. groups: the number of blocks of channels that windows do not leave."""
 
     n: int = 5
     k: float = 2.0
@@ -90,7 +89,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Dropout:
-    """functions.dropout. inverted: scale while training, instead of halving at test time."""
+    """functions.dropout. inverted: scale in training instead of at test time."""
 
     p: float = 0.5
     inverted: bool = False
@@ -98,7 +97,7 @@ class Dropout:
 
 @dataclass(frozen=True)
 class Gather:
-    """functions.gather: the maps of all columns, which have `parts` of them (columns.py)."""
+    """functions.gather: joins the maps of all columns. parts: how many each has (columns.py)."""
 
     parts: tuple[int, ...]
 
@@ -117,7 +116,7 @@ class Preprocessing:
     size: int  # side of the crop that the network sees
     picture: int = PHOTOGRAPH[0]  # side to which pictures are scaled before they are cropped
     channels: int = PHOTOGRAPH[2]  # 3: red, green, blue; 1: grey
-    mean: str = "pixel"  # subtracted: the mean image; "channel": a number for each channel
+    mean: str = "pixel"  # subtract the mean image; "channel": subtract the mean of each channel
     colour_noise: float = 0.0  # the paper's PCA noise, 0.1 there; 0: none
     shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
     unit_std: bool = False  # divide by the standard deviation of the training pixels
@@ -136,7 +135,7 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a picture before it is cropped: (side, side, channels)."""
+        """The shape of a picture before it is cropped: (side, side, channels)."""
         return self.picture, self.picture, self.channels
 
 
@@ -156,13 +155,14 @@ class Recipe:
     bias_decay: bool = True
     decays: tuple[tuple[str, float], ...] = ()  # (parameter, a weight decay of its own)
     rates: tuple[tuple[str, float, float], ...] = ()  # (parameter, epoch, its rate from then on)
-    max_filter_rms: float | None = None  # of convolutions' filters
+    max_filter_rms: float | None = None  # largest root mean square of a convolution's filter
     colour_until: float = INFINITY  # epoch from which there is no colour noise
     standardize: bool = False  # fit the initial weights to training pictures (Network.standardize)
-    least: int = 100_000  # training pictures below which small_subset's recipe serves better
+    least: int = 100_000  # with fewer training pictures small_subset's recipe works better
 
     def stretched(self, epochs: int) -> Recipe:
-        """The recipe in so many epochs; whatever has its epoch keeps its place in the run."""
+        """The recipe for a run of `epochs` epochs; whatever happens at a certain epoch happens at
+        the same fraction of the run."""
         times = epochs / self.epochs
         return replace(
             self,
@@ -175,16 +175,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Preset:
-    """A model: layers in order, by name; preprocessing; recipe; and where all that comes from."""
+    """A model: its layers by name and in order, its preprocessing, its recipe, and its source."""
 
     source: str
     layers: Mapping[str, Layer]
     preprocessing: Preprocessing
     recipe: Recipe
-    classes: int = 1000  # that it was made for
+    classes: int = 1000  # the number of classes that it was made for
 
     def changed(self, **layers: Layer | None) -> Preset:
-        """The preset with some layers replaced, by name, or with None left out."""
+        """The preset with the named layers replaced, or left out where the value is None."""
         unknown = sorted(set(layers) - set(self.layers))
         if unknown:
             raise ValueError(
@@ -215,7 +215,7 @@ def find(name: str, presets: Mapping[str, Preset]) -> Preset:
 
 
 def to_json(preset: Preset) -> dict[str, Any]:
-    """The preset as what JSON can hold; from_json is the inverse."""
+    """The preset in a form that JSON can hold; from_json is the inverse."""
     layers = [{"name": n, "kind": type(x).__name__} | asdict(x) for n, x in preset.layers.items()]
     return {
         "source": preset.source,
@@ -248,8 +248,8 @@ def from_json(written: Mapping[str, Any]) -> Preset:
 def diff(a: Preset, b: Preset) -> list[tuple[str, Any, Any]]:
     """(what, its value in a, its value in b) for everything in which two presets differ.
 
-    What is "layers" for their names and order, else as in "conv1.padding" or "recipe.lr"; a layer
-    that only one of them has is None in the other.
+    `what` is "layers" for the names and order of the layers, otherwise a field such as
+    "conv1.padding" or "recipe.lr". A layer that only one preset has is None in the other.
     """
     found: list[tuple[str, Any, Any]] = []
     if list(a.layers) != list(b.layers):
@@ -273,8 +273,8 @@ def diff(a: Preset, b: Preset) -> list[tuple[str, Any, Any]]:
 def small_subset(preset: Preset) -> Preset:
     """The preset's layers with a recipe that learns from a few thousand pictures.
 
-    The recipes of 2012 are made for 1.2 million pictures; on a few thousand they can stay at a loss
-    of ln(classes) for longer than the whole run. What changes, each found by measuring
+    The recipes of 2012 are made for 1.2 million pictures. On a few thousand, the loss can stay at
+    ln(classes) for longer than the whole run. The following changes were found by measuring
     (docs/small-subsets.md): pictures scaled to unit variance, He's initial weights with zero
     biases, a batch of 32, the rate divided by 10 after two thirds and nine tenths of the run.
     """

@@ -1,6 +1,6 @@
 """The single tower of most lecture notes: the paper's network without its groups.
 
-No source prescribes a recipe; the paper's stands here.
+No source prescribes a recipe; the paper's is used here.
 """
 
 from minigrad.models.records import (

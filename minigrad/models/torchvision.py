@@ -1,7 +1,7 @@
 """torchvision's alexnet: one tower, after arXiv 1404.5997.
 
 Source: torchvision/models/alexnet.py, its documentation page, and references/classification.
-torchvision draws weights and biases from +-1/sqrt(fan in); He's weights and zero biases stand here.
+torchvision draws weights and biases from +-1/sqrt(fan in); here they are He's weights and zeros.
 """
 
 from minigrad.models.records import Conv, Dense, Dropout, Pool, Preprocessing, Preset, Recipe, ReLU

@@ -1,8 +1,8 @@
 """ZFNet: Zeiler and Fergus, "Visualizing and understanding convolutional networks", arXiv
 1311.2901.
 
-The paper prints sizes, not paddings: 1 and 0 follow from 110 and 26 (figure 3). The constants of
-its normalisation are not printed either, nor a weight decay: AlexNet's stand here.
+The paper gives sizes but no paddings: paddings of 1 and 0 follow from the sizes 110 and 26 (figure
+3). It gives no constants of its normalisation and no weight decay either: AlexNet's are used here.
 """
 
 from minigrad.models.records import (
