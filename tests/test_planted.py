@@ -14,6 +14,7 @@ def test_every_fault_can_be_planted():
 
 def test_the_runner_tells_found_from_not_found(tmp_path):
     (tmp_path / "minigrad").mkdir()
+    (tmp_path / "minigrad" / "__init__.py").touch()
     (tmp_path / "minigrad" / "value.py").write_text("value = 3  # three\n")
     (tmp_path / "test_value.py").write_text(
         "from minigrad.value import value\ndef test_value(): assert value == 3\n"
