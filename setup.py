@@ -93,6 +93,7 @@ setup(
         "pillow>=10",
         "tqdm>=4.66",
         "safetensors>=0.4",
+        "msgspec>=0.19",
         "matplotlib>=3.8",
         "threadpoolctl>=3",
     ],

@@ -32,6 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
         if unfinished.is_dir() and path.exists():
             os.replace(path, own / "before")  # a folder cannot be renamed onto another
         elif unfinished.is_file():
+            (own / "mode").touch()  # some libraries make files that only their owner can read
+            os.chmod(unfinished, (own / "mode").stat().st_mode)
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -63,5 +65,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def default_cache_folder() -> Path:
-    """$XDG_CACHE_HOME/minigrad, or ~/.cache/minigrad."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minigrad"
+    """$XDG_CACHE_HOME/minigrad, or ~/.cache/minigrad, or for a user without a home folder one below
+    the system's folder of temporary files."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "minigrad"
+    try:
+        return Path.home() / ".cache" / "minigrad"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"minigrad-{os.getuid()}"

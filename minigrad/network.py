@@ -107,6 +107,22 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
     return rows
 
 
+def shapes(preset: Preset, classes: int | None = None) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, by name, without making any."""
+    found: dict[str, tuple[int, ...]] = {}
+    for row in ledger(preset, classes):
+        layer, inputs = row.layer, row.inputs
+        if isinstance(layer, Conv):
+            window = layer.size, layer.size, inputs[-1] // layer.groups
+            found |= {f"{row.stage}.w": (*window, layer.filters), f"{row.stage}.b": row.shape[-1:]}
+        elif isinstance(layer, Dense):
+            found |= {
+                f"{row.stage}.w": (math.prod(inputs), *row.shape),
+                f"{row.stage}.b": row.shape,
+            }
+    return found
+
+
 def summary(preset: Preset, name: str, classes: int | None = None) -> str:
     """The ledger of a preset as text, followed by the meaning of its columns."""
     rows = ledger(preset, classes)

@@ -122,9 +122,10 @@ class Loader:
     def read(self, pieces: list[np.ndarray]) -> Generator[Batch]:
         """The pictures of each piece. Workers are kept from one epoch to the next."""
         if pieces and self.processes is None:
-            self.processes = Workers(
-                self.pictures, self.batch_size, self.workers, self.say, self.worker_timeout
-            )
+            # No more memory and no more processes than an epoch has pictures and batches.
+            largest = min(self.batch_size, len(self.pictures))
+            count = min(self.workers, len(self))
+            self.processes = Workers(self.pictures, largest, count, self.say, self.worker_timeout)
         if self.processes is not None:
             yield from self.processes.batches(pieces)
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,16 @@ def mode() -> str:
     return value
 
 
+MOST_THREADS = 256
+
+
 @functools.cache
 def threads() -> int:
     """CPU threads that a launch uses."""
     for variable in ("MINIGRAD_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(variable, "").split(",")[0]
-        if value.isdigit() and int(value) > 0:
-            return int(value)
+        if re.fullmatch("0*[1-9][0-9]{0,8}", value):
+            return min(int(value), MOST_THREADS)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

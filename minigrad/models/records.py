@@ -11,9 +11,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from minigrad.written import read
+
 INFINITY = float("inf")
 # Pictures are scaled to this: "a fixed resolution of 256 x 256", section 2.
 PHOTOGRAPH = (256, 256, 3)
+
+
+MOST = 1 << 20  # filters, units, sides, windows: nothing of a network is larger
+
+
+def check(record: Any, **limits: tuple[float, float]) -> None:
+    """Raise ValueError unless these fields of a record, and the elements of those that are tuples,
+    are from the first to the second number of their limits. None passes, NaN does not."""
+    for name, (low, high) in limits.items():
+        value = getattr(record, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not low <= number <= high:
+                kind = type(record).__name__
+                raise ValueError(f"{kind}: {name} must be from {low:g} to {high:g}, not {number}")
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,12 @@ class Conv:
     std: float | None = None
     bias: float = 0.0
 
+    def __post_init__(self) -> None:
+        check(
+            self, filters=(1, MOST), size=(1, MOST), stride=(1, MOST), padding=(0, MOST),
+            groups=(1, MOST), std=(0, 1e6), bias=(-1e6, 1e6),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -38,6 +60,9 @@ class Dense:
     units: int | None = None
     std: float | None = None
     bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, units=(1, MOST), std=(0, 1e6), bias=(-1e6, 1e6))
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,9 @@ class LRN:
     divide_by_n: bool = False
     groups: int = 1
 
+    def __post_init__(self) -> None:
+        check(self, n=(1, MOST), k=(1e-12, 1e6), alpha=(0, 1e6), beta=(-100, 100), groups=(1, MOST))
+
 
 @dataclass(frozen=True)
 class LRNWithinMap:
@@ -75,6 +103,9 @@ class LRNWithinMap:
     k: float = 1.0
     alpha: float = 1e-3
     beta: float = 0.75
+
+    def __post_init__(self) -> None:
+        check(self, n=(1, MOST), k=(1e-12, 1e6), alpha=(0, 1e6), beta=(-100, 100))
 
 
 @dataclass(frozen=True)
@@ -86,6 +117,9 @@ class Pool:
     ceil: bool = False
     mean: bool = False
 
+    def __post_init__(self) -> None:
+        check(self, size=(1, MOST), stride=(1, MOST))
+
 
 @dataclass(frozen=True)
 class Dropout:
@@ -94,12 +128,18 @@ class Dropout:
     p: float = 0.5
     inverted: bool = False
 
+    def __post_init__(self) -> None:
+        check(self, p=(0, 1 - 1e-9))
+
 
 @dataclass(frozen=True)
 class Gather:
     """functions.gather: joins the maps of all columns. parts: how many each has (columns.py)."""
 
     parts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check(self, parts=(0, MOST))
 
 
 Layer = Conv | Dense | ReLU | Tanh | Sigmoid | LRN | LRNWithinMap | Pool | Dropout | Gather
@@ -123,6 +163,7 @@ class Preprocessing:
     mirror: bool = True  # mirror every second training picture
 
     def __post_init__(self) -> None:
+        check(self, picture=(1, 1 << 14), colour_noise=(0, 100), shrink=(1e-3, 1e3))
         if not 1 <= self.size <= self.picture:
             raise ValueError(
                 f"a crop of {self.size} does not fit into pictures of {self.picture}: size must be "
@@ -159,6 +200,18 @@ class Recipe:
     colour_until: float = INFINITY  # epoch from which there is no colour noise
     standardize: bool = False  # fit the initial weights to training pictures (Network.standardize)
     least: int = 100_000  # with fewer training pictures small_subset's recipe works better
+
+    def __post_init__(self) -> None:
+        check(
+            self, batch_size=(1, MOST), epochs=(1, 1e9), lr=(0, 1e9), lr_drops=(0, INFINITY),
+            momentum=(0, 1), weight_decay=(0, 1e9), bias_lr=(0, 1e9), bias_lr_scale=(0, 1e9),
+            max_filter_rms=(0, 1e9), colour_until=(0, INFINITY), least=(0, INFINITY),
+        )  # fmt: skip
+        numbers = [*(x for _, *both in self.rates for x in both), *(x for _, x in self.decays)]
+        if not all(0 <= float(x) < INFINITY for x in numbers):
+            raise ValueError(f"Recipe: rates and decays must be 0 or above: {numbers}")
+        if self.form not in ("paper", "torch"):
+            raise ValueError(f"Recipe: form must be 'paper' or 'torch', not {self.form!r}")
 
     def stretched(self, epochs: int) -> Recipe:
         """The recipe for a run of `epochs` epochs; whatever happens at a certain epoch happens at
@@ -226,22 +279,23 @@ def to_json(preset: Preset) -> dict[str, Any]:
     }
 
 
-def from_json(written: Mapping[str, Any]) -> Preset:
-    """The preset that to_json turned into `written`."""
+def from_json(written: Any) -> Preset:
+    """The preset that to_json turned into `written`. Raises ValueError for anything else."""
+    parts = read(dict[str, Any], written, "network")
     layers = {}
-    for row in written["layers"]:
-        values = {key: value for key, value in row.items() if key not in ("name", "kind")}
-        layers[row["name"]] = KINDS[row["kind"]](**values)
-    recipe = dict(written["recipe"])
-    for pairs in ("rates", "decays"):
-        recipe[pairs] = tuple(map(tuple, recipe[pairs]))
-    recipe["lr_drops"] = None if recipe["lr_drops"] is None else tuple(recipe["lr_drops"])
+    for row in read(list[dict[str, Any]], parts.get("layers"), "network.layers"):
+        kind, name = row.pop("kind", None), row.pop("name", None)
+        if not isinstance(kind, str) or kind not in KINDS or not isinstance(name, str):
+            raise ValueError(f"network: {name!r} of the kind {kind!r} is no layer")
+        if name in layers:
+            raise ValueError(f"network: there are two layers {name!r}")
+        layers[name] = read(KINDS[kind], row, f"network: {name}")
     return Preset(
-        written["source"],
+        read(str, parts.get("source"), "network.source"),
         layers,
-        Preprocessing(**written["preprocessing"]),
-        Recipe(**recipe),
-        written["classes"],
+        read(Preprocessing, parts.get("preprocessing"), "network.preprocessing"),
+        read(Recipe, parts.get("recipe"), "network.recipe"),
+        read(int, parts.get("classes"), "network.classes"),
     )
 
 

@@ -28,6 +28,7 @@ def option(
     resume: str = "fixed",
     least: float | None = None,
     above: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """A field of Options.
 
@@ -35,10 +36,11 @@ def option(
         help, metavar, choices: as argparse has them; the default is added to the help.
         resume: "free" if the option may be changed when a run is resumed, "fixed" if not, "never"
             if a resumed run does not inherit it.
-        least, above: the smallest number that is allowed; the number that it must exceed.
+        least, most, above: the smallest and the largest number that are allowed; the number that
+            it must exceed.
     """
     about: dict[str, Any] = {"help": help, "metavar": metavar, "choices": choices, "resume": resume}
-    about |= {"least": least, "above": above}
+    about |= {"least": least, "above": above, "most": most}
     return field(default=default, metadata=about)
 
 
@@ -72,8 +74,10 @@ class Options:
         " 100,000 pictures, else preset",
         choices=("auto", "preset", "small"),
     )
-    epochs: int | None = option(None, "default: the recipe's", "N", resume="free", least=1)
-    batch_size: int | None = option(None, "default: the recipe's", "N", least=1)
+    epochs: int | None = option(
+        None, "default: the recipe's", "N", resume="free", least=1, most=10**6
+    )
+    batch_size: int | None = option(None, "default: the recipe's", "N", least=1, most=10**6)
     lr: float | None = option(
         None, "initial learning rate; default: the recipe's", "RATE", resume="free", least=0
     )
@@ -100,10 +104,15 @@ class Options:
         least=2,
     )
     accumulate: int = option(
-        1, "send each batch through in N parts, to save memory", "N", resume="free", least=1
+        1,
+        "send each batch through in N parts, to save memory",
+        "N",
+        resume="free",
+        least=1,
+        most=10**6,
     )
     workers: int = option(
-        2, "processes that read pictures; changes no result", "N", resume="free", least=0
+        2, "processes that read pictures; changes no result", "N", resume="free", least=0, most=256
     )
     worker_timeout: float = option(
         30.0,
@@ -169,6 +178,8 @@ class Options:
                 raise ValueError(f"{flag} must be a number, not {value}")
             if about["least"] is not None and value < about["least"]:
                 raise ValueError(f"{flag} must be at least {about['least']}, not {value}")
+            if about["most"] is not None and value > about["most"]:
+                raise ValueError(f"{flag} must be at most {about['most']:,}, not {value}")
             if about["above"] is not None and value <= about["above"]:
                 raise ValueError(f"{flag} must be above {about['above']}, not {value}")
 

@@ -22,8 +22,8 @@ from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.health import LossWatch
 from minigrad.training.options import Options
 from minigrad.training.report import write_report
-from minigrad.training.run_folder import Guest, RunFolder, checkpoint_of
-from minigrad.training.runs import cache_folder, open_sets
+from minigrad.training.run_folder import Guest, RunFolder
+from minigrad.training.runs import cache_folder, open_sets, read_run
 from minigrad.training.settings import Settings, configured, settled
 from minigrad.training.trainer import Trainer, duration
 
@@ -52,8 +52,7 @@ def train(
     before: Settings | None = None
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):
-        tensors, description = RunFolder(given["resume"]).newest("preparation.")
-        before = Settings.of(description, given["resume"])
+        tensors, before = read_run(given["resume"])
         options = before.options.resumed(given, report)
     elif given.get("config"):
         options = configured(Path(given["config"])).repeated(given)
@@ -269,7 +268,7 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
 def load_weights(model: nn.Module, run: str) -> str:
     """--finetune: copy every parameter of a run that has the same name and shape in the model.
     Returns a sentence on what was copied; raises ValueError if nothing was."""
-    tensors = checkpoint.part(checkpoint.load(checkpoint_of(run), "model.")[0], "model.")
+    tensors = checkpoint.part(read_run(run)[0], "model.")
     own, left = dict(model.named_parameters()), []
     for name, p in own.items():
         array = tensors.get(name)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -15,10 +15,10 @@ import PIL
 import minigrad
 from minigrad import data
 from minigrad.models.records import Preset, find, from_json, small_subset, to_json
-from minigrad.training import checkpoint
 from minigrad.training.options import Options
 from minigrad.training.run_folder import SETTINGS
 from minigrad.training.version1 import upgraded
+from minigrad.written import read
 
 
 @dataclass(frozen=True)
@@ -47,39 +47,53 @@ class Settings:
         }
 
     @classmethod
-    def from_json(cls, written: Mapping[str, Any]) -> Settings:
-        """The inverse of to_json, for what this version or the previous one has written."""
-        written = upgraded(written) if "version" not in written else written
-        return cls(
-            Options.from_json(written["options"]),
-            written["recipe"],
-            from_json(written["network"]),
-            list(written["classes"]),
-            list(written["names"]),
-            int(written["pictures"]),
-        )
-
-    @classmethod
-    def of(cls, description: Mapping[str, Any], run: str) -> Settings:
-        """The settings in a checkpoint's description; CheckpointError if it has none."""
+    def from_json(cls, written: Any) -> Settings:
+        """The inverse of to_json, for what this version or the previous one has written. Raises
+        ValueError for anything else, with the key that does not fit."""
+        written = read(dict[str, Any], written, "settings")
         try:
-            return cls.from_json(description["settings"])
+            written = written if "version" in written else upgraded(written)
         except (KeyError, TypeError, AttributeError) as error:
-            raise checkpoint.CheckpointError(
-                f"{run}: its checkpoint holds no settings of a run ({type(error).__name__}:"
-                f" {error})"
-            ) from error
+            raise ValueError(f"settings: {type(error).__name__}: {error}") from error
+        if written["version"] != 2:
+            raise ValueError(f"settings: the version is {written['version']!r}, not 2")
+        settings = cls(
+            Options.from_json(read(dict[str, Any], written.get("options"), "settings.options")),
+            read(Literal["preset", "small"], written.get("recipe"), "settings.recipe"),
+            from_json(written.get("network")),
+            read(list[str], written.get("classes"), "settings.classes"),
+            read(list[str], written.get("names"), "settings.names"),
+            read(int, written.get("pictures"), "settings.pictures"),
+        )
+        if not 0 < len(settings.classes) == len(settings.names) or settings.pictures < 0:
+            raise ValueError(
+                f"settings: {len(settings.classes)} classes, {len(settings.names)} names and"
+                f" {settings.pictures} pictures do not go together"
+            )
+        return settings
+
+    @property
+    def run(self) -> tuple[Any, ...]:
+        """What does not change when a run is resumed: two runs that differ in it are different."""
+        layers = list(self.network.layers.items())
+        fixed = self.network.preprocessing, self.classes, self.pictures
+        return self.options.seed, self.options.preset, layers, *fixed
 
 
 def configured(path: Path) -> Options:
     """The options in the settings.json that --config names, or in the folder that it names."""
     try:
-        written = json.loads((path / SETTINGS if path.is_dir() else path).read_text())
-        return Settings.from_json(written).options
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"--config {path}: not the settings.json of a run ({type(error).__name__}: {error})"
-        ) from error
+        return written_in(path / SETTINGS if path.is_dir() else path).options
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config {path}: not the settings.json of a run ({error})") from error
+
+
+def written_in(path: Path) -> Settings:
+    """The settings in a settings.json. Raises OSError, or ValueError if it holds anything else."""
+    try:
+        return Settings.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except RecursionError as error:
+        raise ValueError("its lists are nested too deeply") from error
 
 
 def settled(

@@ -11,9 +11,10 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -30,6 +31,9 @@ from minigrad.training.run_folder import (
     RunFolder,
     tensorboard,
 )
+from minigrad.written import read
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Stopped(Exception):
@@ -403,11 +407,21 @@ class Trainer:
             return True
         return self.comm.broadcast(self.run.attempt(write, self.step))
 
+    def fits(self, fact: bool, what: str) -> None:
+        """Raise CheckpointError unless `what` in the newest checkpoint fits this training."""
+        if not fact:
+            raise checkpoint.CheckpointError(
+                f"{self.run.path / CHECKPOINT}: its {what} does not fit this training"
+            )
+
     def resume(self) -> None:
         """Load weights, velocity and the state of training from the run's newest checkpoint."""
         tensors, description = self.run.newest()
         self.run.claimed = True
-        place = description["place"]
+        try:
+            place = read(Place, description.get("place"), "place")
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f"{self.run.path / CHECKPOINT}: {error}") from error
         if self.in_columns:
             trained = {n: a for n, a in tensors.items() if n.startswith(("model.", "velocity."))}
             tensors = columns.cut(trained, self.comm.size, self.comm.rank)
@@ -415,27 +429,51 @@ class Trainer:
         for name, p in self.model.named_parameters():
             if f"velocity.{name}" in tensors:
                 velocity = tensors[f"velocity.{name}"].copy()
+                self.fits(velocity.shape == p.shape and velocity.dtype == p.dtype, name)
                 self.optimizer.velocity[p] = backend.to_device(velocity, p.device)
-        for name, stream in self.model.streams().items():
-            stream.counter = place["streams"][name]
+        streams = self.model.streams()
+        self.fits(set(place.streams) == set(streams), "place.streams")
+        for name, stream in streams.items():
+            stream.counter = place.streams[name]
         if isinstance(self.schedule, optim.PlateauSchedule):
-            self.schedule.load_state(place["plateau"])
+            self.fits(place.plateau is not None, "place.plateau")
+            assert place.plateau is not None
+            self.schedule.load_state(asdict(place.plateau))
+        self.fits(place.batch <= len(self.train), "place.batch")
         for key in PLACE:
-            setattr(self, key, place[key])
+            setattr(self, key, getattr(place, key))
         if self.epoch and self.batch == 0:
             self.link_epoch()  # the run may have been killed between saving and linking
 
 
-PLACE = (
-    "epoch",
-    "batch",
-    "step",
-    "seconds",
-    "last_error",
-    "best_error",
-    "noted",
-    "epoch_sums",
-)
+@dataclass(frozen=True)
+class Plateau:
+    """The state of a PlateauSchedule."""
+
+    best: float
+    waited: Count
+    dropped: Count
+    factor: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training is, as its checkpoint holds it: the fields of a Trainer that have these
+    names, the counters of the random streams, and the state of a PlateauSchedule."""
+
+    epoch: Count
+    batch: Count
+    step: Count
+    seconds: float
+    last_error: float | None
+    best_error: float
+    noted: Count
+    epoch_sums: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    streams: dict[str, Count]
+    plateau: Plateau | None = None
+
+
+PLACE = [f.name for f in fields(Place) if f.name not in ("streams", "plateau")]
 
 
 def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
