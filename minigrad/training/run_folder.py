@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import tempfile
 import time
@@ -174,11 +175,12 @@ class RunFolder:
         with replacing(self.path / SETTINGS) as unfinished:
             unfinished.write_text(json.dumps(settings, indent=1))
         for name, header in FILES.items():
-            rows = [r for r in self.rows(name) if r["step"].isdigit() and int(r["step"]) <= step]
+            rows = [row for row in self.rows(name) if float(row["step"]) <= step]
             self.write(name, header, ([row[key] for key in header] for row in rows))
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file, without lines that a crash cut short; none without a file."""
+        """The rows of a CSV file; none without a file. Lines that a crash cut short are left out, as
+        are those of FILES in which something else stands for a number: the second is reported."""
         if not (self.path / name).is_file():
             return []
         with open(
@@ -187,7 +189,14 @@ class RunFolder:
             lines = [row for row in csv.reader(file) if row]
         if not lines or (name in FILES and tuple(lines[0]) != FILES[name]):
             return []
-        return [dict(zip(lines[0], row)) for row in lines[1:] if len(row) == len(lines[0])]
+        rows = [dict(zip(lines[0], row)) for row in lines[1:] if len(row) == len(lines[0])]
+        good = [row for row in rows if name not in FILES or is_numeric(row)]
+        if len(good) < len(rows):
+            left_out = f"{self.path / name}: {len(rows) - len(good)} rows hold no numbers"
+            if left_out not in self.reported:
+                self.reported.add(left_out)
+                self.report(f"{left_out}, and are left out")
+        return good
 
     def write(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write a CSV file anew, whole or not at all."""
@@ -286,6 +295,15 @@ class Guest(RunFolder):
 
     claim = start = write = append = save = nothing  # type: ignore[assignment]
     write_skipped = link_epoch = save_features = nothing  # type: ignore[assignment]
+
+
+def is_numeric(row: Mapping[str, str]) -> bool:
+    """Whether a row has a step, and numbers or nothing in the other columns but `layer`."""
+    try:
+        numbers = [float(text) for key, text in row.items() if key != "layer" and text]
+    except ValueError:
+        return False
+    return bool(numbers) and row["step"] != "" and math.isfinite(float(row["step"]))
 
 
 def checkpoint_of(run: str | Path) -> Path:

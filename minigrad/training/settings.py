@@ -15,6 +15,7 @@ import PIL
 import minigrad
 from minigrad import data
 from minigrad.models.records import Preset, find, from_json, small_subset, to_json
+from minigrad.network import ledger
 from minigrad.training.options import Options
 from minigrad.training.run_folder import SETTINGS
 from minigrad.training.version1 import upgraded
@@ -53,8 +54,10 @@ class Settings:
         written = read(dict[str, Any], written, "settings")
         try:
             written = written if "version" in written else upgraded(written)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"settings: {type(error).__name__}: {error}") from error
+        except KeyError as error:
+            raise ValueError(f"settings: {error} is missing") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"settings: {error}") from error
         if written["version"] != 2:
             raise ValueError(f"settings: the version is {written['version']!r}, not 2")
         settings = cls(
@@ -70,6 +73,7 @@ class Settings:
                 f"settings: {len(settings.classes)} classes, {len(settings.names)} names and"
                 f" {settings.pictures} pictures do not go together"
             )
+        ledger(settings.network, len(settings.classes))  # its layers fit together
         return settings
 
     @property

@@ -429,7 +429,8 @@ class Trainer:
         for name, p in self.model.named_parameters():
             if f"velocity.{name}" in tensors:
                 velocity = tensors[f"velocity.{name}"].copy()
-                self.fits(velocity.shape == p.shape and velocity.dtype == p.dtype, name)
+                alike = (velocity.shape, velocity.dtype) == (p.shape, p.dtype)
+                self.fits(alike, f"velocity of {name}")
                 self.optimizer.velocity[p] = backend.to_device(velocity, p.device)
         streams = self.model.streams()
         self.fits(set(place.streams) == set(streams), "place.streams")
