@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from minigrad import functions as F
-from minigrad import kernels, look, machine
+from minigrad import kernels, look, machine, terminal
 from minigrad.columns import bytes_sent, column_of
 from minigrad.data import Loader, Pictures, open_validation, read_image
 from minigrad.distributed import Communicator, DistributedError, connect, launched
@@ -189,7 +188,7 @@ def main(
         "report": lambda comm: make_report(**given),
         "gradcheck": lambda comm: gradcheck(presets, **given),
     }
-    return run_command(actions[command], given)
+    return run_command(actions[command], given if command == "train" else None)
 
 
 def add_look(sub: argparse.ArgumentParser) -> None:
@@ -236,9 +235,7 @@ def run_command(
     the input is reported in one sentence, with exit code 2; Ctrl-C gives 130. If one of several
     ranks fails, all of them end. given: the options of a training; if `ranks` is among them, that
     many processes run this program's command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+    terminal.use(lasting=given is not None)
     comm = Communicator()
     try:
         if given and given.get("ranks") and not launched():
@@ -247,6 +244,9 @@ def run_command(
         machine.set_up(comm.local_size)
         command(comm)
         comm.beat(done=True)
+    except BrokenPipeError:  # the reader of what is printed has seen enough
+        terminal.use(lasting=True)
+        return 0
     except (ValueError, RunError, DistributedError, kernels.KernelError, OSError) as error:
         if "MINIGRAD_TRACEBACK" in os.environ:
             return fail(comm, traceback.format_exc(), 2)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "minigrad.backend": 0, "minigrad.files": 0, "minigrad.kernel_build": 0, "minigrad.written": 0,
-    "minigrad.models": 1,
+    "minigrad.text": 0, "minigrad.terminal": 1, "minigrad.models": 1,
     "minigrad.kernels": 1, "minigrad.checks": 1, "minigrad.random": 1,
     "minigrad.distributed": 1,
     "minigrad.nccl": 2,

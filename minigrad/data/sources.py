@@ -28,6 +28,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from minigrad.files import replacing
+from minigrad.text import shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 LARGEST_MEMBER = 256 * 2**20  # bytes of one picture
@@ -39,11 +40,6 @@ EXTENDED = {b"x": "pax", b"g": "pax", b"X": "pax", b"L": "GNU long name", b"K": 
 
 class DataError(ValueError):
     """Data that cannot be used as asked; the message says what is wrong and what would be right."""
-
-
-def shown(name: str) -> str:
-    """A name that can be printed anywhere: bytes that are not UTF-8 are escaped."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def is_picture(name: str) -> bool:

@@ -20,13 +20,16 @@ from minigrad.look.sheet import (
     sheet,
     shrunk,
 )
+from minigrad.text import shown
 
 
 def new_figure(size: tuple[float, float]) -> Any:
     """A figure of this size in inches, without a window or global state. matplotlib is imported
     here because loading it takes half a second."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["text.parse_math"] = False  # a class may be called $\\alpha$
     return Figure(size, layout="constrained")
 
 
@@ -114,7 +117,7 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> Path
 
 def short(name: str) -> str:
     """The first of several comma-separated names, at most 22 characters."""
-    first = name.split(",")[0]
+    first = shown(name.split(",")[0])
     return first if len(first) <= 22 else first[:21] + "…"
 
 

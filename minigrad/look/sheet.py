@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from minigrad.text import shown
+
 WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (110, 110, 110)
 NEGATIVE, POSITIVE = np.array([33, 102, 172]), np.array([178, 24, 43])  # blue, red
 LINE = 14  # pixels of a line of text
@@ -111,9 +113,9 @@ def sheet(
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
     for n, text in enumerate(title.splitlines()):
-        draw.text((GAP, GAP + n * LINE), text, BLACK, font())
+        draw.text((GAP, GAP + n * LINE), shown(text), BLACK, font())
     for (x, y), caption in zip(places, captions):
-        draw.text((x, y), caption, GREY, font())
+        draw.text((x, y), shown(caption), GREY, font())
     if limit is not None:
         for x, text in ((GAP, f"{-limit:.3g}"), (GAP + 97, "0"), (GAP + 172, f"{limit:.3g}")):
             draw.text((x, height - LINE), text, BLACK, font())

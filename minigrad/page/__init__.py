@@ -2,7 +2,7 @@
 picture, without a server or a connection."""
 
 from minigrad.page.excerpts import excerpt, kind_of
-from minigrad.page.html import SCRIPTS_SIZE, Section, as_jpeg, as_png, literal, page
+from minigrad.page.html import SCRIPTS_SIZE, Section, as_jpeg, as_png, page
 from minigrad.page.numbers import BUDGET, decoded, encoded, network_numbers, size
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "encoded",
     "excerpt",
     "kind_of",
-    "literal",
     "network_numbers",
     "page",
     "size",

@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import unicodedata
 from importlib import resources
 from typing import Any
 
@@ -54,15 +53,6 @@ def checksum(text: str) -> str:
 def escaped(text: str) -> str:
     """Text escaped for use between tags or in an HTML comment."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("--", "- -")
-
-
-def literal(text: str) -> str:
-    """A name that is safe to show: characters that control a terminal, or change the direction of a
-    line, are written as their numbers."""
-    return "".join(
-        c if c == " " or unicodedata.category(c)[0] not in "CZ" else f"\\u{ord(c):04x}"
-        for c in text
-    )
 
 
 def as_png(picture: np.ndarray) -> str:

@@ -17,6 +17,7 @@ from minigrad import functions as F
 from minigrad.data import DataError, Loader
 from minigrad.distributed import Communicator
 from minigrad.engine import no_grad
+from minigrad.text import shown
 
 
 @dataclass
@@ -136,12 +137,12 @@ def write_by_class(
             others = np.where(np.arange(len(classes)) == c, 0, confusion[c])
             out.writerow(
                 [
-                    classes[c],
-                    names[c],
+                    shown(classes[c]),
+                    shown(names[c]),
                     int(count),
                     f"{top1:.4f}",
                     f"{top5:.4f}",
-                    classes[int(others.argmax())] if others.any() else "",
+                    shown(classes[int(others.argmax())]) if others.any() else "",
                 ]
             )
 
@@ -165,7 +166,7 @@ def write_predictions(
                 ),
             ]
         )
+        folders = [shown(name) for name in classes]
         for name, label, order, p in zip(where, result.labels, best, result.probabilities):
-            out.writerow(
-                [name, classes[label], *(v for k in order for v in (classes[k], f"{p[k]:.6f}"))]
-            )
+            guesses = [v for k in order for v in (folders[k], f"{p[k]:.6f}")]
+            out.writerow([shown(name), folders[label], *guesses])

@@ -30,11 +30,11 @@ from minigrad.page import (
     as_png,
     excerpt,
     kind_of,
-    literal,
     network_numbers,
     page,
     size,
 )
+from minigrad.text import shown
 from minigrad.training.checkpoint import CheckpointError
 from minigrad.training.inside import Inside
 from minigrad.training.run_folder import RunError, RunFolder
@@ -90,7 +90,7 @@ class Report:
     def __init__(self, inside: Inside, pictures: bool, seconds: float = math.inf) -> None:
         self.inside, self.pictures = inside, pictures
         self.deadline = time.monotonic() + seconds
-        self.names = [literal(name) for name in inside.settings.names]
+        self.names = [shown(name) for name in inside.settings.names]
         nonlinear = ReLU, Tanh, Sigmoid
         self.stages = [  # the stages whose strongest activations are searched
             name for name, row in inside.rows.items()
@@ -108,14 +108,14 @@ class Report:
         crop, x = preparation.crop_of(raw), preparation.centre(raw[None])
         kinds = sorted({kind_of(row.layer) for row in inside.rows.values()})
         sections: Section = {
-            "title": literal(
+            "title": shown(
                 f"{Path(inside.run).resolve().name}: the network {inside.settings.options.preset}"
             ),
             "notice": FULL if self.pictures else NUMBERS_ONLY,
             "classes": self.names,
             "picture": {
                 "source": as_png(photograph(crop)),
-                "words": literal(words),
+                "words": shown(words),
                 "truth": truth,
             },
             "code": {kind: excerpt(kind) for kind in kinds},
@@ -154,7 +154,7 @@ class Report:
         try:
             return make()
         except (ValueError, RunError, CheckpointError, OSError, trace.TraceError) as error:
-            self.absent[name] = literal(f"Left out: {str(error).splitlines()[0]}.")
+            self.absent[name] = shown(f"Left out: {str(error).splitlines()[0]}.")
             return None
 
     def looked_at(self) -> tuple[np.ndarray, str, int | None]:
@@ -169,7 +169,7 @@ class Report:
                 raw, truth = inside.one
                 return raw, "the first held-out picture that can be read", truth
             except (ValueError, OSError) as error:
-                self.absent["picture"] = literal(str(error))
+                self.absent["picture"] = shown(str(error))
         drawn = synthetic.draw_picture(synthetic.CLASSES[0], random.Stream(0, "report"))
         return data.read_image(drawn, shape), "a drawn picture, none of the run's", None
 
@@ -206,7 +206,7 @@ class Report:
             last = epochs[-1]
             rows.append(["held out, last epoch", f"loss {float(last['val_loss']):.3f}, top-1"
              f" {float(last['val_top1']):.1%}, top-5 {float(last['val_top5']):.1%}"])  # fmt: skip
-        return [[name, literal(text)] for name, text in rows]
+        return [[name, shown(text)] for name, text in rows]
 
     def rows(self, file: str) -> Sequence[Mapping[str, str]]:
         folder = Path(self.inside.run)

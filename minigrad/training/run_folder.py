@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.files import PREFIX, replacing, sweep
+from minigrad.text import shown
 from minigrad.training import checkpoint
 
 FEATURES = "features"
@@ -179,8 +180,8 @@ class RunFolder:
             self.write(name, header, ([row[key] for key in header] for row in rows))
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file; none without a file. Lines that a crash cut short are left out, as
-        are those of FILES in which something else stands for a number: the second is reported."""
+        """The rows of a CSV file; none without a file. Lines that a crash cut short are left out.
+        So are those of FILES in which something else stands for a number, which is reported."""
         if not (self.path / name).is_file():
             return []
         with open(
@@ -220,7 +221,11 @@ class RunFolder:
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Write skipped.csv. It keeps the pictures listed before the run was resumed."""
         known = {row["picture"]: row["reason"] for row in self.rows("skipped.csv")}
-        self.write("skipped.csv", ("picture", "reason"), sorted((known | dict(skipped)).items()))
+        self.write(
+            "skipped.csv",
+            ("picture", "reason"),
+            sorted((known | {shown(k): shown(v) for k, v in skipped.items()}).items()),
+        )
 
     def attempt(self, action: Callable[[], None], step: int) -> bool:
         """Call an action that writes; a failure is reported once, and the run continues. Returns

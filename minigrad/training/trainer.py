@@ -277,14 +277,14 @@ class Trainer:
             ),
             "waiting": f"{waited / seconds:.4f}",
         }
-        self.report(sentence(row, epochs, self.seconds / self.epoch * (epochs - self.epoch)))
         self.append("metrics.csv", [row])
         skipped: dict[str, str] = {}
         for some in self.sharers.exchange(loader.skipped | self.val.skipped):
             skipped |= some
         if skipped:
             self.run.attempt(lambda: self.run.write_skipped(skipped), self.step)
-        self.save_epoch()
+        self.save_epoch()  # before anything is printed: a terminal may hang
+        self.report(sentence(row, epochs, self.seconds / self.epoch * (epochs - self.epoch)))
 
     def run_step(self, x: np.ndarray, t: np.ndarray) -> float:
         """Learn a batch, if it has a readable picture, and write its row. Returns its loss."""
