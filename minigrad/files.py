@@ -3,13 +3,16 @@ then synced to disk, then renamed."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 # The names of folders for unfinished files begin with this; `sweep` removes no other folders.
 PREFIX = ".minigrad-"
@@ -40,6 +43,38 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError for a file that is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("its lists are nested too deeply") from error
+
+
+def save_record(path: Path, content: Any) -> None:
+    """Write a JSON file that can be made again, with a checksum of its content. It is not an error
+    if the folder cannot be written to."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps({"checksum": digest_of(content), "content": content}))
+
+
+def load_record(path: Path) -> Any:
+    """The content that save_record wrote. Raises OSError, or ValueError if the file is not exactly
+    what was written."""
+    written = load_json(path)
+    if not isinstance(written, dict) or set(written) != {"checksum", "content"}:
+        raise ValueError(f"{path} is no record of this version")
+    if digest_of(written["content"]) != written["checksum"]:
+        raise ValueError(f"{path} is damaged: its content is not what was written")
+    return written["content"]
+
+
+def digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def sweep(folder: Path, age: float = 0.0) -> None:

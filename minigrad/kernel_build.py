@@ -84,7 +84,7 @@ def fault(library: Path, sources: Path) -> str | None:
             json.loads(library.with_suffix(".json").read_text()),
             record(sources_hash(sources), library),
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "were not built by this version"
     if written == now:
         return None

@@ -1,10 +1,13 @@
 """Files of a run that were edited: each is refused in a sentence that names the file and what does
 not fit, before anything is computed from it. tests/fuzz.py tries many more."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,3 +209,46 @@ def test_files_have_the_mode_that_the_umask_asks_for(tmp_path, umask, mode):
         os.umask(before)
     for name in ("c.safetensors", "text"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+# File systems without locks, without hard links, and full.
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = []
+    folder = RunFolder.create(str(tmp_path / "run"), "name", said.append)
+    assert said == [
+        f"{tmp_path / 'run'} cannot be locked ([Errno {number}] {os.strerror(number)}): start no"
+        " second run in it"
+    ]
+    folder.close()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    folder = RunFolder.create(str(tmp_path / "run"), "name")
+    folder.save({"a": np.ones(3)}, {})
+    whole = (folder.path / CHECKPOINT).read_bytes()
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder.link_epoch(1, best=True, keep=1)
+    for name in ("epoch-0001.safetensors", "best.safetensors"):
+        assert (folder.path / name).read_bytes() == whole
+
+    def full(source, target):
+        Path(target).write_bytes(whole[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert not folder.attempt(lambda: folder.link_epoch(2, best=True, keep=1), step=7)
+    names = [CHECKPOINT, "best.safetensors", "epoch-0001.safetensors"]
+    assert sorted(p.name for p in folder.path.iterdir()) == sorted(names)
+    assert (folder.path / "best.safetensors").read_bytes() == whole

@@ -115,10 +115,12 @@ def test_a_changed_archive_gets_a_new_index(tmp_path):
 
 def test_a_torn_index_is_made_anew(tmp_path):
     path = make_tar(tmp_path / "a.tar", MEMBERS)
-    for text in ("", "[[1]]", '{"a": 1', "[3]"):
+    for text in ("", "[[1]]", '{"a": 1', "[3]", "[" * 100_000, "512"):
         data.open_sets(path, cache=tmp_path)
         index = next(tmp_path.glob("*.index.json"))
-        index.write_text(text)
+        whole = index.read_text()
+        assert whole.count("512") == 1  # an offset
+        index.write_text(whole.replace("512", "513") if text == "512" else text)
         assert len(data.open_sets(path, cache=tmp_path)[0]) == 6
 
 

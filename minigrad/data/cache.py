@@ -9,7 +9,6 @@ cache. It is written under another name and renamed when complete: a cache that 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -25,9 +24,9 @@ from tqdm import tqdm
 
 from minigrad.data.folder import ImageSet
 from minigrad.data.images import ImageError, read_image
-from minigrad.data.sources import Files, write_atomically
+from minigrad.data.sources import Files
 from minigrad.data.workers import TIMEOUT, Shape, Workers
-from minigrad.files import ABANDONED, replacing, sweep
+from minigrad.files import ABANDONED, load_record, replacing, save_record, sweep
 from minigrad.models.records import PHOTOGRAPH
 
 LARGEST_CACHE = 10 * 2**30
@@ -137,7 +136,7 @@ def open_pictures(
 def existing(images: ImageSet, path: Path, shape: Shape) -> Pictures | None:
     """The cache at `path`, if it is whole and holds what was written."""
     try:
-        record = json.loads(path.with_suffix(".json").read_text())
+        record = load_record(path.with_suffix(".json"))
         broken = {int(i): str(reason) for i, reason in record["broken"].items()}
         pictures = Pictures(images, path, broken, shape)
         if (
@@ -190,6 +189,9 @@ def build(
                 decoded[batch.indices] = batch.pictures
                 broken |= batch.skipped
         decoded.flush()
-    record = json.dumps({"broken": broken, "checksum": checksum(decoded[: len(images)])})
-    write_atomically(path.with_suffix(".json"), record)  # last: the cache is not valid without it
+    record = {
+        "broken": {str(i): reason for i, reason in broken.items()},
+        "checksum": checksum(decoded[: len(images)]),
+    }
+    save_record(path.with_suffix(".json"), record)  # last: the cache is not valid without it
     return Pictures(images, path, broken, shape)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import lzma
 import os
 import struct
@@ -19,7 +18,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -27,7 +25,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from minigrad.files import replacing
+from minigrad.files import load_record, save_record
 from minigrad.text import shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -114,10 +112,8 @@ class Archive:
             key = hashlib.sha256(self.stamp().encode(errors="surrogateescape")).hexdigest()
             index = self.index_folder / f"{key[:24]}.index.json"
             try:
-                return {
-                    name: (offset, size) for name, offset, size in json.loads(index.read_text())
-                }
-            except (OSError, ValueError, TypeError):  # no index yet, or not whole: build it again
+                return {name: (offset, size) for name, offset, size in load_record(index)}
+            except (OSError, ValueError):  # no index yet, or not whole: build it again
                 pass
         try:
             found = {}
@@ -132,7 +128,7 @@ class Archive:
                 f"{self.path} is damaged, cut off or no archive ({type(error).__name__}: {error})"
             ) from error
         if index is not None:
-            write_atomically(index, json.dumps([[name, *place] for name, place in found.items()]))
+            save_record(index, [[name, *place] for name, place in found.items()])
         return found
 
     def tree(self, part: str = "") -> dict[str, list[str]]:
@@ -419,12 +415,3 @@ def read_cifar(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if rows[:, 0].max() > 9:
         raise DataError(f"{path}: label {rows[:, 0].max()}; CIFAR-10 has 0 to 9")
     return rows[:, 0].astype(np.int64), rows[:, 1:]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file that is not essential, whole or not at all. It is not an error if the
-    folder cannot be written to."""
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
-            unfinished.write_text(text)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from minigrad import random
 from minigrad.data.sources import DataError
+from minigrad.files import load_json
 from minigrad.models.records import PHOTOGRAPH
 
 SIZE = PHOTOGRAPH[0]
@@ -163,7 +164,10 @@ def draw_set(root: Path, train: int = 200, val: int = 30, seed: int = 0, workers
         "seed": seed,
     }
     marker = root / "synthetic.json"
-    found = json.loads(marker.read_text()) if marker.is_file() else None
+    try:
+        found = load_json(marker) if marker.is_file() else None
+    except ValueError as error:
+        raise DataError(f"{marker} is damaged ({error}): draw into another folder") from error
     if found == label | {"complete": True}:
         return
     if found is None and root.is_dir() and any(root.iterdir()):

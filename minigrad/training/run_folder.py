@@ -74,7 +74,9 @@ class RunFolder:
         self.lock: int | None = None
 
     @classmethod
-    def create(cls, output: str | None, name: str) -> RunFolder:
+    def create(
+        cls, output: str | None, name: str, report: Callable[[str], None] = print
+    ) -> RunFolder:
         """A new or empty folder `output`, or if None runs/TIME-NAME. Raises RunError."""
         path = Path(output or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{name}")
         try:
@@ -88,7 +90,7 @@ class RunFolder:
             raise RunError(
                 f"cannot write into the run folder {path} ({error}); choose another with --output"
             ) from error
-        run = cls(path).taken()
+        run = cls(path, report).taken()
         held = sorted(p.name for p in path.iterdir() if not p.name.startswith(PREFIX))
         if held:
             run.close()
@@ -99,9 +101,9 @@ class RunFolder:
         return run
 
     @classmethod
-    def resume(cls, path: str | Path) -> RunFolder:
+    def resume(cls, path: str | Path, report: Callable[[str], None] = print) -> RunFolder:
         """The folder of a run to go on with. Raises RunError."""
-        run = cls(path).taken()
+        run = cls(path, report).taken()
         run.claimed = True
         return run
 
@@ -114,7 +116,14 @@ class RunFolder:
         try:
             if fcntl is not None:
                 self.lock = os.open(self.path, os.O_RDONLY)
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise
+                except OSError as error:  # some network file systems have no locks
+                    self.report(
+                        f"{self.path} cannot be locked ({error}): start no second run in it"
+                    )
             with tempfile.TemporaryFile(prefix=PREFIX, dir=self.path):
                 pass
         except BlockingIOError as error:

@@ -71,9 +71,9 @@ def train(
     sets = comm.in_turn(lambda: open_sets(options))
     settings = settled(options, before, sets[0], presets)
     if comm.rank == 0 and before:
-        run = RunFolder.resume(given["resume"])
+        run = RunFolder.resume(given["resume"], report)
     elif comm.rank == 0:
-        run = RunFolder.create(options.output, options.preset)
+        run = RunFolder.create(options.output, options.preset, report)
     path = comm.broadcast(run.path if comm.rank == 0 else None)
     if comm.rank:
         run = Guest(path, report)

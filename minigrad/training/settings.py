@@ -3,7 +3,6 @@ its options."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import PIL
 
 import minigrad
 from minigrad import data
+from minigrad.files import load_json
 from minigrad.models.records import Preset, find, from_json, small_subset, to_json
 from minigrad.network import ledger
 from minigrad.training.options import Options
@@ -94,10 +94,7 @@ def configured(path: Path) -> Options:
 
 def written_in(path: Path) -> Settings:
     """The settings in a settings.json. Raises OSError, or ValueError if it holds anything else."""
-    try:
-        return Settings.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except RecursionError as error:
-        raise ValueError("its lists are nested too deeply") from error
+    return Settings.from_json(load_json(path))
 
 
 def settled(
