@@ -14,9 +14,10 @@ __device__ inline int inside(int o, int size, int kernel, int stride, int paddin
   return least(size, first + kernel) - most(0, first);
 }
 
-extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__restrict__ y, int H,
-                                            int W, int C, int KH, int KW, int SH, int SW, int PH,
-                                            int PW, int OH, int OW) {
+extern "C" __global__ void
+avg_pool_forward(const real *__restrict__ x /* up(blocks, OH) * H * W * C */,
+                 real *__restrict__ y /* blocks * OW * C */, int H, int W, int C, int KH, int KW,
+                 int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / OH, oh = blockIdx.x % OH, top = oh * SH - PH,
       pieces = (C + CHANNELS - 1) / CHANNELS;
   for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
@@ -36,9 +37,10 @@ extern "C" __global__ void avg_pool_forward(const real *__restrict__ x, real *__
   }
 }
 
-extern "C" __global__ void avg_pool_backward(const real *__restrict__ gy, real *__restrict__ gx,
-                                             int H, int W, int C, int KH, int KW, int SH, int SW,
-                                             int PH, int PW, int OH, int OW) {
+extern "C" __global__ void
+avg_pool_backward(const real *__restrict__ gy /* up(blocks, H) * OH * OW * C */,
+                  real *__restrict__ gx /* blocks * W * C */, int H, int W, int C, int KH, int KW,
+                  int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {

@@ -10,8 +10,9 @@
 // Bytes per element: add_bias reads 4 and writes 4, with or without ReLU; sum_rows reads 4.
 #include "prelude.cuh"
 
-extern "C" __global__ void add_bias(real *__restrict__ y, const real *__restrict__ b, i64 rows,
-                                    int O, int span, int relu) {
+extern "C" __global__ void add_bias(real *__restrict__ y /* rows * O */,
+                                    const real *__restrict__ b /* O */, i64 rows, int O, int span,
+                                    int relu) {
   i64 first = (i64)blockIdx.x * span, last = first + span < rows ? first + span : rows;
   for (i64 row = first; row < last; ++row) {
     for (int o = threadIdx.x; o < O; o += blockDim.x) {
@@ -22,8 +23,9 @@ extern "C" __global__ void add_bias(real *__restrict__ y, const real *__restrict
 }
 
 // out[block, o] = sum of g[row, o] over the block's rows: one level of gb.
-extern "C" __global__ void sum_rows(const real *__restrict__ g, real *__restrict__ out, i64 rows,
-                                    int O, int span) {
+extern "C" __global__ void sum_rows(const real *__restrict__ g /* rows * O */,
+                                    real *__restrict__ out /* blocks * O */, i64 rows, int O,
+                                    int span) {
   i64 first = (i64)blockIdx.x * span, last = first + span < rows ? first + span : rows;
   for (int o = threadIdx.x; o < O; o += blockDim.x) {
     real total = 0;

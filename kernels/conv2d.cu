@@ -16,9 +16,10 @@
 // in the order that suits a GPU with its many threads.
 #include "prelude.cuh"
 
-extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__ cols, int H, int W,
-                                  int C, int c0, int CG, int KH, int KW, int SH, int SW, int PH,
-                                  int PW, int OH, int OW) {
+extern "C" __global__ void im2col(const real *__restrict__ x /* up(blocks, OH) * H * W * C */,
+                                  real *__restrict__ cols /* blocks * OW * KH * KW * CG */, int H,
+                                  int W, int C, int c0, int CG, int KH, int KW, int SH, int SW,
+                                  int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / OH, oh = blockIdx.x % OH, K = KH * KW * CG;
   for (int e = threadIdx.x; e < K; e += blockDim.x) {
     int kh = e / (KW * CG), kw = e / CG % KW, h = oh * SH - PH + kh;
@@ -32,9 +33,10 @@ extern "C" __global__ void im2col(const real *__restrict__ x, real *__restrict__
   }
 }
 
-extern "C" __global__ void col2im(const real *__restrict__ cols, real *__restrict__ gx, int H,
-                                  int W, int C, int c0, int CG, int KH, int KW, int SH, int SW,
-                                  int PH, int PW, int OH, int OW) {
+extern "C" __global__ void
+col2im(const real *__restrict__ cols /* up(blocks, H) * OH * OW * KH * KW * CG */,
+       real *__restrict__ gx /* blocks * W * C */, int H, int W, int C, int c0, int CG, int KH,
+       int KW, int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * CG; e += blockDim.x) {

@@ -117,10 +117,12 @@ static Tiles best_tiles() {
 // x YW. Shared memory: padded_size(band).
 // Bytes: reads 4 per number of x, once for each band that sees it; writes 4 per number of y. The
 // filters come from cache.
-extern "C" __global__ void direct_forward(const real *x, const real *filters, real *y, int H, int W,
-                                          int C, int KH, int KW, int SH, int SW, int PH, int PW,
-                                          int OH, int OW, int O, int groups, int YH, int YW, int TH,
-                                          int TW, int h0, int w0, int band) {
+extern "C" __global__ void direct_forward(
+    const real *x /* up(blocks, groups * up(OH, band)) * H * W * C */,
+    const real *filters /* groups * up(O / groups, 32) * (1 + KH * KW * (C / groups)) * 32 */,
+    real *y /* up(blocks, groups * up(OH, band)) * YH * YW * O */, int H, int W, int C, int KH,
+    int KW, int SH, int SW, int PH, int PW, int OH, int OW, int O, int groups, int YH, int YW,
+    int TH, int TW, int h0, int w0, int band) {
   Convolution s = {H, W, C, KH, KW, SH, SW, PH, PW, OH, OW, O, groups};
   Tiles tiles = best_tiles();
   int bands = (OH + band - 1) / band, n = blockIdx.x / (groups * bands),
@@ -147,11 +149,13 @@ extern "C" __global__ void direct_forward(const real *x, const real *filters, re
 // output rows at a time. Shared memory: chunk (padded_size(band) + band OW 32).
 // Bytes: reads 4 per number of x, once for each share of panels, and 4 per number of gy; writes 4
 // per number of the part.
-extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy, real *parts, int H,
-                                                  int W, int C, int KH, int KW, int SH, int SW,
-                                                  int PH, int PW, int OH, int OW, int O, int groups,
-                                                  int N, int span, int chunk, int band,
-                                                  int splits) {
+extern "C" __global__ void direct_filter_gradient(
+    const real *x /* N * H * W * C */, const real *gy /* N * OH * OW * O */,
+    real *
+        parts /* up(blocks, groups * splits) * groups * up(O / groups, 32) * (1 + KH * KW * (C / groups)) * 32 */
+    ,
+    int H, int W, int C, int KH, int KW, int SH, int SW, int PH, int PW, int OH, int OW, int O,
+    int groups, int N, int span, int chunk, int band, int splits) {
   Convolution s = {H, W, C, KH, KW, SH, SW, PH, PW, OH, OW, O, groups};
   Tiles tiles = best_tiles();
   int part = blockIdx.x / (groups * splits), g = blockIdx.x / splits % groups,
@@ -199,9 +203,13 @@ extern "C" __global__ void direct_filter_gradient(const real *x, const real *gy,
 
 // Pack w (taps, CG, groups OG) and b into panels; block = (group, panel, tap). Bytes per number of
 // w: 8. flip: pack the filters of the input gradient, with the taps reversed and c and o exchanged.
-extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *__restrict__ b,
-                                        real *__restrict__ filters, int taps, int CG, int OG,
-                                        int groups, int flip) {
+extern "C" __global__ void pack_filters(
+    const real *__restrict__ w /* taps * CG * groups * OG */,
+    const real *__restrict__ b /* groups * (flip * CG + (1 - flip) * OG) */,
+    real
+        *__restrict__ filters /* groups * up(flip * CG + (1 - flip) * OG, 32) * (1 + taps * (flip * OG + (1 - flip) * CG)) * 32 */
+    ,
+    int taps, int CG, int OG, int groups, int flip) {
   int rows = flip ? OG : CG, columns = flip ? CG : OG, panels = (columns + PANEL - 1) / PANEL;
   int g = blockIdx.x / (panels * taps), p = blockIdx.x / taps % panels, tap = blockIdx.x % taps,
       width = least(PANEL, columns - p * PANEL);
@@ -219,9 +227,10 @@ extern "C" __global__ void pack_filters(const real *__restrict__ w, const real *
 
 // Add up `count` parts, in order, and unpack the sum from panels into gw (taps, CG, groups OG) and
 // gb; block = (group, panel, tap). Bytes per number of gw: reads 4 for each part, writes 4.
-extern "C" __global__ void unpack_filters(const real *__restrict__ parts, real *__restrict__ gw,
-                                          real *__restrict__ gb, int count, int taps, int CG,
-                                          int OG, int groups) {
+extern "C" __global__ void unpack_filters(
+    const real *__restrict__ parts /* count * groups * up(OG, 32) * (1 + taps * CG) * 32 */,
+    real *__restrict__ gw /* taps * CG * groups * OG */, real *__restrict__ gb /* groups * OG */,
+    int count, int taps, int CG, int OG, int groups) {
   int panels = (OG + PANEL - 1) / PANEL;
   int g = blockIdx.x / (panels * taps), p = blockIdx.x / taps % panels, tap = blockIdx.x % taps,
       width = least(PANEL, OG - p * PANEL);

@@ -17,9 +17,10 @@ __device__ inline void philox(u32 c[4], u32 k0, u32 k1) {
   }
 }
 
-extern "C" __global__ void dropout(const real *__restrict__ x, real *__restrict__ y, i64 size,
-                                   i64 start, int span, u32 threshold, real scale, u32 seed,
-                                   u32 stream, u32 draw_low, u32 draw_high) {
+extern "C" __global__ void dropout(const real *__restrict__ x /* size */,
+                                   real *__restrict__ y /* size */, i64 size, i64 start, int span,
+                                   u32 threshold, real scale, u32 seed, u32 stream, u32 draw_low,
+                                   u32 draw_high) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   for (int i = 4 * threadIdx.x; i < count; i += 4 * blockDim.x) {

@@ -20,11 +20,13 @@ __device__ inline void prepare_row(const u8 *__restrict__ in, const real *__rest
   }
 }
 
-extern "C" __global__ void prepare_images(const u8 *__restrict__ pictures,
-                                          const int *__restrict__ draws,
-                                          const real *__restrict__ mean,
-                                          const real *__restrict__ shift, real *__restrict__ out,
-                                          int side, int size, int channels, real scale) {
+extern "C" __global__ void
+prepare_images(const u8 *__restrict__ pictures /* up(blocks, size) * side * side * channels */,
+               const int *__restrict__ draws /* up(blocks, size) * 3 */,
+               const real *__restrict__ mean /* size * size * channels */,
+               const real *__restrict__ shift /* up(blocks, size) * channels */,
+               real *__restrict__ out /* blocks * size * channels */, int side, int size,
+               int channels, real scale) {
   int n = blockIdx.x / size, h = blockIdx.x % size, C = channels;
   int top = draws[3 * n], left = draws[3 * n + 1], mirror = draws[3 * n + 2];
   const u8 *in = pictures + (((i64)n * side + top + h) * side + left) * C;

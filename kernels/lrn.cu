@@ -51,8 +51,9 @@ __device__ inline void forward(const real *__restrict__ x, real *__restrict__ y,
     y[c] = x[c] * power<paper>(k + alpha * window<paper>(squares + c, n), beta);
 }
 
-extern "C" __global__ void lrn_forward(const real *__restrict__ x, real *__restrict__ y, int C,
-                                       int before, int after, real k, real alpha, real beta) {
+extern "C" __global__ void lrn_forward(const real *__restrict__ x /* blocks * C */,
+                                       real *__restrict__ y /* blocks * C */, int C, int before,
+                                       int after, real k, real alpha, real beta) {
   SHARED(real, squares);
   i64 row = (i64)blockIdx.x * C;
   if (before == 2 && after == 2 && beta == (real)0.75)
@@ -82,9 +83,10 @@ __device__ inline void backward(const real *__restrict__ x, const real *__restri
     gx[c] -= factor * x[c] * window<paper>(t + c, n);
 }
 
-extern "C" __global__ void lrn_backward(const real *__restrict__ x, const real *__restrict__ gy,
-                                        real *__restrict__ gx, int C, int before, int after, real k,
-                                        real alpha, real beta) {
+extern "C" __global__ void lrn_backward(const real *__restrict__ x /* blocks * C */,
+                                        const real *__restrict__ gy /* blocks * C */,
+                                        real *__restrict__ gx /* blocks * C */, int C, int before,
+                                        int after, real k, real alpha, real beta) {
   SHARED(real, squares);
   real *t = squares + C + before + after;
   i64 row = (i64)blockIdx.x * C;

@@ -10,10 +10,11 @@
 // Bytes: forward reads 4 per input element and writes 5 per output element; backward the reverse.
 #include "prelude.cuh"
 
-extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__restrict__ y,
-                                            u8 *__restrict__ winner, int H, int W, int C, int KH,
-                                            int KW, int SH, int SW, int PH, int PW, int OH,
-                                            int OW) {
+extern "C" __global__ void
+max_pool_forward(const real *__restrict__ x /* up(blocks, OH) * H * W * C */,
+                 real *__restrict__ y /* blocks * OW * C */,
+                 u8 *__restrict__ winner /* blocks * OW * C */, int H, int W, int C, int KH, int KW,
+                 int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / OH, top = blockIdx.x % OH * SH - PH, pieces = (C + CHANNELS - 1) / CHANNELS;
   for (int e = threadIdx.x; e < OW * pieces; e += blockDim.x) {
     int ow = e / pieces, c = e % pieces * CHANNELS, channels = least(CHANNELS, C - c),
@@ -44,10 +45,11 @@ extern "C" __global__ void max_pool_forward(const real *__restrict__ x, real *__
   }
 }
 
-extern "C" __global__ void max_pool_backward(const real *__restrict__ gy,
-                                             const u8 *__restrict__ winner, real *__restrict__ gx,
-                                             int H, int W, int C, int KH, int KW, int SH, int SW,
-                                             int PH, int PW, int OH, int OW) {
+extern "C" __global__ void
+max_pool_backward(const real *__restrict__ gy /* up(blocks, H) * OH * OW * C */,
+                  const u8 *__restrict__ winner /* up(blocks, H) * OH * OW * C */,
+                  real *__restrict__ gx /* blocks * W * C */, int H, int W, int C, int KH, int KW,
+                  int SH, int SW, int PH, int PW, int OH, int OW) {
   int n = blockIdx.x / H, h = blockIdx.x % H, pieces = (C + CHANNELS - 1) / CHANNELS;
   int oh0 = first_window(h, KH, SH, PH), oh1 = last_window(h, SH, PH, OH);
   for (int e = threadIdx.x; e < W * pieces; e += blockDim.x) {

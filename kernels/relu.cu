@@ -5,8 +5,8 @@
 // Bytes per element: forward reads 4, writes 4; backward reads 8, writes 4.
 #include "prelude.cuh"
 
-extern "C" __global__ void relu_forward(const real *__restrict__ x, real *__restrict__ y, i64 size,
-                                        int span) {
+extern "C" __global__ void relu_forward(const real *__restrict__ x /* size */,
+                                        real *__restrict__ y /* size */, i64 size, int span) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {
@@ -15,8 +15,9 @@ extern "C" __global__ void relu_forward(const real *__restrict__ x, real *__rest
   }
 }
 
-extern "C" __global__ void relu_backward(const real *__restrict__ gy, const real *__restrict__ y,
-                                         real *__restrict__ gx, i64 size, int span) {
+extern "C" __global__ void relu_backward(const real *__restrict__ gy /* size */,
+                                         const real *__restrict__ y /* size */,
+                                         real *__restrict__ gx /* size */, i64 size, int span) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   UNROLL for (int i = threadIdx.x; i < count; i += blockDim.x) {

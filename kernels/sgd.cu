@@ -7,9 +7,10 @@
 //     Bytes per element: reads 12, writes 8.
 #include "prelude.cuh"
 
-extern "C" __global__ void sgd_update(real *__restrict__ w, real *__restrict__ v,
-                                      const real *__restrict__ g, i64 size, int span, real lr,
-                                      real momentum, real decay, int paper) {
+extern "C" __global__ void sgd_update(real *__restrict__ w /* size */,
+                                      real *__restrict__ v /* size */,
+                                      const real *__restrict__ g /* size */, i64 size, int span,
+                                      real lr, real momentum, real decay, int paper) {
   i64 first = (i64)blockIdx.x * span;
   int count = size - first < span ? (int)(size - first) : span;
   real into = paper ? -lr : 1, step = paper ? 1 : -lr;

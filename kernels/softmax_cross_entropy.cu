@@ -7,10 +7,9 @@
 // writes 4.
 #include "prelude.cuh"
 
-extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict__ x,
-                                                         const i64 *__restrict__ t,
-                                                         real *__restrict__ p,
-                                                         real *__restrict__ loss, int C) {
+extern "C" __global__ void softmax_cross_entropy_forward(
+    const real *__restrict__ x /* blocks * C */, const i64 *__restrict__ t /* blocks */,
+    real *__restrict__ p /* blocks * C */, real *__restrict__ loss /* blocks */, int C) {
   SHARED(real, slots);
   const real *row = x + (i64)blockIdx.x * C;
   real *out = p + (i64)blockIdx.x * C;
@@ -22,13 +21,15 @@ extern "C" __global__ void softmax_cross_entropy_forward(const real *__restrict_
   for (int c = threadIdx.x; c < C; c += blockDim.x) total += out[c] = exp(row[c] - largest);
   total = block_sum(total, slots);
   for (int c = threadIdx.x; c < C; c += blockDim.x) out[c] /= total;
-  if (threadIdx.x == 0) loss[blockIdx.x] = log(total) - (row[t[blockIdx.x]] - largest);
+  i64 label = t[blockIdx.x];
+  bool known = 0 <= label && label < C;  // otherwise NaN, and nothing is read outside of x
+  if (threadIdx.x == 0)
+    loss[blockIdx.x] = known ? log(total) - (row[label] - largest) : log((real)-1);
 }
 
-extern "C" __global__ void softmax_cross_entropy_backward(const real *__restrict__ p,
-                                                          const i64 *__restrict__ t,
-                                                          const real *__restrict__ gy,
-                                                          real *__restrict__ gx, int C) {
+extern "C" __global__ void softmax_cross_entropy_backward(
+    const real *__restrict__ p /* blocks * C */, const i64 *__restrict__ t /* blocks */,
+    const real *__restrict__ gy /* blocks */, real *__restrict__ gx /* blocks * C */, int C) {
   const real *row = p + (i64)blockIdx.x * C;
   real *out = gx + (i64)blockIdx.x * C;
   real g = gy[blockIdx.x];

@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 REALS = ("float", "double")
-SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+SIGNATURE = re.compile(r'extern "C" __global__ void\s+(\w+)\((.*?)\) \{', re.DOTALL)
 FLAGS = [
     "-O3",
     "-std=c++17",

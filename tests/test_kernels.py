@@ -15,7 +15,11 @@ from checks import DTYPES, KERNEL, built, numbers, run
 from minigrad import backend, kernel_build, kernels, optim
 from minigrad import functions as F
 from minigrad.data.preparation import prepare_images
+from minigrad.engine import Tensor
 from minigrad.functions import conv2d_direct
+from minigrad.functions.bias import add_bias
+from minigrad.functions.relu import relu_gradient
+from minigrad.functions.softmax_cross_entropy import SoftmaxCrossEntropy
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {case.name: case for case in F.cases()}
@@ -259,3 +263,64 @@ def test_cpu_kernels_asked_for_but_not_built(monkeypatch):
         kernels.KernelError, match="but they are not built: `python -m minigrad build`"
     ):
         kernels.ready(np.zeros(3))
+
+
+def test_every_pointer_has_a_size():
+    for name, (_, parameters) in kernels.signatures().items():
+        assert all(bool(p.size) == p.pointer for p in parameters), name
+
+
+@built
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: relu_gradient(np.zeros(10), np.zeros(10_000)),
+            "kernel relu_backward, gy: size = 10000 elements are needed, and the array has 10",
+        ),
+        (
+            lambda: add_bias(np.zeros((3, 500)), np.zeros(2), relu=False),
+            "kernel add_bias, b: O = 500 elements are needed, and the array has 2",
+        ),
+        (
+            lambda: prepare_images(
+                np.zeros((2, 9, 9, 3), np.uint8), np.zeros((2, 3), np.int32), np.zeros((4, 4, 3)),
+                np.zeros((2, 3)), 1.0, np.zeros((2, 5, 5, 3)),
+            ),
+            r"mean: size \* size \* channels = 75 elements are needed, and the array has 48",
+        ),
+        (
+            lambda: SoftmaxCrossEntropy(np.zeros(2, np.int64), "none")(np.zeros((300, 4))),
+            "kernel softmax_cross_entropy_forward, t: blocks = 300 elements are needed",
+        ),
+        (
+            lambda: kernels.launch(
+                "max_pool_forward", 10, *np.zeros((2, 64)), np.zeros(64, np.uint8), 8, 8, 1, 2, 2,
+                2, 2, 0, 0, 4, 4,
+            ),
+            r"x: up\(blocks, OH\) \* H \* W \* C = 192 elements are needed, and the array has 64",
+        ),
+        (
+            lambda: kernels.launch(
+                "max_pool_forward", 1, *np.zeros((2, 64)), np.zeros(64, np.uint8), 8, 8, 1, 2, 2,
+                2, 2, 0, 0, 0, 0,
+            ),
+            "kernel max_pool_forward: 1 blocks, and a size of 0 in",
+        ),
+    ],
+)  # fmt: skip
+def test_an_array_that_is_too_small_is_refused(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
+
+
+@built
+@pytest.mark.parametrize("label", [-1, 4, 2**40, -(2**40)])
+def test_a_label_that_is_no_class_gives_nan_and_reads_nothing(label):
+    """The function refuses such a label; its Function, called by itself, does not look."""
+    x = Tensor(np.zeros((2, 4)), requires_grad=True)
+    loss = SoftmaxCrossEntropy(np.array([label, 1]), "none")(x)
+    assert np.isnan(loss.data[0])
+    assert loss.data[1] == pytest.approx(np.log(4))
+    loss.backward(np.ones(2))
+    np.testing.assert_allclose(x.grad, [[0.25] * 4, [0.25, -0.75, 0.25, 0.25]])

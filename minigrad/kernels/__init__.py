@@ -56,12 +56,14 @@ CPU_ONLY = "conv2d_direct.cpp"  # the only kernel file that is not compiled for 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: its name, C type, and whether it is a pointer."""
+    """One parameter of a kernel: its name, C type, and whether it is a pointer. `size`, of a
+    pointer: how many elements the kernel reads or writes there, from the comment behind it."""
 
     name: str
     type: str
     pointer: bool
     const: bool
+    size: str = ""
 
 
 @functools.cache
@@ -78,17 +80,22 @@ def folder() -> Path:
     )
 
 
+COMMENT = re.compile(r"/\*(.*?)\*/", re.DOTALL)
+
+
 @functools.cache
 def signatures() -> dict[str, tuple[str, tuple[Parameter, ...]]]:
     """(file, parameters) of every kernel, from its C signature."""
     found = {}
     for path in sorted([*folder().glob("*.cu"), folder() / CPU_ONLY]):
         for name, text in kernel_build.SIGNATURE.findall(path.read_text()):
+            sizes = COMMENT.findall(text)
             parameters = []
-            for part in text.split(","):
+            for part in COMMENT.sub("", text).split(","):
                 words = part.replace("*", " * ").replace("__restrict__", " ").split()
                 kind = next(w for w in words if w not in ("const", "*"))
-                parameters.append(Parameter(words[-1], kind, "*" in words, "const" in words))
+                size = " ".join(sizes.pop(0).split()) if "*" in words else ""
+                parameters.append(Parameter(words[-1], kind, "*" in words, "const" in words, size))
             found[name] = (path.name, tuple(parameters))
     return found
 
@@ -300,6 +307,37 @@ def check(name: str, args: tuple, real: str) -> str:
     return device
 
 
+def up(a: int, b: int) -> int:
+    """a / b, rounded up: used in the sizes of the signatures."""
+    return -(-a // b)
+
+
+@functools.cache
+def needed(name: str) -> Any:
+    """A function of the number of blocks and of a launch's numbers: how many elements each array
+    must have, in the order of the signature. `/` rounds down there, as in C."""
+    parameters = signatures()[name][1]
+    names = ", ".join(p.name for p in parameters if not p.pointer)
+    sizes = ", ".join(p.size.replace("/", "//") for p in parameters if p.pointer)
+    return eval(f"lambda blocks, {names}: ({sizes},)", {"up": up})  # text of our own sources
+
+
+def check_sizes(name: str, blocks: int, args: tuple) -> None:
+    """Raise TypeError where an array has fewer elements than the launch would read or write."""
+    given = list(zip(signatures()[name][1], args))
+    numbers = [value for p, value in given if not p.pointer]
+    try:
+        sizes = needed(name)(blocks, *numbers)
+    except ZeroDivisionError:
+        raise TypeError(f"kernel {name}: {blocks} blocks, and a size of 0 in {numbers}") from None
+    for (p, array), size in zip((pair for pair in given if pair[0].pointer), sizes):
+        if array.size < size:
+            raise TypeError(
+                f"kernel {name}, {p.name}: {p.size} = {size} elements are needed, and the array has"
+                f" {array.size}"
+            )
+
+
 def host_arguments(name: str, real: str, args: tuple) -> tuple[Any, list]:
     """The arguments for a launcher on a CPU: an array with a pointer to each value, and the values
     themselves, which the caller must keep alive during the launch."""
@@ -329,6 +367,7 @@ def launch(name: str, blocks: int, *args: Any, shared: int = 0) -> None:
         )
     if blocks == 0:
         return
+    check_sizes(name, blocks, args)
     rows = plan(name, real)
     if device == "cpu":
         pointers, values = host_arguments(name, real, args)
