@@ -1,10 +1,13 @@
 """Data sets by name, from a server on this machine: whole, broken off, wrong, hostile, absent."""
 
+import contextlib
 import hashlib
 import http.server
 import io
+import itertools
 import tarfile
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -33,12 +36,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
         rest = content[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(rest)))
+        if server.length is not None:
+            self.send_header("Content-Length", server.length or str(len(rest)))
         self.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for piece in server.instead:
+                self.wfile.write(piece)
+                self.wfile.flush()
         if server.breaks > 0:
             server.breaks -= 1
             rest = rest[: len(rest) // 2]
-        self.wfile.write(rest)
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(rest)
 
     def log_message(self, *args):
         pass
@@ -48,6 +57,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
         s.files, s.asked, s.ranges, s.breaks = {}, [], True, 0
+        # The Content-Length ("" the right one, None none), and what is sent before the file.
+        s.length, s.instead = "", []
         threading.Thread(target=s.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(download, "PAUSE", 0.0)
         s.address = f"http://127.0.0.1:{s.server_address[1]}/"
@@ -220,3 +231,46 @@ def test_the_table_names_what_the_sources_publish():
     for entry in download.NAMES.values():
         assert entry.address.startswith("https://")
         assert all(len(md5) == 32 and int(md5, 16) for md5 in entry.files.values())
+
+
+# Servers that mean harm, or are broken.
+
+
+def test_a_body_without_an_end_is_stopped(server, offer, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 1 << 20)
+    offer(tgz(GOOD))
+    server.length, server.instead = None, itertools.repeat(bytes(1 << 16))
+    with pytest.raises(DataError, match="small.tgz sends more than 1,048,576 bytes: it was stop"):
+        data.open_sets("small", cache=tmp_path)
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) == 0
+
+
+def test_a_body_too_large_for_the_disk_is_refused(server, offer, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "SPARED", 2**62)
+    offer(tgz(GOOD))
+    server.length = "1000000"
+    with pytest.raises(DataError, match="small.tgz has 1,000,000 bytes, and at most 0 may"):
+        data.open_sets("small", cache=tmp_path)
+
+
+def test_a_byte_at_a_time_is_no_progress(server, offer, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    monkeypatch.setattr(download, "TRIES", 2)
+    offer(tgz(GOOD))
+
+    class Drip:
+        def __iter__(self):
+            for _ in range(1000):
+                time.sleep(0.02)
+                yield b"x"
+
+    server.length, server.instead = "100000", Drip()
+    with pytest.raises(DataError, match=r"only [0-9]+ bytes came in 0.3 s \([0-9]+ bytes are kept"):
+        data.open_sets("small", cache=tmp_path)
+
+
+@pytest.mark.parametrize("length", ["x", "-5", "9" * 40, "1e9", None])
+def test_a_content_length_that_is_no_number(server, offer, tmp_path, length):
+    offer(tgz(GOOD))
+    server.length = length
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2

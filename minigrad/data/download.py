@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +25,9 @@ from minigrad.data.sources import DataError, open_tar
 from minigrad.files import ABANDONED, replacing, sweep
 
 TRIES, PAUSE, TIMEOUT = 5, 2.0, 30.0  # seconds
-LARGEST_UNPACKED = 20 * 2**30
+SLOWEST = 1024  # bytes a second, over each TIMEOUT
+LARGEST, LARGEST_UNPACKED = 4 * 2**30, 20 * 2**30  # the largest set has 1.6 GB
+SPARED = 2**30  # bytes of the disk that a download leaves free
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,11 @@ def transfer(address: str, part: Path) -> None:
     with answer:
         if answer.status != 206:
             have = 0  # the server sends the file from its start
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        limit = min(LARGEST, have + max(0, shutil.disk_usage(part.parent).free - SPARED))
+        if (total or 0) > limit:
+            raise DataError(f"{address} has {total:,} bytes, and at most {limit:,} may come")
         with (
             open(part, "ab" if have else "wb") as file,
             tqdm(
@@ -159,9 +166,18 @@ def transfer(address: str, part: Path) -> None:
                 disable=None,
             ) as bar,
         ):
-            while piece := answer.read(1 << 16):
+            since, came = time.monotonic(), 0  # of the bytes that are counted for the speed
+            while piece := answer.read1(1 << 16):
                 file.write(piece)
                 bar.update(len(piece))
+                came += len(piece)
+                if file.tell() > limit:
+                    part.unlink()
+                    raise DataError(f"{address} sends more than {limit:,} bytes: it was stopped")
+                if time.monotonic() - since > TIMEOUT:
+                    if came < SLOWEST * TIMEOUT:
+                        raise ConnectionError(f"only {came:,} bytes came in {TIMEOUT:g} s")
+                    since, came = time.monotonic(), 0
             if total is not None and file.tell() < total:
                 raise ConnectionError(
                     f"the connection ended after {file.tell():,} of {total:,} bytes"
