@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 import traceback
@@ -242,7 +243,8 @@ def run_command(
             return launch(given["ranks"], given.get("rank_timeout", Options.rank_timeout))
         comm = connect()
         machine.set_up(comm.local_size)
-        command(comm)
+        with machine.stops_go_to(signal.default_int_handler):
+            command(comm)
         comm.beat(done=True)
     except BrokenPipeError:  # the reader of what is printed has seen enough
         terminal.use(lasting=True)

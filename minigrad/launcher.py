@@ -70,12 +70,10 @@ def launch(ranks: int, timeout: float, command: Sequence[str] = ()) -> int:
         watch = Watch(process, folder)
         echo = threading.Thread(target=watch.pass_on)
         echo.start()
-        before = {number: signal.signal(number, watch.signal) for number in machine.STOPS}
         try:
-            why = watch.until_the_end(timeout)
+            with machine.stops_go_to(watch.signal):
+                why = watch.until_the_end(timeout)
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             watch.end()
             echo.join()
         code, beats = process.returncode, read_beats(folder)

@@ -391,6 +391,49 @@ def test_a_signal_saves_and_the_run_goes_on(place, number):
     assert f"step {step}" in run(f"train --resume {folder} --epochs {step // 5 + 1}", cwd=place)
 
 
+SLOW = {
+    "decoding": "import minigrad.data.cache as slow; slow.read_image = wait",
+    "drawing": "import minigrad.training.session as slow; slow.draw_run = wait",
+}
+WAIT = """
+def wait(*_):
+    import time
+    print("now", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("what", SLOW)
+def test_a_signal_outside_of_the_steps_leaves_nothing_half_written(place, tmp_path, what, number):
+    shutil.copytree(place / "set", tmp_path / "set")
+    process = start(f"{ONE_EPOCH} --output run", cwd=tmp_path, before=WAIT + SLOW[what])
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("now") for line in lines)
+    process.send_signal(number)
+    rest = "".join(lines)
+    process.stdout.close()
+    assert (process.wait(), rest.splitlines()[-1]) == (130, "stopped")
+    assert "Traceback" not in rest
+    assert not list(tmp_path.rglob(".minigrad-*"))
+    assert (tmp_path / "run" / CHECKPOINT).exists() == (what == "drawing")
+
+
+def test_a_hangup_that_is_ignored_as_under_nohup_stops_nothing(place):
+    process = start(
+        f"{TRAIN} --epochs 3000 --batch-size 8 --output nohup", cwd=place,
+        before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n",
+    )  # fmt: skip
+    lines = iter(process.stdout.readline, "")
+    assert any(line.startswith("epoch   1/") for line in lines)
+    process.send_signal(signal.SIGHUP)
+    assert any(line.startswith("epoch   3/") for line in lines)
+    process.send_signal(signal.SIGTERM)
+    assert "go on with --resume nohup" in "".join(lines)
+    process.stdout.close()
+    assert process.wait() == 130
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(place, number):
     """Also where the step in hand waits for a worker that stands still; the worker goes too."""

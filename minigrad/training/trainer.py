@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -206,9 +205,11 @@ class Trainer:
         """Inside, Ctrl-C, SIGTERM and SIGHUP let the current step finish, so that a checkpoint
         never holds half a step. A second signal ends the process."""
 
+        numbers: list[int] = []
+
         def stop(number: int, frame: object) -> None:
             self.stopping = True
-            for again in before:
+            for again in numbers:
                 signal.signal(again, signal.SIG_DFL)
             line = (
                 "stopping after the step in hand; a second signal ends at once, without a"
@@ -217,14 +218,9 @@ class Trainer:
             with suppress(OSError):  # print is not safe in a signal handler
                 os.write(2, f"\n{line}\n".encode())
 
-        main = threading.current_thread() is threading.main_thread()
-        numbers = machine.STOPS if main else []
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
+        with machine.stops_go_to(stop) as handled:
+            numbers += handled
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def run_epoch(self, epochs: int) -> None:
         """Train for an epoch, or the rest of one, evaluate, and write the results."""
