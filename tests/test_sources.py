@@ -268,6 +268,14 @@ def test_a_damaged_devkit(imagenet, file):
             continue
 
 
+@pytest.mark.parametrize("name", ["meta.mat", layouts.TRUTH])
+def test_a_devkit_that_is_cut_off(imagenet, name):
+    path = imagenet / f"{layouts.DEVKIT}.tar.gz"
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(DataError, match=r"devkit_t12\.tar\.gz is damaged or cut off"):
+        layouts.devkit_file(imagenet, name)
+
+
 @pytest.mark.parametrize(("words", "member"), HOSTILE.items())
 def test_hostile_members_are_refused_by_name(tmp_path, words, member):
     name, content = member
