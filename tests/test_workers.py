@@ -137,9 +137,11 @@ def test_a_worker_needs_some_time():
         Workers(Numbers(), 3, 0, timeout=0.0)
 
 
-def test_signals_to_the_whole_group_are_the_parents():
+def test_signals_to_the_whole_group_are_the_parents(request):
     """Ctrl-C goes to the workers, too."""
     said = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))  # inherits SIG_IGN
     with Workers(Numbers(shape=(6, 6, 3)), 3, 1, said.append) as pool:
         for k, batch in enumerate(pool.batches(PIECES)):
             assert batch.indices.tolist() == PIECES[k].tolist()
