@@ -860,6 +860,22 @@ def test_the_area_of_a_shape_or_texture(kind, share):
     assert abs(shape(kind, u, v).mean() - share) < 0.01
 
 
+def test_the_directions_of_the_textures():
+    v, u = np.mgrid[-1:1:41j, -1:1:41j] + 0.01
+
+    def drawn(kind, u=u, v=v):
+        return synthetic.pattern(kind, u, v)
+
+    stripes = drawn("stripes")
+    np.testing.assert_array_equal(stripes, np.broadcast_to(u[:1] % 1 < 0.5, u.shape))
+    np.testing.assert_array_equal(drawn("waves", v=0 * v), stripes)
+    assert not np.array_equal(drawn("waves"), stripes)
+    np.testing.assert_array_equal(drawn("checks", u + 0.5), ~drawn("checks"))
+    np.testing.assert_array_equal(drawn("checks", v=v + 0.5), ~drawn("checks"))
+    np.testing.assert_array_equal(drawn("targets"), drawn("targets", v, -u))
+    np.testing.assert_array_equal(drawn("targets", v=0 * v), abs(u) % 1 < 0.5)
+
+
 def test_the_two_colours_of_a_synthetic_picture_differ():
     for seed in range(30):
         a, b = synthetic.two_colours(random.Stream(seed, "colours"))
