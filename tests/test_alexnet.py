@@ -151,6 +151,12 @@ def rates(preset, factor=1.0, epoch=0.0):
     return {names[id(p)]: (opt.rate(g), g["weight_decay"]) for g in opt.groups for p in g["params"]}
 
 
+def test_the_optimiser_follows_the_recipe():
+    recipe = shrunken("paper").with_recipe(lr=0.3, momentum=0.7, weight_decay=0.2, form="torch")
+    opt = AlexNet(recipe, 2).make_optimizer()
+    assert (opt.lr, opt.momentum, opt.weight_decay, opt.form) == (0.3, 0.7, 0.2, "torch")
+
+
 def test_rates():
     assert rates("paper", 0.1)["conv1.w"] == pytest.approx((0.001, 0.0005))
     assert rates("paper", 0.1)["conv1.b"] == pytest.approx((0.001, 0.0005))

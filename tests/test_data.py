@@ -1,6 +1,7 @@
 """Pictures of every kind, folders good and bad, the cache, and batches that do not depend on the
 number of workers."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,17 +10,21 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import alexnet
-from minigrad import data
+from minigrad import data, random
 from minigrad.data import cache as cache_module
+from minigrad.data import loader as loader_module
 from minigrad.data import synthetic
+from minigrad.data.folder import ImageSet
 from minigrad.data.images import FORMATS
-from minigrad.data.preparation import Preparation, statistics
+from minigrad.data.preparation import Preparation, Statistics, statistics
+from minigrad.data.workers import Batch, Workers
 from minigrad.models.lenet import LENET5
 from minigrad.models.records import Preprocessing
 
@@ -55,6 +60,7 @@ def tree(tmp_path):
         ("RGBA", (200, 30, 40, 0), "a.png", (255, 255, 255)),
         ("RGBA", (200, 30, 40, 255), "a.png", RED),
         ("LA", (90, 255), "a.png", (90, 90, 90)),
+        ("LA", (90, 0), "a.png", (255, 255, 255)),
         ("1", 1, "a.png", (255, 255, 255)),
         ("I;16", 65535, "a.png", (255, 255, 255)),
         ("I;16", 257 * 80, "a.png", (80, 80, 80)),
@@ -74,6 +80,34 @@ def test_palette_with_and_without_transparency(tmp_path):
     np.testing.assert_array_equal(data.read_image(tmp_path / "t.png")[9, 9], (255, 255, 255))
 
 
+def test_grey_of_32_bits_is_scaled_to_its_largest_value(tmp_path):
+    for dtype in (np.int32, np.float32):
+        values = np.repeat(np.array([[131070, 65535]], dtype), 2, axis=0)
+        Image.fromarray(values).save(tmp_path / "i.tiff")
+        pixels = data.read_image(tmp_path / "i.tiff")
+        assert (pixels[9, 0].tolist(), pixels[9, -1].tolist()) == ([255] * 3, [127] * 3)
+
+
+def test_a_colour_picture_in_grey(tmp_path):
+    """By luminance: 0.299 red, 0.587 green, 0.114 blue."""
+    pixels = data.read_image(save(tmp_path / "a.png"), (28, 28, 1))
+    assert pixels.shape == (28, 28, 1)
+    assert np.unique(pixels).tolist() == [82]
+
+
+def test_fine_patterns_keep_their_contrast_or_become_their_mean(tmp_path):
+    """A JPEG may be decoded at a half of its size, but not below the size that is asked for; and
+    what is too fine for that is averaged, not sampled."""
+    columns = np.arange(600)[None].repeat(600, axis=0)
+    Image.fromarray((columns // 6 % 2 * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.open(tmp_path / "a.png").save(tmp_path / "a.jpg", quality=95)
+    png, jpg = (data.read_image(tmp_path / name).astype(float) for name in ("a.png", "a.jpg"))
+    assert png.std() > 100
+    assert jpg.std() > 100
+    Image.fromarray((columns % 2 * 255).astype(np.uint8)).save(tmp_path / "b.png")
+    assert data.read_image(tmp_path / "b.png").std() < 30
+
+
 def test_exif_rotation(tmp_path):
     image = Image.new("RGB", (64, 64), "black")
     image.paste((255, 255, 255), (0, 0, 64, 32))  # white on top
@@ -85,13 +119,16 @@ def test_exif_rotation(tmp_path):
     assert pixels[128, 5, 0] < 50
 
 
-def test_shorter_side_and_centre(tmp_path):
-    """A wide picture keeps its centre: the outer thirds, another colour, are gone."""
+@pytest.mark.parametrize("turned", [False, True])
+def test_shorter_side_and_centre(tmp_path, turned):
+    """A wide or tall picture keeps its centre: the outer thirds, another colour, are gone."""
     image = Image.new("RGB", (900, 300), "white")
     image.paste(RED, (300, 0, 600, 300))
+    if turned:
+        image = image.transpose(Image.Transpose.ROTATE_90)
     image.save(tmp_path / "wide.png")
     pixels = data.read_image(tmp_path / "wide.png")
-    inner = pixels[:, 3:-3]  # at the cut, scaling mixes in a neighbour
+    inner = pixels[3:-3, 3:-3]  # at the cut, scaling mixes in a neighbour
     np.testing.assert_allclose(inner, np.broadcast_to(RED, inner.shape), atol=3)
 
 
@@ -212,6 +249,58 @@ def test_class_index_is_sorted_folder_name(tree):
     np.testing.assert_array_equal(images.labels, [0] * 6 + [1] * 6)
 
 
+def test_what_of_a_folder_counts(tree):
+    """Pictures at any depth, in sorted order; nothing hidden, and nothing behind a link to a
+    folder."""
+    for name in ("deep/er/x.JPG", "00.png", ".hidden.png"):
+        save(tree / "a_class" / name)
+    save(tree / ".hidden" / "x.png")
+    (tree / "a_class" / "link").symlink_to(tree / "b_class")
+    images = data.open_folder(tree)
+    assert images.classes == ["a_class", "b_class"]
+    names = ["0.png", "00.png", *(f"{i}.png" for i in range(1, 6)), "deep/er/x.JPG"]
+    assert images.items[:8] == [f"a_class/{name}" for name in names]
+    assert images.labels.tolist() == [0] * 8 + [1] * 6
+
+
+@pytest.fixture
+def parted(tmp_path):
+    """train/ and val/ with classes a, b and c."""
+    for part, count in (("train", 8), ("val", 2)):
+        for c, i in itertools.product("abc", range(count)):
+            save(tmp_path / "parted" / part / c / f"{i}.png", size=(4, 4))
+    return tmp_path / "parted"
+
+
+def test_what_is_asked_of_a_set_arrives(parted, tmp_path):
+    train, val = data.open_sets(parted)
+    assert (train.root.name, len(train), val.root.name, len(val)) == ("train", 24, "val", 6)
+    (tmp_path / "names.txt").write_text("c\nb\n")
+    for classes in ("c,b", "b,c,b", str(tmp_path / "names.txt")):
+        train, val = data.open_sets(parted, classes, images_per_class=2)
+        assert train.classes == val.classes == ["b", "c"]
+        assert [item[0] for item in train.items] == ["b", "b", "c", "c"]
+        assert train.labels.tolist() == val.labels.tolist() == [0, 0, 1, 1]
+    with pytest.raises(data.DataError, match="one class, b: training needs at least two"):
+        data.open_sets(parted, "b")
+    rest, held = data.open_sets(parted, holdout=0.25)
+    assert (len(rest), len(held), held.root.name) == (18, 6, "train")
+
+    def drawn(**options):
+        """For each of four seeds; the first again."""
+        sets = [data.open_sets(parted, seed=seed, **options) for seed in (1, 2, 3, 4, 1)]
+        assert sets[0][0].items == sets[4][0].items
+        return len({tuple(train.items) for train, _ in sets})
+
+    assert drawn(images_per_class=2) == drawn(holdout=0.25) == 4
+
+
+def test_a_set_to_evaluate_on(parted):
+    images = data.open_validation(parted, ["c", "a"])
+    assert (images.root.name, images.classes, len(images)) == ("val", ["a", "c"], 4)
+    assert len(data.open_validation(parted / "train", ["a", "c"])) == 16, "it has one part only"
+
+
 def test_subsets(tree):
     assert data.open_folder(tree, classes=1).classes == ["a_class"]
     assert data.open_folder(tree, classes=["b_class"]).classes == ["b_class"]
@@ -226,10 +315,17 @@ def test_hold_out(tree):
     assert (len(rest), len(held)) == (8, 4)
     assert not set(rest.items) & set(held.items)
     np.testing.assert_array_equal(np.bincount(held.labels), [2, 2])
+    images = data.open_folder(tree)
+    few = [images.split(0.01, seed)[1] for seed in range(6)]
+    assert [np.bincount(held.labels).tolist() for held in few] == [[1, 1]] * 6
+    assert len({tuple(held.items) for held in few}) > 2
+    some = images.take([7, 2, 11])
+    assert (some.items, some.labels.tolist()) == ([images.items[i] for i in (7, 2, 11)], [1, 0, 1])
 
 
-def test_words(tree):
-    (tree.parent / "words.txt").write_text("a_class\tgoldfish, Carassius auratus\n")
+@pytest.mark.parametrize("file", ["words.txt", "LOC_synset_mapping.txt"])
+def test_words(tree, file):
+    (tree.parent / file).write_text("a_class\tgoldfish, Carassius auratus\n")
     assert data.open_folder(tree).names == ["goldfish, Carassius auratus", "b_class"]
 
 
@@ -275,6 +371,30 @@ def test_changed_files_get_a_new_cache(tree, tmp_path):
     np.testing.assert_array_equal(pictures.read(0)[0, 0], (1, 2, 3))
 
 
+def test_the_key_of_a_cache_has_all_that_its_bytes_depend_on(tree, tmp_path, monkeypatch):
+    images, shape = data.open_folder(tree), (256, 256, 3)
+
+    def key(images=images, shape=shape):
+        return cache_module.cache_key(images, shape)
+
+    keys = [key(), key(shape=(256, 256, 1)), key(images.take(range(11))), key(images.take([1, 0]))]
+    (tree / "a_class" / "0.png").rename(tree / "a_class" / "00.png")
+    keys.append(key(data.open_folder(tree)))
+    os.utime(tree / "b_class" / "5.png", ns=(1, 1))
+    keys.append(key(data.open_folder(tree)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for i, name in itertools.product(range(2), ("ant", "bee")):
+            archive.write(tree / "b_class" / "1.png", f"{name}/{i}.png")
+    for stamp in (1, 2):
+        os.utime(tmp_path / "a.zip", ns=(stamp, stamp))
+        keys.append(key(data.open_sets(tmp_path / "a.zip")[0]))
+    again = key(data.open_folder(tree))
+    assert again == keys[5]
+    monkeypatch.setattr(cache_module.PIL, "__version__", "0.0")
+    keys.append(key(data.open_folder(tree)))
+    assert len(set(keys)) == len(keys) == 9
+
+
 def test_unfinished_caches_of_others_stay_until_they_are_old(tree, tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir()
@@ -290,14 +410,64 @@ def test_unfinished_caches_of_others_stay_until_they_are_old(tree, tmp_path):
     assert ".minigrad-old" not in found
 
 
-def test_a_cache_that_was_changed_is_made_anew(tree, tmp_path):
-    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=quiet)
+@pytest.mark.parametrize("where", ["first", "last", "end"])
+def test_a_cache_that_was_changed_is_made_anew(tree, tmp_path, where):
+    pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", 0, quiet)
     with open(pictures.cache, "r+b") as file:
+        file.seek({"first": 0, "last": -1000, "end": 0}[where], where != "first" and os.SEEK_END)
         file.write(bytes(1000))
     said = []
-    again = data.open_pictures(data.open_folder(tree), tmp_path / "cache", say=said.append)
+    again = data.open_pictures(data.open_folder(tree), tmp_path / "cache", 0, said.append)
     assert "decoding once" in said[0]
-    np.testing.assert_array_equal(again.read(0), data.Pictures(again.images).read(0))
+    for i in (0, 11):
+        np.testing.assert_array_equal(again.read(i), data.Pictures(again.images).read(i))
+
+
+def test_a_fifth_of_the_free_space_may_be_used(tree, tmp_path, monkeypatch):
+    size = 12 * 256 * 256 * 3
+    for free, fits in ((5 * size - 1, False), (5 * size, True)):
+        monkeypatch.setattr(
+            cache_module.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free)
+        )
+        pictures = data.open_pictures(data.open_folder(tree), tmp_path / "cache", 0, quiet)
+        assert (pictures.cache is not None) == fits
+
+
+@pytest.mark.parametrize("where", ["off", "too small", "not writable", "cache"])
+def test_the_shape_arrives_whatever_the_cache(tree, tmp_path, monkeypatch, where):
+    if where == "too small":
+        monkeypatch.setattr(cache_module, "LARGEST_CACHE", 1)
+    (tmp_path / "not writable").touch()
+    folder = None if where == "off" else tmp_path / where
+    images, shape = data.open_folder(tree), (20, 20, 1)
+    pictures = data.open_pictures(images, folder, 0, quiet, shape=shape)
+    assert (pictures.cache is not None) == (where == "cache")
+    assert pictures.shape == pictures.read(3).shape == shape
+
+
+def recorded_workers(monkeypatch, module):
+    """The arguments of each Workers that the module makes; these read in this process."""
+    made = []
+
+    class Recorded(Workers):
+        def __init__(self, source, size, count, say, timeout):
+            made.append((size, count, say, timeout))
+            super().__init__(source, size, 0, say, timeout)
+
+    monkeypatch.setattr(module, "Workers", Recorded)
+    return made
+
+
+def test_the_workers_get_what_was_asked_for(tree, tmp_path, monkeypatch):
+    made = recorded_workers(monkeypatch, cache_module)
+    pictures = data.open_pictures(
+        data.open_folder(tree), tmp_path / "cache", 3, quiet, worker_timeout=7.0
+    )
+    assert made == [(cache_module.BUILD_BATCH, 3, quiet, 7.0)]
+    made = recorded_workers(monkeypatch, loader_module)
+    loader = data.Loader(pictures, plain(), 5, True, workers=2, say=quiet, worker_timeout=8.0)
+    next(loader.batches())
+    assert made == [(5, 2, quiet, 8.0)]
 
 
 def test_cache_is_off_when_it_does_not_fit(tree, tmp_path, monkeypatch):
@@ -328,7 +498,12 @@ def test_broken_pictures_are_skipped_and_named(tree, tmp_path, cached):
     assert set(loader.skipped) == {str(p) for p in bad}
     assert all(path in reason for path, reason in loader.skipped.items())
     assert len(seen) == len(images) - len(bad)
-    assert statistics(pictures).mean.shape == (256, 256, 3)
+    mean = np.mean([pictures.read(int(i)) for i in seen], axis=0)
+    np.testing.assert_allclose(statistics(pictures).mean, mean, rtol=1e-6)
+    found = data.open_pictures(images, pictures.cache and tmp_path / "cache", say=quiet)
+    for i in set(range(len(images))) - set(seen.tolist()):
+        with pytest.raises(data.ImageError):
+            found.read(i)
 
 
 def test_nothing_readable(tmp_path):
@@ -351,6 +526,99 @@ def gradient_pictures(tmp_path):
     for i in range(1, 40):
         (path.parent / f"{i:02}.png").write_bytes(path.read_bytes())
     return data.Pictures(data.open_folder(tmp_path / "g"))
+
+
+class InMemory:
+    """A source of pictures from an array; some of them are broken."""
+
+    def __init__(self, pixels, broken=()):
+        self.pixels, self.broken = pixels, broken
+
+    def read(self, item):
+        if int(item) in self.broken:
+            raise data.ImageError(f"picture {item} is broken")
+        return self.pixels[int(item)]
+
+    def where(self, item):
+        return f"picture {item}"
+
+
+def in_memory(count=12, side=8, broken=()):
+    """Random pictures of two classes."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+    items, labels = [str(i) for i in range(count)], rng.integers(0, 2, count)
+    images = ImageSet(InMemory(pixels, broken), Path("x"), ["a", "b"], ["a", "b"], items, labels)
+    return data.Pictures(images, shape=(side, side, 3))
+
+
+@pytest.mark.parametrize(("seed", "epoch", "start"), [(0, 0, 0), (5, 0, 1), (5, 1, 0), (5, 2, 0)])
+def test_training_batches_by_hand(seed, epoch, start):
+    """The draws belong to seed, epoch and picture; colour noise ends with epoch 2; every offset
+    from 0 to 2 occurs."""
+    pictures, n = in_memory(50), 50
+    colour = np.arange(9, dtype=np.float32).reshape(3, 3)
+    prep = plain(6, colour=colour)
+    loader = data.Loader(pictures, prep, 20, True, seed, workers=0, colour_until=2)
+    batches = list(loader.batches(epoch, start))
+    order = random.Stream(seed, f"shuffle {epoch}").permutation(n)
+    rng = random.Stream(seed, f"augment {epoch}")
+    corners, mirrors, noise = rng.integers(3, (n, 2)), rng.integers(2, n), rng.normal((n, 3))
+    assert set(corners.ravel()) == {0, 1, 2}
+    assert [len(t) for _, t, _ in batches] == [20, 20, 10][start:]
+    assert np.concatenate([i for _, _, i in batches]).tolist() == order[20 * start :].tolist()
+    for x, labels, numbers in batches:
+        np.testing.assert_array_equal(labels, pictures.images.labels[numbers])
+        for own, i in zip(x, numbers):
+            top, left = corners[i]
+            crop = pictures.images.source.pixels[i, top : top + 6, left : left + 6]
+            expected = (crop[:, ::-1] if mirrors[i] else crop) + (epoch < 2) * (colour @ noise[i])
+            np.testing.assert_allclose(own, expected, atol=1e-4)
+
+
+def test_the_loader_counts_what_it_does(monkeypatch):
+    loader = data.Loader(in_memory(), plain(8), 5, False, workers=0)
+    monkeypatch.setattr(
+        loader_module, "time", SimpleNamespace(perf_counter=itertools.count().__next__)
+    )
+    assert len(list(loader.batches())) == len(loader) == 3
+    assert (loader.images, loader.waiting) == (12, 3), "each turn took a second"
+    loader.reading = 0.0
+    for seconds in (2.0, 3.0):
+        loader.prepared(Batch(np.zeros((2, 8, 8, 3), np.uint8), np.arange(2), {}, seconds), None)
+    assert (loader.images, loader.reading) == (16, 5.0)
+
+
+def test_the_share_that_may_be_unreadable_is_one_of_all_pictures():
+    def seen(*broken):
+        loader = data.Loader(in_memory(20, broken=broken), plain(8), 5, False, workers=0)
+        return [i for _, _, numbers in loader.batches() for i in numbers], loader.skipped
+
+    numbers, skipped = seen(3, 17)
+    assert numbers == [i for i in range(20) if i not in (3, 17)]
+    assert skipped == {f"picture {i}": f"picture {i} is broken" for i in (3, 17)}
+    words = "3 of 20 pictures cannot be read, more than the share of 0.1 .*: picture 3 is broken; "
+    with pytest.raises(data.DataError, match=words):
+        seen(3, 17, 18)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_parts_of_ranks_and_the_ten_views(training):
+    """In training each rank has a part of each batch, and no ten views; otherwise every second
+    batch."""
+    parts = [
+        data.Loader(in_memory(), plain(6), 4, training, workers=0, ten_views=True, part=(rank, 2))
+        for rank in range(2)
+    ]
+    batches = [list(loader.batches()) for loader in parts]
+    numbers = [[i.tolist() for _, _, i in own] for own in batches]
+    if training:
+        order = random.Stream(0, "shuffle 0").permutation(12).reshape(3, 2, 2)
+        assert numbers == [order[:, rank].tolist() for rank in range(2)]
+    else:
+        assert numbers == [[[0, 1, 2, 3], [8, 9, 10, 11]], [[4, 5, 6, 7]]]
+    for x, _, i in itertools.chain(*batches):
+        assert len(x) == len(i) * (1 if training else 10)
 
 
 def test_crops_and_mirrors(tmp_path):
@@ -425,6 +693,90 @@ def test_statistics_by_hand(tree):
     np.testing.assert_allclose(stats.std, np.sqrt(np.trace(covariance) / 3), rtol=1e-5)
 
 
+def test_statistics_of_some_pictures(tree):
+    pictures = data.Pictures(data.open_folder(tree))
+    for seed in (1, 2):
+        some = sorted(random.Stream(seed, "statistics").permutation(12)[:4])
+        mean = np.mean([pictures.read(int(i)) for i in some], axis=0)
+        np.testing.assert_allclose(statistics(pictures, 4, seed).mean, mean, rtol=1e-6)
+    assert (statistics(pictures).eigenvectors.sum(axis=0) >= 0).all()
+
+
+def turn(axis, angle):
+    """A rotation, which is not its own transpose."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.insert(np.insert([[c, -s], [s, c]], axis, 0, axis=0), axis, np.eye(3)[axis], axis=1)
+
+
+STATISTICS = Statistics(
+    np.random.default_rng(0).uniform(0, 255, (9, 9, 3)).astype(np.float32),
+    np.array([16, 9, 4], np.float32),
+    (turn(0, 0.5) @ turn(1, 0.7) @ turn(2, 0.9)).astype(np.float32),
+    50.0,
+)
+ALL_OF_IT = Preprocessing(
+    size=5, picture=9, colour_noise=0.2, shrink=1.25, unit_std=True, mirror=False
+)
+
+
+def test_what_a_model_asks_for_is_prepared():
+    prep = Preparation.of(ALL_OF_IT, STATISTICS)
+    np.testing.assert_array_equal(prep.mean, STATISTICS.mean[2:7, 2:7])
+    np.testing.assert_allclose(
+        prep.colour, 0.2 * STATISTICS.eigenvectors @ np.diag([4.0, 3.0, 2.0]), rtol=1e-6
+    )
+    assert (prep.size, prep.shrink, prep.mirror) == (5, 1.25, False)
+    assert prep.scale == float(np.float32(1 / 50)), "as a checkpoint keeps it"
+    little = Preparation.of(Preprocessing(size=5, picture=9, mean="channel"), STATISTICS)
+    assert (little.scale, little.colour, little.shrink, little.mirror) == (1.0, None, 1.0, True)
+    mean = STATISTICS.mean.mean(axis=(0, 1))
+    np.testing.assert_allclose(little.mean, np.broadcast_to(mean, (5, 5, 3)), rtol=1e-6)
+
+
+def test_a_checkpoint_keeps_the_preparation():
+    prep = Preparation.of(ALL_OF_IT, STATISTICS)
+    again = Preparation.from_arrays(prep.arrays(), ALL_OF_IT)
+    assert (again.size, again.scale, again.shrink, again.mirror) == (
+        prep.size, prep.scale, prep.shrink, prep.mirror,
+    )  # fmt: skip
+    np.testing.assert_array_equal(again.mean, prep.mean)
+    np.testing.assert_array_equal(again.colour, prep.colour.astype(np.float32))
+    plain_one = Preparation.from_arrays(plain(5).arrays(), ALL_OF_IT)
+    assert plain_one.colour is None
+
+
+@pytest.mark.parametrize("mode", ["auto", "none"])
+def test_prepared_pictures_by_hand(mode, monkeypatch):
+    """x = (mirror(crop(p)) - mean + colour a) * scale; with colour, divided by shrink."""
+    monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+    rng, prep = np.random.default_rng(1), Preparation.of(ALL_OF_IT, STATISTICS)
+    pictures = rng.integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
+    noise = rng.standard_normal((2, 3)).astype(np.float32)
+    crops = [pictures[0, 1:6, 3:8][:, ::-1], pictures[1, 4:9, 0:5]]
+    draws = np.array([[1, 3, 1], [4, 0, 0]], np.int32)
+    for a, shrink in ((noise, 1.25), (None, 1.0)):
+        out = np.empty((2, 5, 5, 3), np.float32)
+        prep.prepare_into(out, pictures, draws, a)
+        for i in range(2):
+            shift = 0 if a is None else prep.colour @ a[i]
+            expected = (crops[i] - prep.mean + shift) / 50 / shrink
+            np.testing.assert_allclose(out[i], expected, atol=1e-5)
+
+
+def test_the_views_by_hand():
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
+    prep = plain(5)
+    views = [view[1] for view in prep.views(pictures)]
+    whole = pictures[1].astype(np.float32)
+    corners = [whole[t : t + 5, e : e + 5] for t, e in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))]
+    assert len(views) == 10
+    for k, corner in enumerate(corners):
+        np.testing.assert_array_equal(views[2 * k], corner)
+        np.testing.assert_array_equal(views[2 * k + 1], corner[:, ::-1])
+    np.testing.assert_array_equal(prep.crop_of(pictures[1]), pictures[1, 2:7, 2:7])
+    np.testing.assert_array_equal(prep.centre(pictures)[1], whole[2:7, 2:7])
+
+
 def test_colour_noise_is_one_shift_for_a_whole_picture(tree):
     pictures = data.Pictures(data.open_folder(tree))
     colour = np.diag([3.0, 2.0, 1.0]).astype(np.float32)
@@ -454,6 +806,80 @@ def test_synthetic_set(tmp_path):
     assert {p: p.read_bytes() for p in map(Path, map(train.where, range(20)))} == before
     one, other = (data.read_image(p).astype(int) for p in (train.where(0), val.where(0)))
     assert abs(one - other).mean() > 5, "training and validation pictures come from other seeds"
+
+
+def test_the_streams_and_files_of_a_synthetic_set(tmp_path, monkeypatch):
+    """Each picture has a stream of its own, and another set takes the old one's place."""
+
+    def draw(kind, rng):
+        drawn.append((rng.seed, rng.name))
+        if len(drawn) == breaks:
+            raise KeyboardInterrupt
+        return np.full((16, 16, 3), 20 * synthetic.CLASSES.index(kind), np.uint8)
+
+    monkeypatch.setattr(synthetic, "draw_picture", draw)
+    for train, val, seed, breaks in ((3, 1, 5, 7), (3, 1, 5, 0), (2, 1, 5, 0), (2, 1, 6, 0)):
+        drawn: list = []
+        try:
+            synthetic.draw_set(tmp_path, train, val, seed, workers=1)
+        except KeyboardInterrupt:
+            assert breaks
+            continue
+        parts = [("train", i) for i in range(train)] + [("val", i) for i in range(val)]
+        names = {f"synthetic {part} {c} {i}" for part, i in parts for c in synthetic.CLASSES}
+        assert sorted(drawn) == sorted((seed, name) for name in names)
+        files = {
+            f"synthetic {p.parts[-3]} {p.parts[-2]} {int(p.stem)}": p
+            for p in tmp_path.rglob("*.JPEG")
+        }
+        assert set(files) == names
+        for name, path in files.items():
+            grey = 20 * synthetic.CLASSES.index(name.split()[2])
+            assert abs(int(data.read_image(path)[9, 9, 0]) - grey) < 3
+    drawn = []
+    synthetic.draw_set(tmp_path, train, val, seed)
+    assert drawn == [], "it is there already"
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [
+        ("crosses", (2 * 1.9 * 0.5 - 0.25) / 4),
+        ("rings", np.pi * (0.95**2 - 0.55**2) / 4),
+        ("triangles", 3 * np.sqrt(3) / 4 / 4),
+        ("stars", np.pi * (0.42**2 + 0.42 * 0.55 + 0.55**2 / 3) / 4),
+        ("checks", 0.5),
+        ("dots", 0.09 * np.pi),
+        ("stripes", 0.5),
+        ("waves", 0.5),
+    ],
+)
+def test_the_area_of_a_shape_or_texture(kind, share):
+    v, u = np.mgrid[-1:1:500j, -1:1:500j]
+    shape = synthetic.inside if kind in synthetic.SHAPES else synthetic.pattern
+    assert abs(shape(kind, u, v).mean() - share) < 0.01
+
+
+def test_the_directions_of_the_textures():
+    v, u = np.mgrid[-1:1:41j, -1:1:41j] + 0.01
+
+    def drawn(kind, u=u, v=v):
+        return synthetic.pattern(kind, u, v)
+
+    stripes = drawn("stripes")
+    np.testing.assert_array_equal(stripes, np.broadcast_to(u[:1] % 1 < 0.5, u.shape))
+    np.testing.assert_array_equal(drawn("waves", v=0 * v), stripes)
+    assert not np.array_equal(drawn("waves"), stripes)
+    np.testing.assert_array_equal(drawn("checks", u + 0.5), ~drawn("checks"))
+    np.testing.assert_array_equal(drawn("checks", v=v + 0.5), ~drawn("checks"))
+    np.testing.assert_array_equal(drawn("targets"), drawn("targets", v, -u))
+    np.testing.assert_array_equal(drawn("targets", v=0 * v), abs(u) % 1 < 0.5)
+
+
+def test_the_two_colours_of_a_synthetic_picture_differ():
+    for seed in range(30):
+        a, b = synthetic.two_colours(random.Stream(seed, "colours"))
+        assert abs((a - b) @ (0.299, 0.587, 0.114)) > 90
 
 
 def test_synthetic_set_is_not_drawn_over_a_users_folder(tree):

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import itertools
+import os
 import tarfile
 import threading
 import time
@@ -25,7 +26,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server = self.server
         server.asked.append((self.path, self.headers.get("Range")))
         if self.path[1:] not in server.files:
-            self.send_error(404)
+            self.send_error(server.refusal)
             return
         content, start = server.files[self.path[1:]], 0
         wanted = self.headers.get("Range")
@@ -56,7 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as s:
-        s.files, s.asked, s.ranges, s.breaks = {}, [], True, 0
+        s.files, s.asked, s.ranges, s.breaks, s.refusal = {}, [], True, 0, 404
         # The Content-Length ("" the right one, None none), and what is sent before the file.
         s.length, s.instead = "", []
         threading.Thread(target=s.serve_forever, args=(0.01,), daemon=True).start()
@@ -110,6 +111,8 @@ def test_by_name_once(server, offer, tmp_path):
     data.Pictures(train).read(0)
     data.open_sets("small", cache=tmp_path)
     assert server.asked == [("/small.tgz", None)]
+    names = {p.name for p in (tmp_path / "downloads" / "small").iterdir()}
+    assert names == {"small", "complete"}, "the archive is not needed any more"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -168,6 +171,8 @@ def test_a_file_put_there_by_hand(server, offer, tmp_path):
     [
         ("small/../../evil.png", b"x", "reaches outside"),
         ("/tmp/evil.png", b"x", "reaches outside"),
+        ("\\evil.png", b"x", "reaches outside"),
+        ("small/..\\..\\evil.png", b"x", "reaches outside"),
         ("small/train/link.png", "/etc/passwd", "is no plain file"),
     ],
 )
@@ -175,8 +180,46 @@ def test_hostile_members(offer, tmp_path, name, content, words):
     offer(tgz(GOOD | {name: content}))
     with pytest.raises(DataError, match=words) as error:
         data.open_sets("small", cache=tmp_path)
-    assert name in str(error.value)
+    assert repr(name) in str(error.value)
     assert {p.name for p in (tmp_path / "downloads" / "small").iterdir()} == {"small.tgz"}
+
+
+def test_a_set_that_unpacks_to_an_absurd_size(offer, tmp_path, monkeypatch):
+    size = sum(map(len, GOOD.values()))
+    offer(tgz(GOOD))
+    monkeypatch.setattr(download, "LARGEST_UNPACKED", size - 1)
+    with pytest.raises(
+        DataError, match=r"its member 'small/val/bee/0\.png' makes it absurdly large"
+    ):
+        data.open_sets("small", cache=tmp_path)
+    monkeypatch.setattr(download, "LARGEST_UNPACKED", size)
+    assert len(data.open_sets("small", cache=tmp_path)[0]) == 2
+
+
+def test_unfinished_folders_of_others_stay_until_they_are_old(offer, tmp_path):
+    offer(tgz(GOOD))
+    folder = tmp_path / "downloads" / "small"
+    for name, age in ((".minigrad-fresh", 60), (".minigrad-old", 10 * 24 * 3600)):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (time.time() - age,) * 2)
+    data.open_sets("small", cache=tmp_path)
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"small", "complete", ".minigrad-fresh"}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "times"), [(401, 1), (403, 1), (404, 1), (410, 1), (429, 3), (500, 3)]
+)
+def test_what_is_refused_for_good_is_not_asked_for_again(
+    server, offer, tmp_path, monkeypatch, refusal, times
+):
+    offer(tgz(GOOD))
+    server.files.clear()
+    server.refusal = refusal
+    monkeypatch.setattr(download, "TRIES", 3)
+    with pytest.raises(DataError, match=f"could not download .*{refusal}"):
+        data.open_sets("small", cache=tmp_path)
+    assert len(server.asked) == times
 
 
 def test_damage_inside_and_a_missing_folder(offer, tmp_path):

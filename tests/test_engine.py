@@ -265,6 +265,7 @@ def backward_twice():
         (TypeError, "must be float32 or float64", lambda: F.relu(np.arange(3))),
         (TypeError, "would hide its history", lambda: mg.Tensor(leaf(3))),
         (TypeError, "holds real numbers", lambda: mg.Tensor(np.array(["a"]))),
+        (TypeError, "holds real numbers.* not complex128", lambda: mg.Tensor(np.ones(2, complex))),
         (
             TypeError,
             "only float32 and float64",
@@ -297,6 +298,20 @@ def test_wrong_number_of_gradients_is_named():
             return gy
 
     with pytest.raises(RuntimeError, match="Bad.backward returned 1 gradients for 2 inputs"):
+        Bad()(leaf(2), leaf(2)).backward(np.ones(2))
+
+
+def test_a_missing_gradient_is_named():
+    class Bad(Function):
+        def forward(self, a, b):
+            return a + b
+
+        def backward(self, gy):
+            return gy, None
+
+    Bad()(leaf(2), mg.Tensor(np.ones(2))).backward(np.ones(2))
+    words = "Bad.backward returned no gradient for input 1, which needs one"
+    with pytest.raises(RuntimeError, match=words):
         Bad()(leaf(2), leaf(2)).backward(np.ones(2))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from minigrad.data.fonts import draw_digits
 from minigrad.models.lenet import LENET5
@@ -26,6 +26,38 @@ def test_digits_from_fonts():
     assert not np.array_equal(a, c)
     assert (a.reshape(60, -1).max(axis=1) > 150).all(), "no picture is empty"
     assert a[:, :2].max() < 100, "none is cut off"
+
+
+def test_what_digits_are_drawn_with(monkeypatch):
+    """Every fourth font for testing alone; each digit as its label says, turned a little."""
+    fonts, texts, turns = {}, [], []
+    truetype, text, rotate = ImageFont.truetype, ImageDraw.ImageDraw.text, Image.Image.rotate
+
+    def opened(path, size):
+        fonts.setdefault(part, set()).add(Path(path).name)
+        return truetype(path, size)
+
+    def written(self, place, digit, *args, **options):
+        texts.append(int(digit))
+        return text(self, place, digit, *args, **options)
+
+    def turned(self, angle, *args):
+        turns.append(angle)
+        return rotate(self, angle, *args)
+
+    monkeypatch.setattr(ImageFont, "truetype", opened)
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", written)
+    monkeypatch.setattr(Image.Image, "rotate", turned)
+    drawn = []
+    for part in ("train", "test"):
+        drawn.append(draw_digits(40, 3, part))
+        assert texts[-40:] == drawn[-1][1].tolist()
+    assert not fonts["train"] & fonts["test"]
+    assert len(fonts["train"]) == 3 * len(fonts["test"]) == 9
+    assert max(map(abs, turns)) <= 15
+    assert min(turns) < -10
+    assert max(turns) > 10
+    assert not np.array_equal(drawn[0][1], draw_digits(40, 4, "train")[1]), "another seed"
 
 
 def test_lenet_counts():

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +60,67 @@ def test_more_than_2_to_the_31_column_elements_on_a_stand_in():
 def on_stand_in(monkeypatch):
     monkeypatch.setattr(backend, "cupy", lambda: stand_in_cupy)
     return lambda a: backend.to_device(np.asarray(a), "gpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"), [("cpu", ("cpu", None)), ("gpu", ("gpu", None)), ("gpu:12", ("gpu", 12))]
+)
+def test_the_name_of_a_device(name, parts):
+    assert backend.parse_device(name) == parts
+
+
+@pytest.mark.parametrize("name", ["cpu:0", "cpu:", "gpu:", "gpu:x", "gpu:-1", "cuda:0", ""])
+def test_what_is_no_name_of_a_device(name):
+    with pytest.raises(ValueError, match="unknown device"):
+        backend.parse_device(name)
+
+
+def test_devices_by_number(on_stand_in):
+    """Arrays and kernels go to the GPU that is named, and the current one stays what it was."""
+    x = backend.to_device(np.arange(3.0), "gpu:1")
+    assert (backend.device_of(x), stand_in_cupy.current()) == ("gpu:1", 0)
+    with backend.on_device("gpu:1"):
+        assert stand_in_cupy.current() == 1
+        assert backend.to_device(x, "gpu") is x
+    with backend.on_device("gpu"):
+        assert stand_in_cupy.current() == 0
+    assert backend.to_device(x, "gpu:1") is x
+    y = backend.to_device(x, "gpu:0")
+    assert (backend.device_of(y), y.get().tolist()) == ("gpu:0", [0, 1, 2])
+    assert backend.to_device(x, "cpu").tolist() == [0, 1, 2]
+    assert [backend.gpu_bus(d) for d in ("gpu", "gpu:1")] == ["0000:00:00.0", "0000:01:00.0"]
+    assert backend.gpu_name(1) == "a stand-in for a GPU"
+    backend.require("gpu:1")
+    with pytest.raises(backend.DeviceError, match=r"'gpu:2' does not exist: CuPy finds 2 GPU"):
+        backend.require("gpu:2")
+    try:
+        backend.use("gpu:1")
+        assert stand_in_cupy.current() == 1
+        backend.use("gpu")
+        assert stand_in_cupy.current() == 1
+    finally:
+        backend.use("gpu:0")
+
+
+def test_synchronize_waits_on_the_device_that_is_named(on_stand_in, monkeypatch):
+    waited = []
+
+    class Stream:
+        def synchronize(self):
+            waited.append(stand_in_cupy.current())
+
+    monkeypatch.setattr(stand_in_cupy.cuda, "get_current_stream", Stream)
+    for device in ("cpu", "gpu", "gpu:1"):
+        backend.synchronize(device)
+    assert waited == [0, 1]
+
+
+def test_nccl_counts_only_where_it_is_available(monkeypatch):
+    module = SimpleNamespace(available=True)
+    monkeypatch.setattr(backend.importlib, "import_module", lambda _: module)
+    assert backend.nccl() is module
+    module.available = False
+    assert backend.nccl() is None
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(on_stand_in):

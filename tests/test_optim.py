@@ -10,6 +10,12 @@ def parameter(value=2.0, shape=(3,)):
     return nn.Parameter(np.full(shape, value))
 
 
+def step_with(gradient):
+    w = parameter()
+    w.grad = gradient
+    optim.SGD([w]).step()
+
+
 @pytest.fixture(params=["compiled", "none"], autouse=True)
 def kernels_or_not(request, monkeypatch):
     if request.param == "none":
@@ -55,6 +61,21 @@ def test_forms_agree_at_a_constant_rate_and_part_when_it_drops():
         paper.step()
         torch.step()
     assert not np.allclose(a.data, b.data, rtol=1e-3)
+
+
+@pytest.mark.parametrize("form", ["paper", "torch"])
+def test_what_the_optimiser_is_given_acts(form):
+    """Momentum, and a decay of the group's own, in either form; for the kernel, too."""
+    w = parameter(2.0)
+    opt = optim.SGD([{"params": [w], "weight_decay": 0.5}], 0.1, 0.6, 0.25, form)
+    v, expected = 0.0, 2.0
+    for g in (1.0, -0.5, 0.25):
+        w.grad = np.full(3, g)
+        opt.step()
+        v = 0.6 * v - 0.1 * (g + 0.5 * expected)
+        expected += v
+        np.testing.assert_allclose(w.data, expected, rtol=1e-14)
+    assert optim.SGD([w], weight_decay=0.25).groups[0]["weight_decay"] == 0.25
 
 
 def test_group_rates():
@@ -107,11 +128,11 @@ def test_large_parameters_take_every_chunk():
 
 def test_max_filter_rms():
     """Filters above the limit come down to it, the others stay (ZFNet)."""
-    w = nn.Parameter(np.stack([np.full((3, 3, 2), 0.5), np.full((3, 3, 2), 0.01)], axis=-1))
+    w = nn.Parameter(np.stack([np.full((3, 3, 2), 0.01), np.full((3, 3, 2), 0.5)], axis=-1))
     opt = optim.SGD([{"params": [w], "max_filter_rms": 0.1}], lr=0.0)
     w.grad = np.zeros_like(w.data)
     opt.step()
-    np.testing.assert_allclose(np.sqrt((w.data**2).mean(axis=(0, 1, 2))), [0.1, 0.01])
+    np.testing.assert_allclose(np.sqrt((w.data**2).mean(axis=(0, 1, 2))), [0.01, 0.1])
 
 
 def test_step_schedule():
@@ -122,6 +143,41 @@ def test_step_schedule():
         schedule.step(epoch)
         rates.append(opt.factor)
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_step_schedule_takes_any_factor_and_order_and_bears_rounding():
+    opt = optim.SGD([parameter()], 1.0)
+    schedule = optim.StepSchedule(opt, (4.5, 2), factor=0.5)
+    for epoch, factor in ((1.99, 1), (2 - 1e-12, 0.5), (4.4, 0.5), (4.5, 0.25), (9, 0.25)):
+        schedule.step(epoch)
+        assert (opt.epoch, opt.factor) == (epoch, factor)
+
+
+def test_plateau_schedule_takes_any_factor_and_starts_with_the_papers():
+    opt = optim.SGD([parameter()], 1.0)
+    schedule = optim.PlateauSchedule(opt, 1, 0.5, 2)
+    factors = []
+    for epoch, error in enumerate([0.5, 0.6, 0.55, 0.55, 0.4, 0.55]):
+        schedule.step(epoch, error)
+        assert opt.epoch == epoch
+        factors.append(opt.factor)
+    assert factors == [1, 0.5, 0.25, 0.25, 0.25, 0.25], "what is better than the last is no best"
+    given = optim.PlateauSchedule(opt)
+    assert (given.patience, given.factor, given.drops) == (3, 0.1, 3)
+
+
+def test_a_plateau_schedule_goes_on_in_the_middle_of_waiting():
+    opt, other = optim.SGD([parameter()], 1.0), optim.SGD([parameter()], 1.0)
+    schedule = optim.PlateauSchedule(opt, patience=2)
+    for epoch, error in enumerate([0.5, 0.5, 0.5, 0.5]):
+        schedule.step(epoch, error)
+    state = schedule.state()
+    assert state == {"best": 0.5, "waited": 1, "dropped": 1, "factor": 0.1}
+    again = optim.PlateauSchedule(other, patience=2)
+    again.load_state(state)
+    assert again.state() == state
+    again.step(4, 0.5)
+    assert (other.factor, again.dropped, again.waited) == (pytest.approx(0.01), 2, 0)
 
 
 def test_plateau_schedule_drops_three_times_and_its_state_comes_back():
@@ -149,6 +205,11 @@ def test_plateau_schedule_drops_three_times_and_its_state_comes_back():
         ("given twice", lambda: (lambda p: optim.SGD([p, p]))(parameter())),
         ("form must be", lambda: optim.SGD([parameter()], form="adam")),
         ("need lr >= 0", lambda: optim.SGD([parameter()], lr=-1)),
+        ("need lr >= 0", lambda: optim.SGD([parameter()], momentum=1.0)),
+        ("need lr >= 0", lambda: optim.SGD([parameter()], momentum=-0.1)),
+        ("need lr >= 0", lambda: optim.SGD([parameter()], weight_decay=-0.1)),
+        ("gradient of .* is float32", lambda: step_with(np.ones(3, np.float32))),
+        (r"gradient of .* is float64 \(2,\)", lambda: step_with(np.ones(2))),
         ("unknown or missing", lambda: optim.SGD([{"params": [parameter()], "rate": 1}])),
         (
             "w, v and g must have one size",

@@ -18,7 +18,7 @@ from PIL import Image
 from minigrad import data
 from minigrad.data import layouts
 from minigrad.data.download import unpack
-from minigrad.data.sources import DataError, Tar, Zip, read_cifar, read_idx
+from minigrad.data.sources import DataError, Files, Pixels, Tar, Zip, read_cifar, read_idx
 
 scipy_io = pytest.importorskip("scipy.io")
 
@@ -113,6 +113,32 @@ def test_a_changed_archive_gets_a_new_index(tmp_path):
     assert len(data.open_sets(path, cache=tmp_path)[0]) == 4
 
 
+@pytest.mark.parametrize("kind", ["file", "archive", "binary files"])
+def test_a_stamp_tells_time_and_size(tmp_path, kind):
+    path, first = tmp_path / "a.tar", tmp_path / "first.bin"
+    first.write_bytes(b"1")
+
+    def stamp(size, time):
+        path.write_bytes(bytes(size))
+        os.utime(path, ns=(time, time))
+        if kind == "file":
+            return Files(tmp_path).stamp("a.tar")
+        return (Tar(path) if kind == "archive" else Pixels([first, path], "IDX")).stamp("0")
+
+    stamps = [stamp(3, 1000), stamp(3, 1001), stamp(4, 1000)]
+    assert len(set(stamps)) == 3
+    assert stamp(3, 1000) == stamps[0]
+
+
+def test_archives_of_one_time_and_size_have_their_own_index(tmp_path):
+    for name, classes in (("a.tar", "xy"), ("b.tar", "vw")):
+        members = {f"{c}/{i}.png": png(i, 2, 3) for c in classes for i in range(2)}
+        os.utime(make_tar(tmp_path / name, members), ns=(1, 1))
+    assert (tmp_path / "a.tar").stat().st_size == (tmp_path / "b.tar").stat().st_size
+    for name, classes in (("a.tar", "xy"), ("b.tar", "vw")):
+        assert data.open_sets(tmp_path / name, cache=tmp_path)[0].classes == list(classes)
+
+
 def test_a_torn_index_is_made_anew(tmp_path):
     path = make_tar(tmp_path / "a.tar", MEMBERS)
     for text in ("", "[[1]]", '{"a": 1', "[3]", "[" * 100_000, "512"):
@@ -193,6 +219,27 @@ def test_layouts_of_names(tmp_path):
     assert len(data.open_sets(mac)[0]) == 6
 
 
+def test_what_of_an_archive_counts(tmp_path):
+    """No hidden file; the rest of a class in sorted order, whatever the order in the archive."""
+    members = dict(reversed(MEMBERS.items())) | {"train/ant/._0.png": b"x"}
+    for path in (make_zip(tmp_path / "a.zip", members), make_tar(tmp_path / "a.tar", members)):
+        train, val = data.open_sets(path)
+        assert train.items == [f"train/{c}/{i}.png" for c in ("ant", "cat") for i in range(3)]
+        assert val.items == [f"val/{c}/{i}.png" for c in ("ant", "cat") for i in range(3)]
+
+
+def test_an_outer_folder_around_train_alone(tmp_path):
+    members = {f"set/{n}": content for n, content in MEMBERS.items() if n.startswith("train/")}
+    train, val = data.open_sets(make_zip(tmp_path / "a.zip", members))
+    assert train.classes == val.classes == ["ant", "cat"]
+    assert (len(train), len(val)) == (4, 2)
+
+
+def test_val_goes_before_test(tmp_path):
+    members = MEMBERS | {f"test/{c}/0.png": png(1, 1, 1) for c in ("ant", "cat")}
+    assert colours(data.open_sets(make_tar(tmp_path / "a.tar", members))[1])[0] == (0, 9, 90)
+
+
 def test_a_name_that_is_no_utf8(tmp_path):
     for c in "ab":
         for i in range(3):
@@ -210,7 +257,7 @@ def test_a_name_that_is_no_utf8(tmp_path):
 def test_a_damaged_devkit(imagenet, file):
     path = imagenet / f"{layouts.DEVKIT}.tar.gz"
     if file == "meta.mat":
-        meta(imagenet / "meta.mat", ["n00000003", "n00000001", "n00000002"])
+        meta(imagenet / "meta.mat", WNIDS)
         path = imagenet / "meta.mat"
     good = path.read_bytes()
     for at in range(0, len(good), max(1, len(good) // 60)):
@@ -221,6 +268,14 @@ def test_a_damaged_devkit(imagenet, file):
             data.open_sets(imagenet)
         except DataError:
             continue
+
+
+@pytest.mark.parametrize("name", ["meta.mat", layouts.TRUTH])
+def test_a_devkit_that_is_cut_off(imagenet, name):
+    path = imagenet / f"{layouts.DEVKIT}.tar.gz"
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(DataError, match=r"devkit_t12\.tar\.gz is damaged or cut off"):
+        layouts.devkit_file(imagenet, name)
 
 
 @pytest.mark.parametrize(("words", "member"), HOSTILE.items())
@@ -249,6 +304,36 @@ def test_other_hostile_members(tmp_path):
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(DataError, match="is a link"):
         data.open_sets(tmp_path / "l.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train/a/..\\..\\x.png", "reaches outside"),
+        ("C:\\x.png", "has an absolute path"),
+        ("\\x.png", "has an absolute path"),
+    ],
+)
+def test_members_that_would_reach_outside_on_windows(tmp_path, name, words):
+    for path in (
+        make_tar(tmp_path / "a.tar", MEMBERS | {name: b"x"}),
+        make_zip(tmp_path / "a.zip", MEMBERS | {name: b"x"}),
+    ):
+        with pytest.raises(DataError, match=words):
+            data.open_sets(path)
+
+
+def test_a_sparse_member_and_two_of_one_name_are_refused(tmp_path):
+    members = MEMBERS | {"train/ant/x.png": (tarfile.GNUTYPE_SPARSE,)}
+    with pytest.raises(DataError, match=r"train/ant/x\.png' is stored sparsely"):
+        data.open_sets(make_tar(tmp_path / "a.tar", members))
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        for content in (b"one", b"another"):
+            info = tarfile.TarInfo("train/ant/x.png")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"holds two members called 'train/ant/x\.png'"):
+        data.open_sets(tmp_path / "b.tar")
 
 
 def test_absurd_sizes_are_refused(tmp_path):
@@ -354,6 +439,24 @@ def test_a_damaged_member_is_skipped_like_a_damaged_file(tmp_path):
     pictures.read(0)
 
 
+def test_a_zip_is_opened_by_each_process(tmp_path, monkeypatch):
+    """Processes that inherit an open file share its position."""
+    archive = Zip(make_zip(tmp_path / "a.zip", MEMBERS))
+    ours = archive.opened()
+    assert archive.opened() is ours
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert archive.opened() is not ours
+
+
+def test_a_zip_that_has_gone_is_no_damaged_picture(tmp_path):
+    archive = Zip(make_zip(tmp_path / "a.zip", MEMBERS))
+    assert archive.members
+    archive = pickle.loads(pickle.dumps(archive))
+    (tmp_path / "a.zip").unlink()
+    with pytest.raises(FileNotFoundError):
+        archive.read("train/ant/1.png")
+
+
 def meta(path, wnids, parents=("n99999999",)):
     """A devkit's meta.mat: numbered in another order than the sorted wnids, and some inner nodes at
     the end."""
@@ -370,12 +473,14 @@ def meta(path, wnids, parents=("n99999999",)):
     scipy_io.savemat(path, {"synsets": np.array(rows, kinds)})
 
 
+WNIDS = ["n00000003", "n00000001", "n00000002"]
+
+
 @pytest.fixture
 def imagenet(tmp_path):
     """The official files in small. The devkit numbers n03, n01, n02 as 1, 2, 3."""
-    wnids = ["n00000003", "n00000001", "n00000002"]
     inner = {}
-    for k, wnid in enumerate(wnids, start=1):
+    for k, wnid in enumerate(WNIDS, start=1):
         inner[f"{wnid}.tar"] = make_tar(
             tmp_path / "inner.tar", {f"{wnid}_{i}.JPEG": png(10 * k, i, 0) for i in range(2)}
         ).read_bytes()
@@ -389,7 +494,7 @@ def imagenet(tmp_path):
             for i, k in reversed([*enumerate(truth, 1)])
         },
     )
-    meta(tmp_path / "meta.mat", wnids)
+    meta(tmp_path / "meta.mat", WNIDS)
     prefix = f"{layouts.DEVKIT}/data"
     make_tar(
         tmp_path / f"{layouts.DEVKIT}.tar.gz",
@@ -409,7 +514,7 @@ def test_imagenet_as_downloaded(imagenet, cache):
     for _ in range(1 + cache):
         train, val = data.open_sets(imagenet, cache=imagenet / "cache" if cache else None)
         assert train.classes == val.classes == ["n00000001", "n00000002", "n00000003"]
-        assert train.names[0] == "words of n00000001"
+        assert train.names == val.names == [f"words of n0000000{i}" for i in (1, 2, 3)]
         assert colours(train) == [
             (20, 0, 0),
             (20, 1, 0),
@@ -435,6 +540,32 @@ def test_imagenet_that_is_not_whole(imagenet):
     (imagenet / "meta.mat").write_bytes(b"no such thing")
     with pytest.raises(DataError, match="is not the devkit's list"):
         data.open_sets(imagenet)
+
+
+@pytest.mark.parametrize(
+    ("wnids", "truth", "words"),
+    [
+        (WNIDS[:2], "2 3 1 1 2", r"holds n00000002\.tar, a class that the devkit does not know"),
+        (WNIDS, "2 3 x 1 2", "is not a list of class numbers"),
+        (WNIDS, "2 3 9 1 2", "names class 9, which the devkit's list"),
+        (WNIDS, "2 3 4 1 2", "names class 4, which the devkit's list"),  # an inner node
+        (WNIDS, "2 3 1 1", "holds 5 pictures, but .* has 4 lines"),
+    ],
+)
+def test_a_devkit_that_does_not_fit(imagenet, wnids, truth, words):
+    meta(imagenet / "meta.mat", wnids)
+    (imagenet / layouts.TRUTH).write_text(truth)
+    with pytest.raises(DataError, match=words):
+        data.open_sets(imagenet)
+
+
+@pytest.mark.parametrize("place", ["", "data", f"{layouts.DEVKIT}/data"])
+def test_a_devkit_that_was_unpacked(imagenet, place):
+    """It goes before the archive."""
+    (imagenet / place).mkdir(parents=True, exist_ok=True)
+    meta(imagenet / place / "meta.mat", WNIDS)
+    (imagenet / place / layouts.TRUTH).write_text("1 1 1 2 3")
+    np.testing.assert_array_equal(data.open_sets(imagenet)[1].labels, [0, 1, 2, 2, 2])
 
 
 def idx(array) -> bytes:
@@ -474,6 +605,8 @@ def test_cifar_files(tmp_path):
     )
     train, val = data.open_sets(tmp_path)
     assert (len(train), len(val), train.classes[3]) == (20, 10, "cat")
+    np.testing.assert_array_equal(train.labels, np.repeat(np.arange(10), 2))
+    np.testing.assert_array_equal(val.labels, np.arange(10))
     raw = train.source.read(
         train.items[1]
     )  # the second airplane: row 10; planes of red, green, blue, row by row
@@ -481,17 +614,33 @@ def test_cifar_files(tmp_path):
     assert raw[2, 5].tolist() == [int(pixels[10, plane * 1024 + 2 * 32 + 5]) for plane in range(3)]
 
 
+def test_cifar_as_its_archive_unpacks_and_a_list_of_other_names(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    (folder / "data_batch_1.bin").write_bytes(b"".join(bytes([k % 2]) * 3073 for k in range(4)))
+    train, held = data.open_sets(tmp_path)
+    assert (train.classes, len(train), len(held)) == (["0", "1"], 2, 2)
+    (folder / "batches.meta.txt").write_text("cat dog")
+    with pytest.raises(DataError, match="names 2 classes; CIFAR-10 has 10"):
+        data.open_sets(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("train-images-idx3-ubyte", b"\x89PNG", "is no IDX file"),
+        ("train-images-idx3-ubyte", b"\0\0\x0c\x01\0\0\0\1" + bytes(4), "is no IDX file"),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x04" + bytes(16), "is no IDX file"),
+        ("train-images-idx3-ubyte", idx(np.zeros((5, 2, 2))), "do not belong together"),
+        ("train-images-idx3-ubyte", idx(np.zeros((4, 2))), "do not belong together"),
         ("train-images-idx3-ubyte", b"\0\0\x08\x03\0\0\0\1", "cut off within its sizes"),
         ("train-images-idx3-ubyte", b"\0\0\x08\x03" + b"\xff" * 12, "refused"),
         ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2)))[:-1], "fewer bytes"),
         ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2))) + b"x", "more bytes"),
         ("train-images-idx3-ubyte", idx(np.zeros((4, 2, 2))), "not train-labels"),
         ("data_batch_1.bin", b"123", "no whole CIFAR-10 batch"),
-        ("data_batch_1.bin", b"\x0b" + bytes(3072), "label 11"),
+        ("data_batch_1.bin", b"", "no whole CIFAR-10 batch: 0 bytes"),
+        ("data_batch_1.bin", b"\x0a" + bytes(3072), "label 10"),
         ("a.zip", b"PK\3\4 and then nothing", "damaged, cut off or no archive"),
         ("a.tar", b"not a tar" * 200, "damaged, cut off or no archive"),
         ("a.rar", b"Rar!", "neither a folder nor"),

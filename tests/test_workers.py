@@ -70,6 +70,12 @@ def test_in_order_with_the_broken_named(count):
     assert [b[2] for b in batches if b[2]] == [{4: "number 4 is broken"}]
 
 
+def test_how_long_reading_took():
+    with Workers(Slow(shape=(2, 2, 3)), 2, 1) as pool:
+        batch = next(pool.batches([np.arange(2)]))
+    assert 1.0 <= batch.seconds < 30.0
+
+
 def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(tmp_path):
     said = []
     batches = read_all(Numbers(deadly=13, marker=str(tmp_path / "killed")), 2, said=said)
@@ -126,6 +132,24 @@ def test_a_picture_that_stops_every_worker_ends_the_run_by_name():
     assert len(said) == 3
 
 
+def test_a_worker_needs_some_time():
+    with pytest.raises(ValueError, match="must be more than 0 seconds, not 0"):
+        Workers(Numbers(), 3, 0, timeout=0.0)
+
+
+def test_signals_to_the_whole_group_are_the_parents(request):
+    """Ctrl-C goes to the workers, too."""
+    said = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))  # inherits SIG_IGN
+    with Workers(Numbers(shape=(6, 6, 3)), 3, 1, said.append) as pool:
+        for k, batch in enumerate(pool.batches(PIECES)):
+            assert batch.indices.tolist() == PIECES[k].tolist()
+            if k in (0, 3):  # from then on it runs main()
+                pool.workers[0].process.send_signal(signal.SIGTERM if k else signal.SIGINT)
+    assert said == []
+
+
 def test_a_worker_at_work_on_many_pictures_is_left_alone():
     """Each picture takes less than the time that a worker may stand still; all of a batch take
     more."""
@@ -172,8 +196,22 @@ def test_nobody_is_left_after_closing():
     pool = Workers(Numbers(), 3, 2)
     processes = [w.process for w in pool.workers]
     next(pool.batches(PIECES))
+    descriptors = pool.descriptors.copy()
     pool.close()
     assert all(p.poll() is not None for p in processes)
+    assert len(descriptors) == 2
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(descriptor)
+
+
+def test_the_memory_has_no_descriptor_of_a_childs_pipes(monkeypatch):
+    given, closed = iter([0, 1, 2, 3]), []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", lambda _: next(given))
+        patch.setattr(os, "close", closed.append)
+        found = workers.above_standard(9)
+    assert (found, closed) == (3, [2, 1, 0])
 
 
 @pytest.mark.parametrize("how", ["waiting", "stopped"])
