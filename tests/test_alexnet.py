@@ -594,6 +594,11 @@ def test_presets_change_by_name():
         ("pool1.size", 3, 2),
     ]
     assert diff(PAPER, PAPER) == []
+    other = PAPER.with_recipe(lr=0.02).with_preprocessing(mirror=False)
+    assert diff(PAPER, other) == [
+        ("preprocessing.mirror", True, False),
+        ("recipe.lr", 0.01, 0.02),
+    ]
     with pytest.raises(ValueError, match="there is no layer 'conv9': choose from conv1, relu1"):
         PAPER.changed(conv9=None)
 
