@@ -136,9 +136,12 @@ def test_the_largest_relative_error_is_returned():
     """Of all inputs, relative to the gradient's size."""
 
     def f(a, b):
-        return Line(1e6, 1e6 * (1 + 5e-7))(a) + b
+        return Line(3.0, 3 * (1 + 5e-7))(a) + b
 
-    assert 1e-8 < check_grads(f, np.ones(5), np.ones(5)) < 1e-6
+    assert check_grads(lambda a: f(a, a), np.ones(5)) > 1e-8
+    assert check_grads(f, np.ones(5), np.ones(5)) > 1e-8
+    assert check_grads(lambda a, b: f(b, a), np.ones(5), np.ones(5)) > 1e-8
+    assert 1e-8 < check_grads(lambda x: Line(1e6, 1e6 * (1 + 5e-7))(x), np.ones(5)) < 1e-6
 
 
 def test_every_input_is_checked():
