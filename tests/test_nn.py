@@ -5,7 +5,7 @@ import pytest
 
 from minigrad import functions as F
 from minigrad import nn, random
-from minigrad.engine import as_tensor
+from minigrad.engine import Tensor, as_tensor
 
 
 def small():
@@ -48,9 +48,9 @@ def test_another_dtype_is_not_loaded():
 
 EVERY_OPTION = {
     "conv": (
-        nn.Conv2d(4, 6, (2, 3), (2, 1), (1, 0), groups=2, ceil_mode=True, bias=0.3),
+        nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), groups=2, ceil_mode=True, bias=0.3),
         lambda m, x: F.conv2d(x, m.w, m.b, (2, 1), (1, 0), 2, True),
-        (2, 7, 6, 4),
+        (2, 8, 6, 4),
     ),
     "linear": (nn.Linear(12, 3), lambda m, x: F.linear(F.flatten(x), m.w, m.b), (2, 3, 4)),
     "lrn": (
@@ -153,7 +153,11 @@ def test_a_relu_of_somebody_else_is_a_step_of_its_own():
     model = nn.Sequential(nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU())
     assert [name for name, _, _ in model.walk(x, fuse=True)] == ["0", "1", "2", "3"]
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    assert [(name, layer) for name, layer, _ in model.walk(x, fuse=True)] == [("1", model["1"])]
+    x = random.Stream(0, "x").normal((8, 2)).astype(np.float32)
+    ((name, layer, y),) = model.walk(x, fuse=True)
+    assert (name, layer) == ("1", model["1"])
+    assert (model["0"](x).data < 0).any()
+    np.testing.assert_array_equal(y.data, model(x).data)
 
 
 def test_a_walk_goes_into_a_sequential_and_names_where_it_fails():
@@ -217,6 +221,24 @@ def test_two_dropouts_never_share_a_mask():
     x = np.ones(1000, np.float32)
     assert not np.array_equal(a(x).data, b(x).data)
     assert list(nn.Sequential(a, b).streams()) == ["0", "1"]
+
+
+def test_gather_with_and_without_a_shared_loss():
+    class SecondOfTwo:
+        rank, size = 1, 2
+
+        def join(self, x, sizes):
+            return np.concatenate([np.zeros((len(x), sizes[0])), x], axis=-1)
+
+        def scatter_sum(self, gy, sizes):
+            return 3 * gy[..., sizes[0] :]
+
+    for shared, gradient in ((False, 3), (True, 1)):
+        x = Tensor(np.ones((1, 2)), requires_grad=True)
+        y = nn.Gather(SecondOfTwo(), (3, 2), shared)(x)
+        assert y.data.tolist() == [[0, 0, 0, 1, 1]]
+        y.backward(np.ones((1, 5)))
+        assert x.grad.tolist() == [[gradient] * 2]
 
 
 def test_a_dropout_has_the_default_seed():
