@@ -142,10 +142,13 @@ class Tensor:
         uses = Counter(p for node in order for p in node.parents if isinstance(p, Tensor))
         for node in order:
             gy = grads.pop(node)
-            for parent, gx in zip(node.parents, node.gradients(gy)):
+            held = Counter(map(id, (gy, *(node.saved or ()))))
+            returned = node.gradients(gy)
+            held.update(map(id, returned))
+            for parent, gx in zip(node.parents, returned):
                 with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
                     if isinstance(parent, Tensor):
-                        fresh = gx is not gy and gx.base is None  # type: ignore[union-attr]
+                        fresh = held[id(gx)] == 1 and gx.base is None  # type: ignore[union-attr]
                         parent.accumulate(gx, fresh)
                         uses[parent] -= 1
                         if ready is not None and uses[parent] == 0:

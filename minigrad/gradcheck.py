@@ -158,6 +158,8 @@ def check_grads(
     for i in checked:
         grad = args[i].grad
         grads.append(np.zeros(arrays[i].shape) if grad is None else backend.to_numpy(grad))
+        if not np.isfinite(grads[-1]).all():
+            raise GradientMismatch(f"gradient of input {i} holds values that are not finite")
         if grads[-1].shape != arrays[i].shape:
             raise GradientMismatch(
                 f"gradient of input {i} has shape {grads[-1].shape}, the input {arrays[i].shape}"

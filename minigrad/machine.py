@@ -36,7 +36,8 @@ def set_up(processes: int = 1) -> None:
     """Keep freed memory for the next step, and have NumPy's BLAS run on the kernels' threads. If
     several processes share this host, each uses its share of the processors, unless the environment
     sets the number of threads."""
-    if processes > 1 and not {"MINIGRAD_THREADS", "OMP_NUM_THREADS"} & set(os.environ):
+    given = [os.environ.get(name) for name in ("MINIGRAD_THREADS", "OMP_NUM_THREADS")]
+    if processes > 1 and not any(given):
         threads = max(1, kernels.threads() // processes)
         os.environ["MINIGRAD_THREADS"] = str(threads)
         threadpoolctl.threadpool_limits(threads, "blas")

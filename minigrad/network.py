@@ -60,10 +60,6 @@ def ledger(preset: Preset, classes: int | None = None) -> list[Row]:
                 raise ValueError(f"{stage}: a window needs (H, W, C), and what comes is {inputs}")
             padding = layer.padding if isinstance(layer, Conv) else 0
             groups = layer.groups if isinstance(layer, Conv) else 1
-            if min(layer.size, layer.stride, groups) < 1 or padding < 0:
-                raise ValueError(
-                    f"{stage}: sizes of {layer} must be at least 1, padding at least 0"
-                )
             if inputs[2] % groups or (isinstance(layer, Conv) and layer.filters % groups):
                 raise ValueError(
                     f"{stage}: groups={groups} must divide its {inputs[2]} input channels and its "

@@ -227,6 +227,38 @@ def test_other_rules_are_told_apart(rules):
         against_the_reference(**rules)
 
 
+def test_the_methods_are_those_of_their_papers():
+    """The module's table; and what each does at a ReLU."""
+    assert look.METHODS == {
+        "deconvnet": {"relu": "backward", "lrn": "skip"},
+        "gradient": {"relu": "mask", "lrn": "gradient"},
+        "guided": {"relu": "both", "lrn": "gradient"},
+    }
+    model = nn.Sequential(relu=nn.ReLU())
+    x = np.array([[[[-1.0, -1, 2, 2]]]])
+    signal = np.array([[[[3.0, -4, 5, -6]]]])
+    for name, expected in (
+        ("deconvnet", [3, 0, 5, 0]),
+        ("gradient", [0, 0, 5, -6]),
+        ("guided", [0, 0, 5, 0]),
+    ):
+        steps = deconvnet.ascend(model, x, "relu")
+        ((_, _, below),) = deconvnet.descend(steps, signal, **look.METHODS[name])
+        assert below.ravel().tolist() == expected, name
+
+
+def test_peaks_of_a_map_that_is_not_square():
+    y = np.zeros((1, 2, 5, 2))
+    y[0, 1, 3, 0] = 7
+    y[0, 0, 4, 1] = 8
+    values, at = deconvnet.peaks(y)
+    assert values.tolist() == [[7, 8]]
+    assert at.tolist() == [[[1, 3], [0, 4]]]
+    values, at = deconvnet.peaks(y[0, :, 4])
+    assert values.tolist() == [[0, 8], [0, 0]]
+    assert at.tolist() == [[[0, 0]] * 2] * 2
+
+
 def test_windows_of_zeros():
     """Their share of the signal, which goes to their first tap, or nowhere."""
     pool = nn.Sequential(pool=nn.MaxPool2d(2))
@@ -265,6 +297,10 @@ def test_mistakes():
         ("unknown stage 'conv9': choose from conv1, relu1", {"stage": "conv9"}),
         ("conv5 has maps 0 to 15, not 16", {"stage": "conv5", "maps": 16}),
         ("conv5 has 3 x 3 places, not \\(3, 0\\)", {"stage": "conv5", "at": (3, 0)}),
+        ("conv5 has maps 0 to 15, not -1", {"stage": "conv5", "maps": -1}),
+        ("conv5 has 3 x 3 places, not \\(0, -1\\)", {"stage": "conv5", "at": (0, -1)}),
+        ("lrn must be one of skip, gradient, not 'mask'", {"stage": "conv5", "lrn": "mask"}),
+        ("zeros must be one of first, drop, not 'last'", {"stage": "conv5", "zeros": "last"}),
         ("a map is given in whole numbers", {"stage": "conv5", "maps": 1.5}),
         (
             "conv5: one map for all pictures, or one for each of 2",

@@ -2,6 +2,7 @@
 counts alone."""
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -75,6 +76,27 @@ def test_gradients_of_two_leaves_do_not_share_memory():
     np.testing.assert_array_equal(gy, 1)
 
 
+def test_an_array_that_two_parents_share_is_not_written():
+    """The backward of a + b passes one array to both; more then arrives at each of them."""
+    x = leaf(3)
+    a, b = x * 2.0, x * 3.0
+    gy = np.ones(3)
+    (b * a + (a + b)).backward(gy)
+    np.testing.assert_allclose(x.grad, 12 * x.data + 5)
+    y = x * 2.0
+    (y + y).backward(gy)
+    np.testing.assert_array_equal(gy, 1)
+
+
+def test_a_gradient_that_was_read_stays():
+    x = leaf(3)
+    F.sum(x * 3.0).backward()
+    read = x.grad
+    F.sum(x * 3.0).backward()
+    np.testing.assert_array_equal(read, 3)
+    np.testing.assert_array_equal(x.grad, 6)
+
+
 def test_view_gradient_is_copied():
     x = leaf(2, 3)
     gy = np.ones(6)
@@ -88,6 +110,31 @@ def test_no_grad_builds_no_graph():
         y = x * 2.0
     assert y.creator is None
     assert not y.requires_grad
+
+
+def test_no_grad_inside_no_grad():
+    """Each restores what was before it, after an error too."""
+    x = leaf(3)
+    with mg.no_grad():
+        with mg.no_grad():
+            pass
+        assert not (x * 2.0).requires_grad
+        with pytest.raises(KeyError), mg.no_grad():
+            raise KeyError
+        assert not (x * 2.0).requires_grad
+    assert (x * 2.0).requires_grad
+    with pytest.raises(KeyError), mg.no_grad():
+        raise KeyError
+    assert (x * 2.0).requires_grad
+
+
+def test_no_grad_is_of_its_thread():
+    x, found = leaf(3), []
+    with mg.no_grad():
+        other = threading.Thread(target=lambda: found.append((x * 2.0).requires_grad))
+        other.start()
+        other.join()
+    assert found == [True]
 
 
 def test_unneeded_gradients_are_not_computed():
@@ -141,6 +188,9 @@ def test_detach_and_leaf_backward():
     x = leaf(3)
     y = (x * 2.0).detach()
     assert not y.requires_grad
+    named = mg.Tensor(np.ones(3), requires_grad=True, name="conv1.w")
+    assert named.detach().name == "conv1.w"
+    assert named.detach().data is named.data
     x.backward(np.full(3, 5.0))
     np.testing.assert_array_equal(x.grad, 5)
 
@@ -158,6 +208,44 @@ def test_array_on_the_left_defers_to_the_tensor():
     y = np.ones(3) + x
     assert isinstance(y, mg.Tensor)
     np.testing.assert_allclose(y.data, x.data + 1)
+
+
+X, W = np.array([[1.0, 2, 4], [-3, 5, 8]]), np.array([[2.0, -1], [3, 7]])
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda x: x + 2.0,
+        lambda x: 2.0 + x,
+        lambda x: x - 2.0,
+        lambda x: 2.0 - x,
+        lambda x: W[:, :1] - x,
+        lambda x: x * 3.0,
+        lambda x: 3.0 * x,
+        lambda x: x / 4.0,
+        lambda x: 4.0 / x,
+        lambda x: W[:, 1:] / x,
+        lambda x: x @ X.T,
+        lambda x: W @ x,
+        lambda x: x**2,
+        lambda x: -x,
+        lambda x: x[1, :2],
+        lambda x: x.sum(),
+        lambda x: x.sum(axis=0),
+        lambda x: x.sum(axis=1, keepdims=True),
+        lambda x: x.mean(),
+        lambda x: x.mean(axis=0),
+        lambda x: x.mean(axis=1, keepdims=True),
+        lambda x: x.reshape(3, 2),
+        lambda x: x.transpose(1, 0),
+    ],
+)
+def test_operators_by_numpy(action):
+    found = action(mg.Tensor(X))
+    assert isinstance(found, mg.Tensor)
+    assert found.shape == np.shape(action(X))
+    np.testing.assert_allclose(found.data, action(X), rtol=1e-15)
 
 
 def test_repr_says_what_one_wants_to_know():
@@ -315,6 +403,53 @@ def test_a_missing_gradient_is_named():
         Bad()(leaf(2), leaf(2)).backward(np.ones(2))
 
 
+class Returns(Function):
+    """x, and what is given as its gradient; an exception is raised."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def forward(self, x):
+        return x + 0.0
+
+    def backward(self, gy):
+        if isinstance(self.gradient, Exception):
+            raise self.gradient
+        return self.gradient
+
+
+def test_an_error_in_backward_names_the_function():
+    with pytest.raises(KeyError) as caught:
+        Returns(KeyError("x"))(leaf(3)).backward(np.ones(3))
+    assert caught.value.__notes__ == ["in the backward pass of a Returns"]
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (4,)])
+def test_a_gradient_of_another_shape_is_refused(shape):
+    with pytest.raises(RuntimeError, match=r"a gradient of shape .* for a leaf of shape \(3,\)"):
+        Returns(np.ones(shape))(leaf(3)).backward(np.ones(3))
+
+
 def test_another_machines_byte_order_is_refused():
     with pytest.raises(TypeError, match="byte order, not >f8"):
         mg.Tensor(np.arange(3.0).astype(">f8"))
+
+
+def test_leaves_never_share_the_array_that_a_backward_returns():
+    """Neither with each other nor with what was saved."""
+
+    class Same(Function):
+        def forward(self, a, b):
+            self.save(a * 3.0)
+            return a + b
+
+        def backward(self, gy):
+            self.kept = self.saved[0]
+            g = gy * 2
+            return (g, g) if gy[0] > 0 else (self.kept, self.kept * 1.0)
+
+    for sign in (1.0, -1.0):
+        a, b, function = leaf(2), leaf(2), Same()
+        function(a, b).backward(sign * np.ones(2))
+        assert not np.shares_memory(a.grad, b.grad)
+        assert not np.shares_memory(a.grad, function.kept)

@@ -9,7 +9,7 @@ from minigrad import data, nn
 from minigrad import functions as F
 from minigrad.data.preparation import Preparation
 from minigrad.engine import Tensor
-from minigrad.look import draw_confusion
+from minigrad.look import draw_confusion, pictures
 from minigrad.training.evaluation import (
     Evaluation,
     ensemble,
@@ -104,3 +104,17 @@ def test_tables_and_pictures(tmp_path):
         draw_confusion(RESULT.confusion(), ["ex", "why", "zed"], tmp_path / "c.png").stat().st_size
         > 1000
     )
+
+
+def test_confusion_is_drawn_as_shares_of_each_row(tmp_path, monkeypatch):
+    own, drawn = pictures.new_figure, []
+    monkeypatch.setattr(pictures, "new_figure", lambda size: drawn.append(own(size)) or drawn[-1])
+    counts = np.array([[3, 1, 0], [0, 0, 0], [2, 2, 6]])
+    draw_confusion(counts, ["ex, the letter", "why", "zed"], tmp_path / "c.png")
+    (axes,) = drawn[0].axes
+    shares = [[0.75, 0.25, 0], [0, 0, 0], [0.2, 0.2, 0.6]]
+    np.testing.assert_allclose(axes.images[0].get_array(), shares)
+    said = {text.get_position(): text.get_text() for text in axes.texts}
+    assert said == {(0, 0): "3", (1, 0): "1", (0, 2): "2", (1, 2): "2", (2, 2): "6"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ex", "why", "zed"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("most probable class", "right class")

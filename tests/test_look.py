@@ -1,6 +1,7 @@
 """The instruments of minigrad/look/ on small networks, against brute force and planted models."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,12 +85,60 @@ def test_projections_of_the_strongest(model, loader):
     maps = found.order()[:3]
     pixels = look.project_strongest(model, loader(6), "relu5", found, [3, *maps])
     assert set(pixels) == {(m, r) for m in maps for r in range(9) if found.pictures[r, m] >= 0}
-    m, r = maps[1], 4
-    x = loader(1).prepare(found.pictures[r : r + 1, m])[0]
-    alone = look.project(model, x, "relu5", maps=int(m), at=found.at[r, m])
-    np.testing.assert_allclose(pixels[m, r], alone.pixels[0], rtol=1e-4, atol=1e-6)
+    assert any((found.at[r, m] != found.at[0, m]).any() for m, r in pixels)
+    for m, r in pixels:
+        x = loader(1).prepare(found.pictures[r : r + 1, m])[0]
+        alone = look.project(model, x, "relu5", maps=int(m), at=found.at[r, m])
+        np.testing.assert_allclose(pixels[m, r], alone.pixels[0], rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="unknown stage conv9: choose from conv1, relu1"):
         look.find_strongest(model, loader(6), ["relu5", "conv9"])
+
+
+def test_as_many_as_are_wanted(model, loader):
+    few = look.find_strongest(model, loader(7), ["relu5"], k=2)["relu5"]
+    nine = look.find_strongest(model, loader(7), ["relu5"])["relu5"]
+    assert (few.values.shape, nine.values.shape) == ((2, 16), (9, 16))
+    for one, other in zip(vars(few).values(), vars(nine).values()):
+        assert np.array_equal(one, other[:2] if np.ndim(one) > 1 else other)
+
+
+def test_rules_reach_every_projection(model, loader):
+    rules = look.METHODS["gradient"]
+    found = look.find_strongest(model, loader(8), ["relu5"], k=1)["relu5"]
+    m = int(found.order()[0])
+    x = loader(1).prepare(found.pictures[:, m])[0]
+    expected = look.project(model, x, "relu5", m, found.at[0, m], **rules).pixels[0]
+    assert not np.array_equal(expected, look.project(model, x, "relu5", m).pixels[0])
+    pixels = look.project_strongest(model, loader(8), "relu5", found, [m], **rules)
+    np.testing.assert_allclose(pixels[m, 0], expected, rtol=1e-4, atol=1e-6)
+    own = [(1.0, model.state_dict())]
+    (moment,) = look.follow_features(model, own, loader(8), "relu5", [m], **rules)
+    assert np.array_equal(moment.pixels[m], pixels[m, 0])
+
+
+def test_every_instrument_looks_in_test_mode(model, loader):
+    """Without dropout, whatever mode the model is in; and this mode comes back."""
+    batches = loader(8)
+    raw = batches.pictures.read(2)
+    crop_ = batches.preparation.crop_of(raw)
+
+    def instruments():
+        yield look.find_strongest(model, batches, ["fc8"], k=1)["fc8"].values
+        yield look.find_neighbours(model, batches, [0, 1], "relu7", k=2).distances
+        yield look.occlude(model, crop_, batches.preparation, "relu7", size=60).probability
+        yield look.measure_invariance(
+            model, raw[None], [1], batches.preparation, ["relu7"], "scale", [1.5]
+        ).distances["relu7"]
+        yield look.project(model, batches.prepare(np.arange(2))[0], "fc8").pixels
+
+    expected = list(instruments())
+    model.train()
+    try:
+        for found, right in zip(instruments(), expected, strict=True):
+            assert model.training
+            np.testing.assert_array_equal(found, right)
+    finally:
+        model.eval()
 
 
 def test_a_patch_is_what_a_unit_sees():
@@ -108,7 +157,9 @@ def test_a_patch_is_what_a_unit_sees():
     assert conv5[-1, -1].tolist() == [98, 194, 0]
     corner = look.patch(picture, rows["conv5"], (12, 12), fill=255)
     assert corner[0, 0].tolist() == [128, 128, 0]
+    assert corner[98, 98].tolist() == [226, 226, 0]
     assert (corner[227 - 128 :] == 255).all()
+    assert (corner[:, 227 - 128 :] == 255).all()
     assert look.patch(picture, rows["fc6"], (0, 0)) is picture
 
 
@@ -121,7 +172,8 @@ def captured(monkeypatch, module):
     own, seen = sheet.sheet, []
 
     def keep(tiles, columns=0, captions=(), title="", limit=None):
-        seen.append({"tiles": tiles, "captions": list(captions), "title": title, "limit": limit})
+        said = {"captions": list(captions), "title": title, "limit": limit}
+        seen.append({"tiles": tiles, "columns": columns} | said)
         return own(tiles, columns, captions, title, limit)
 
     monkeypatch.setattr(sys.modules[f"minigrad.look.{module}"], "sheet", keep)
@@ -154,6 +206,45 @@ def test_colours_of_signed_numbers():
     assert sheet.coloured(np.zeros((1, 1, 3)))[0, 0].tolist() == [128] * 3
 
 
+def test_where_a_sheet_has_its_tiles():
+    """Tiles in rows, with gaps of 3 and lines of 14 pixels; what each helper makes of a tile."""
+    tiles = [np.full((4, 5, 3), 10 * n, np.uint8) for n in range(5)]
+    page = sheet.sheet(tiles, columns=2, captions=["a"] * 5, title="title")
+    step_y, step_x = 4 + 3 + 14, max(5, page_width("a")) + 3
+    for n in range(5):
+        y, x = 3 + 14 + 14 + n // 2 * step_y, 3 + n % 2 * step_x
+        assert (page[y : y + 4, x : x + 5] == 10 * n).all(), n
+    assert sheet.sheet(tiles[:4], columns=4).shape == (3 + 4 + 3, 3 + 4 * 8, 3)
+    assert sheet.sheet(tiles[:1], columns=4).shape == (3 + 4 + 3, 3 + 8, 3)
+    pair = sheet.beside([tiles[1], np.full((2, 5, 3), 99, np.uint8)])
+    assert pair.shape == (4, 2 * (5 + 12), 3)
+    assert (pair[:2, 17:22] == 99).all()
+    assert (pair[2:, 17:] == 255).all()
+    assert (pair[:, 5:17] == 255).all()
+    wide = np.arange(6).reshape(2, 3, 1)
+    assert sheet.enlarged(wide, 12).shape == (8, 12, 1)
+    assert sheet.enlarged(wide, 12)[4, 11, 0] == 5
+    assert sheet.enlarged(wide, 2).shape == (2, 3, 1)
+    checks = np.indices((8, 8)).sum(axis=0)[..., None] % 2 * np.float32(200)
+    small = sheet.shrunk(checks, 2)
+    assert small.shape == (2, 2, 1)
+    np.testing.assert_allclose(small, 100, atol=1)
+    assert sheet.shrunk(checks, 8) is checks
+    grey = np.array([[[7]]], np.uint8)
+    assert sheet.photograph(grey).tolist() == [[[7, 7, 7]]]
+    numbers = np.array([[[-2.0], [1.0]]])
+    assert np.array_equal(sheet.coloured(numbers, 2), sheet.signed(numbers[..., 0], 2))
+    assert sheet.largest(np.array([np.inf, -3, np.nan, 2])) == 3
+    assert sheet.largest(np.zeros(0)) == 0
+    many = np.concatenate([np.zeros(500), np.arange(1, 102), -np.arange(1, 102)])
+    assert sheet.contrast(many) == pytest.approx(100)
+    assert sheet.contrast(np.zeros(3)) == 0
+
+
+def page_width(text):
+    return int(np.ceil(sheet.font().getlength(text)))
+
+
 def test_filters_are_drawn_where_they_are(model, tmp_path):
     """conv1 as colour tiles in the two groups of conv2; conv2's rows are filters, columns maps."""
     with pytest.raises(ValueError, match="'relu1' has no weights: choose from conv1, conv2, conv3"):
@@ -179,12 +270,14 @@ def test_filters_are_drawn_where_they_are(model, tmp_path):
     assert np.array_equal(page[first : first + 250 : 25, 3:67], sheet.signed(w, np.abs(w).max()))
 
 
-def test_a_dense_layer_larger_than_its_picture():
+def test_a_dense_layer_larger_than_its_picture(monkeypatch):
     w = np.zeros((3000, 2))
     w[3:6, 1] = 2, 0, 2  # one pixel: the root mean square of three inputs
+    sheets = captured(monkeypatch, "filters")
     tile = filters.dense_sheet(w, "fc")[17:]
     assert tile[255, 3 + 1].tolist() == tile[128, 3 + 1].tolist() == [178, 24, 43]
     assert tile[:128, 3:1003].min() == tile[128:256, 3 + 2 : 1003].min() == 255
+    assert sheets[0]["limit"] == pytest.approx(np.sqrt(8 / 3))
 
 
 def test_dead_maps_are_those_of_health(model, loader, tmp_path, monkeypatch):
@@ -242,10 +335,35 @@ def test_the_spectrum_of_waves():
     np.testing.assert_allclose(look.spectrum(noise).density, 1, atol=0.1)
 
 
-def test_the_spectrum_is_drawn(tmp_path):
+def test_the_limits_of_dead_and_aliased():
+    """Dead below a tenth of the largest; aliased above half of the energy."""
+    v, u = np.mgrid[:64, :64]
+    slow, fast = np.cos(2 * np.pi * 4 / 64 * u), np.cos(2 * np.pi * 12 / 64 * v)
+    w = np.stack([slow, 0.2 * slow, 0.12 * slow, slow + 0.8 * fast, slow + 1.2 * fast], axis=2)
+    found = look.spectrum(w[:, :, None], stride=4)
+    assert found.dead.tolist() == [False, False, True, False, False]
+    assert found.aliased.tolist() == [False, False, False, False, True]
+    np.testing.assert_allclose(found.frequencies, (np.arange(16) + 0.5) / 32)
+
+
+def test_the_spectrum_is_drawn(tmp_path, monkeypatch):
     w = np.random.default_rng(0).normal(size=(5, 5, 3, 8))
+    w[..., 6:] *= 1e-3
+    drawn = figures(monkeypatch, "filters")
     path = look.draw_spectrum({"a": (w, 4), "b": (w, 1)}, tmp_path / "spectrum.png")
     assert pixels_of(path).std() > 5
+    (axes,) = drawn[0].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    aliased = look.spectrum(w, 4).aliased.sum()
+    assert aliased > 2
+    assert labels == [
+        f"a, stride 4: 2 dead, {aliased} aliased of 8 filters (of white noise: all)",
+        "b, stride 1: 2 dead, 0 aliased of 8 filters",
+    ]
+    a, dotted, b, level = axes.get_lines()
+    for line in (a, b):
+        np.testing.assert_array_equal(line.get_ydata(), look.spectrum(w).density)
+    assert (dotted.get_xdata()[0], level.get_ydata()[0]) == (1 / 8, 1)
 
 
 class OnePixel(nn.Module):
@@ -279,6 +397,40 @@ def test_the_occlusion_map_of_a_planted_pixel(size, stride):
     assert (found.label, found.map) == (0, 0)
     other = look.occlude(model, picture, preparation, "pixel", 1, size, stride, grey=98)
     np.testing.assert_allclose(other.probability, 1 - expected, rtol=1e-5)
+
+
+def test_the_squares_own_size_and_stride():
+    """A seventh of the side, moved by a quarter of this; the class and the map that are strongest
+    when nothing is covered."""
+    picture = np.full((56, 56, 3), 100, np.uint8)
+    preparation = data.Preparation(56, np.full((56, 56, 3), 100, np.float32), 1.0)
+    found = look.occlude(nn.Sequential(pixel=OnePixel()), picture, preparation, "pixel")
+    assert found.size == 8
+    assert found.starts.tolist() == list(range(0, 49, 2))
+
+
+def test_an_occlusion_is_drawn(tmp_path, monkeypatch):
+    """Thirteen labels: eleven have colours of their own, the others are another."""
+    numbers = np.minimum(np.arange(16), 12).reshape(4, 4)
+    found = look.Occlusion(
+        5, np.arange(4) * 5, numbers / 100, numbers, numbers - 3.0, 2, "relu5", 7
+    )
+    names = [f"class {i}" for i in range(13)]
+    picture = np.zeros((20, 20, 1), np.uint8)
+    for predicted, words in ((False, "class 2"), (True, "class 2 (predicted)")):
+        drawn = figures(monkeypatch, "occlusion")
+        look.draw_occlusion(found, picture, names, tmp_path / "o.png", predicted)
+        first, probability, labels, strength = drawn[0].axes[:4]
+        assert first.get_title() == f"{words}; the square"
+        (square,) = first.patches
+        assert (square.get_width(), square.get_height()) == (5, 5)
+        assert probability.collections[0].get_clim() == (0, 1)
+        assert strength.collections[0].get_clim() == (-3, 9)
+        assert strength.get_title() == "relu5, map 7, summed"
+        said = [text.get_text() for text in labels.get_legend().get_texts()]
+        assert said == ["class 12", *(f"class {i}" for i in range(10)), "another"]
+        shown = labels.collections[0].get_array()
+        assert np.array_equal(shown, np.where(numbers == 12, 0, np.minimum(numbers + 1, 11)))
 
 
 def test_occlusion_of_a_network(model, loader, tmp_path, monkeypatch):
@@ -366,6 +518,43 @@ def test_invariance_is_0_at_the_identity(model, loader, tmp_path):
         look.measure_invariance(model, raw, [3, 4], batches.preparation, ["relu9"], "scale", [1])
 
 
+def test_the_figures_own_amounts(model, loader):
+    """Zeiler and Fergus, figure 5: pixels of 256, up to 1.8 times, the whole circle."""
+    assert list(look.CHANGES["translation"]) == list(range(-60, 61, 6))
+    np.testing.assert_allclose(look.CHANGES["scale"], np.linspace(1, 1.8, 17))
+    assert list(look.CHANGES["rotation"]) == [15 * n for n in range(24)]
+    raw = loader(8).pictures.read(0)[None]
+    preparation = loader(8).preparation
+    for change, unit in (("translation", (SIDE + 3) / 256), ("scale", 1)):
+        found = look.measure_invariance(model, raw, [0], preparation, ["pool1"], change)
+        np.testing.assert_allclose(found.amounts, unit * np.array(look.CHANGES[change]))
+        assert found.probability.shape == found.distances["pool1"].shape == (1, len(found.amounts))
+
+
+def test_invariance_is_drawn(tmp_path, monkeypatch):
+    numbers = np.random.default_rng(0)
+    found = [
+        look.Invariance(change, amounts, {"pool1": numbers.random((2, 3))}, numbers.random((2, 3)))
+        for change, amounts in (("scale", np.array([1.0, 2, 3])), ("rotation", np.arange(3.0)))
+    ]
+    drawn = figures(monkeypatch, "invariance")
+    look.draw_invariance(found, [1, 0], ["tabby, cat", "king penguin"], tmp_path / "i.png")
+    axes = np.reshape(drawn[0].axes, (2, 2))
+    for row, one in zip(axes, found):
+        for plot, values, said in zip(
+            row,
+            (one.distances["pool1"], one.probability),
+            ("pool1: distance", "probability of its class"),
+        ):
+            assert (plot.get_xlabel(), plot.get_ylabel()) == (one.change, said)
+            for line, curve, name in zip(plot.get_lines(), values, ("king penguin", "tabby")):
+                np.testing.assert_array_equal(line.get_xdata(), one.amounts)
+                np.testing.assert_array_equal(line.get_ydata(), curve)
+                assert line.get_label() == name
+    legend = axes[0, 1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["king penguin", "tabby"]
+
+
 @pytest.mark.parametrize("batch_size", [3, 20])
 def test_neighbours_are_those_of_brute_force(model, loader, batch_size, tmp_path, monkeypatch):
     """Picture 13 is picture 4 again: each is the other's nearest, at distance 0."""
@@ -421,6 +610,16 @@ def test_features_are_followed(model, loader, tmp_path, monkeypatch):
             says = f"{picture}{jump}" if m in moment.pixels else "none"
             expected.append(f"{m} @{moment.epoch:g}: {says}")
     assert sheets[0]["captions"] == expected
+    assert sheets[0]["columns"] == len(moments)
+    row = next(r for r in ledger(model.preset, 10) if r.stage == "relu5")
+    last = moments[-1]
+    seen = look.patch(last.pixels[8], row, last.strongest.at[0, 8], fill=0)
+    seen = sheet.shrunk(seen, 96)
+    expected = sheet.enlarged(sheet.coloured(seen, sheet.contrast(seen)), 96)
+    assert np.array_equal(sheets[0]["tiles"][-1], expected)
+    with pytest.raises(ValueError, match="no features were kept"):
+        look.follow_features(model, [], loader(8), "relu5", maps)
+    expected = sheets[0]["captions"]
     jumps = [caption.endswith("*") for caption in expected]
     assert jumps[1] or jumps[7], "these networks differ in their strongest pictures"
     assert not any((jumps[2], jumps[8])), "the same weights have the same"
@@ -448,6 +647,9 @@ def test_a_figure_of_nine(model, loader, tmp_path, monkeypatch):
     look.draw_nine(found, row, [0], crop_of, pixels, tmp_path / "n.png")
     patches, projections, whole = sheets
     assert whole["captions"] == [f"map 0: active in {found.active[0]} of 20 pictures"]
+    ever = (found.active > 0).sum()
+    assert ever < 16
+    assert whole["title"].endswith(f"what caused them; {ever} of 16 maps are ever active")
     for r in range(9):
         if found.pictures[r, 0] < 0:
             continue
@@ -458,6 +660,82 @@ def test_a_figure_of_nine(model, loader, tmp_path, monkeypatch):
         assert np.array_equal(projections["tiles"][r], expected)
 
 
+def test_projections_are_drawn(tmp_path, monkeypatch):
+    """A row for each map: the picture, then each method's pixels with their own limit."""
+    numbers = np.random.default_rng(0)
+    picture = numbers.integers(0, 256, (67, 67, 3), np.uint8)
+    ways = {
+        name: numbers.normal(size=(2, 67, 67, 3)) * np.array([1, 50]).reshape(2, 1, 1, 1)
+        for name in ("deconvnet", "guided")
+    }
+    row = next(r for r in ledger(alexnet.PAPER) if r.stage == "relu5")
+    sheets = captured(monkeypatch, "activations")
+    look.draw_projections(picture, row, ways, [4, 9], [0.5, 12.345678], tmp_path / "p.png")
+    (found,) = sheets
+    assert found["columns"] == 3
+    assert found["title"].startswith("relu5: ")
+    tiles, captions = [], []
+    for n, first in enumerate(("map 4: 0.5", "map 9: 12.35")):
+        limits = [sheet.contrast(pixels[n]) for pixels in ways.values()]
+        captions += [first, *(f"{name}, to {v:.2g}" for name, v in zip(ways, limits))]
+        tiles += [picture, *(sheet.coloured(p[n], v) for p, v in zip(ways.values(), limits))]
+    assert found["captions"] == captions
+    for tile, expected in zip(found["tiles"], tiles, strict=True):
+        assert np.array_equal(tile, sheet.enlarged(expected, 227))
+
+
+def test_units_are_64_in_a_row(tmp_path):
+    """The places behind the last unit are grey."""
+    page = pixels_of(look.draw_maps(np.arange(1.0, 71), "fc", tmp_path / "units.png"))
+    units = page[17 + 4 : 17 + 16 : 8, 3 + 4 : 3 + 512 : 8]
+    assert units.shape == (2, 64, 3)
+    shown = sheet.signed(np.arange(1.0, 71)[None])[0]
+    assert np.array_equal(units[0], shown[:64])
+    assert np.array_equal(units[1, :6], shown[64:])
+    assert (units[1, 6:] == 225).all()
+
+
+def test_curves_are_drawn(tmp_path, monkeypatch):
+    """Each from its own column, accuracy in percent."""
+    steps = [{"epoch": f"{n / 4}", "loss": f"{3 - n / 8}"} for n in range(8)]
+    names = ("train_loss", "val_loss", "train_top1", "val_top1", "val_top5")
+    epochs = [
+        {"epoch": str(e)} | {name: f"{(n + e) / 10}" for n, name in enumerate(names)}
+        for e in (1, 2, 3)
+    ]
+    drawn = figures(monkeypatch, "pictures")
+    look.draw_curves(steps, epochs, tmp_path / "c.png")
+    losses, accuracies = ([line.get_xydata() for line in a.get_lines()] for a in drawn[0].axes)
+    np.testing.assert_allclose(losses[0], [[n / 4, 3 - n / 8] for n in range(8)])
+    for n, points in enumerate([*losses[1:], *accuracies]):
+        scale = 100 if n >= 2 else 1
+        np.testing.assert_allclose(points, [[e, scale * (n + e) / 10] for e in (1, 2, 3)])
+    legends = [text.get_text() for a in drawn[0].axes for text in a.get_legend().get_texts()]
+    assert legends == [
+        "training, each step", "training", "held out", "training (augmented, with dropout)",
+        "held out, top-1", "held out, top-5",
+    ]  # fmt: skip
+
+
+def test_predictions_are_drawn(tmp_path, monkeypatch):
+    """The class above; bars as long as the probabilities below, the right one in green."""
+    names = ["a, the first", "b", "x" * 22, "y" * 23]
+    p = np.array([[0.1, 0.6, 0.3, 0.0], [0.5, 0.2, 0.1, 0.2]])
+    picture = np.zeros((50, 50, 3), np.uint8)
+    sheets = captured(monkeypatch, "pictures")
+    look.draw_predictions([picture] * 2, [2, 3], p, names, tmp_path / "p.png", best=3)
+    assert sheets[0]["captions"] == ["x" * 22, "y" * 21 + "\u2026"]
+    assert [tile.shape for tile in sheets[0]["tiles"]] == [(150 + 3 * 14, 150, 3)] * 2
+    names = ["a", "b", "c"]
+    bars = pictures_by_matplotlib.bars(p[0, :3], 2, names, 101, best=9)
+    assert bars.shape == (3 * 14, 101, 3)
+    for n, (length, colour) in enumerate(((60, 200), (30, 128), (10, 200))):
+        line = bars[14 * n + 7]
+        assert line[0, 0] == line[length, 0] == colour
+        assert (line[length + 1 :] == 255).all()
+    assert pictures_by_matplotlib.short("tabby, tabby cat") == "tabby"
+
+
 def test_stages_to_look_at():
     for name, features, hidden in (
         ("paper", "relu5", "relu7"), ("lenet5", "tanh2", "tanh4"), ("cifar10", "relu3", "relu4"),
@@ -466,10 +744,26 @@ def test_stages_to_look_at():
         assert found == (features, hidden)
 
 
-def test_seconds_by_stage(model):
+def test_seconds_by_stage(model, monkeypatch):
     seconds = look.stage_seconds(model, batch=2, repeats=2)
     assert list(seconds) == model.stages
     assert all(value > 0 for value in seconds.values())
+
+    def clock():
+        """Stage n takes n seconds; in the second pass twice, in the third nine times as many."""
+        now = 0.0
+        for times in (1, 2, 9):
+            yield now
+            for n in range(len(model.stages)):
+                now += n * times
+                yield now
+            now += 1000
+
+    ticks = clock()
+    watch = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(sys.modules["minigrad.look.ledgers"], "time", watch)
+    seconds = look.stage_seconds(model, batch=4, repeats=3)
+    assert list(seconds.values()) == [2 * n / 4 for n in range(len(model.stages))]
 
 
 def test_a_ledger_as_a_picture(tmp_path, monkeypatch):
@@ -488,6 +782,10 @@ def test_a_ledger_as_a_picture(tmp_path, monkeypatch):
     memory = "paper: kilobytes a picture"
     assert heights(memory) == [row.bytes_out / 1e3 for row in rows]
     assert heights(memory, 1) == [row.bytes_kept / 1e3 for row in rows]
+    assert [text.get_text() for text in panels[memory].get_legend().get_texts()] == [
+        f"output, {sum(row.bytes_out for row in rows) / 1e3:,.0f}",
+        f"kept for backward, {sum(row.bytes_kept for row in rows) / 1e3:,.0f}",
+    ]
     np.testing.assert_allclose(heights("paper: 231 milliseconds a picture, forward"), range(22))
     assert "lenet5: 61,706 parameters" in panels
 

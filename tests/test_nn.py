@@ -5,6 +5,7 @@ import pytest
 
 from minigrad import functions as F
 from minigrad import nn, random
+from minigrad.engine import Tensor, as_tensor
 
 
 def small():
@@ -33,6 +34,75 @@ def test_names_and_state_round_trip():
     state = a.state_dict()
     state["fc2.b"][:] = 7
     assert a["fc2"].b.data[0] == 0, "the state is a copy"
+    b.load_state_dict(state)
+    state["fc2.b"][:] = 8
+    assert b["fc2"].b.data[0] == 7, "what is loaded is copied"
+
+
+def test_another_dtype_is_not_loaded():
+    model = nn.Linear(2, 3)
+    state = {name: a.astype(np.float64) for name, a in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"w is float64 \(2, 3\), here float32 \(2, 3\)"):
+        model.load_state_dict(state)
+
+
+EVERY_OPTION = {
+    "conv": (
+        nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), groups=2, ceil_mode=True, bias=0.3),
+        lambda m, x: F.conv2d(x, m.w, m.b, (2, 1), (1, 0), 2, True),
+        (2, 8, 6, 4),
+    ),
+    "linear": (nn.Linear(12, 3), lambda m, x: F.linear(F.flatten(x), m.w, m.b), (2, 3, 4)),
+    "lrn": (
+        nn.LRN(3, 1.5, 0.5, 0.6, True, 2),
+        lambda m, x: F.lrn(x, 3, 1.5, 0.5, 0.6, True, 2),
+        (2, 2, 2, 6),
+    ),
+    "lrn by default": (nn.LRN(), lambda m, x: F.lrn(x, 5, 2.0, 1e-4, 0.75, False, 1), (1, 1, 1, 9)),
+    "within": (
+        nn.LRNWithinMap(3, 1.5, 0.5, 0.6),
+        lambda m, x: F.lrn_within_map(x, 3, 1.5, 0.5, 0.6),
+        (2, 5, 6, 2),
+    ),
+    "within by default": (
+        nn.LRNWithinMap(),
+        lambda m, x: F.lrn_within_map(x, 5, 1.0, 1e-3, 0.75),
+        (1, 6, 6, 2),
+    ),
+    "max": (
+        nn.MaxPool2d((2, 3), (3, 2), (1, 1), ceil_mode=True),
+        lambda m, x: F.max_pool2d(x, (2, 3), (3, 2), (1, 1), True),
+        (2, 7, 8, 2),
+    ),
+    "max by default": (nn.MaxPool2d(2), lambda m, x: F.max_pool2d(x, 2, 2, 0, False), (1, 7, 7, 1)),
+    "mean": (
+        nn.AvgPool2d((2, 3), (3, 2), (1, 1), ceil_mode=True),
+        lambda m, x: F.avg_pool2d(x, (2, 3), (3, 2), (1, 1), True),
+        (2, 7, 8, 2),
+    ),
+    "dropout": (
+        nn.Dropout(0.3, inverted=False, rng=random.Stream(1, "d")),
+        lambda m, x: F.dropout(x, 0.3, True, False, random.Stream(1, "d")),
+        (4, 5),
+    ),
+    "dropout by default": (
+        nn.Dropout(rng=random.Stream(1, "d")),
+        lambda m, x: F.dropout(x, 0.5, True, True, random.Stream(1, "d")),
+        (4, 5),
+    ),
+    "dropout at test time": (
+        nn.Dropout(0.3, inverted=False).eval(),
+        lambda m, x: 0.7 * x,
+        (4, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_OPTION)
+def test_every_option_reaches_its_function(name):
+    layer, function, shape = EVERY_OPTION[name]
+    x = 3 * random.Stream(0, name).normal(shape).astype(np.float32)
+    np.testing.assert_array_equal(layer(x).data, function(layer, as_tensor(x)).data, strict=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -83,7 +153,11 @@ def test_a_relu_of_somebody_else_is_a_step_of_its_own():
     model = nn.Sequential(nn.Linear(2, 2), Doubled(), Halved(2, 2), nn.ReLU())
     assert [name for name, _, _ in model.walk(x, fuse=True)] == ["0", "1", "2", "3"]
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    assert [(name, layer) for name, layer, _ in model.walk(x, fuse=True)] == [("1", model["1"])]
+    x = random.Stream(0, "x").normal((8, 2)).astype(np.float32)
+    ((name, layer, y),) = model.walk(x, fuse=True)
+    assert (name, layer) == ("1", model["1"])
+    assert (model["0"](x).data < 0).any()
+    np.testing.assert_array_equal(y.data, model(x).data)
 
 
 def test_a_walk_goes_into_a_sequential_and_names_where_it_fails():
@@ -147,6 +221,46 @@ def test_two_dropouts_never_share_a_mask():
     x = np.ones(1000, np.float32)
     assert not np.array_equal(a(x).data, b(x).data)
     assert list(nn.Sequential(a, b).streams()) == ["0", "1"]
+
+
+def test_gather_with_and_without_a_shared_loss():
+    class SecondOfTwo:
+        rank, size = 1, 2
+
+        def join(self, x, sizes):
+            return np.concatenate([np.zeros((len(x), sizes[0])), x], axis=-1)
+
+        def scatter_sum(self, gy, sizes):
+            return 3 * gy[..., sizes[0] :]
+
+    for shared, gradient in ((False, 3), (True, 1)):
+        x = Tensor(np.ones((1, 2)), requires_grad=True)
+        y = nn.Gather(SecondOfTwo(), (3, 2), shared)(x)
+        assert y.data.tolist() == [[0, 0, 0, 1, 1]]
+        y.backward(np.ones((1, 5)))
+        assert x.grad.tolist() == [[gradient] * 2]
+
+
+def test_a_dropout_has_the_default_seed():
+    before = random.default_stream().seed
+    try:
+        random.seed(41)
+        assert nn.Dropout().rng.seed == 41
+    finally:
+        random.seed(before)
+    assert nn.Dropout().rng.seed == before
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_comes_back(training):
+    """After a look in test mode, after an error too, in every layer."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).train(training)
+    with model.in_test_mode():
+        assert not model["1"].training
+    assert [m.training for _, m in model.modules()] == [training] * 3
+    with pytest.raises(KeyError), model.in_test_mode():
+        raise KeyError
+    assert [m.training for _, m in model.modules()] == [training] * 3
 
 
 def test_gradients_reach_every_parameter():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from minigrad import nn, optim
+from minigrad.kernels import trace
 
 
 def parameter(value=2.0, shape=(3,)):
@@ -16,10 +17,17 @@ def step_with(gradient):
     optim.SGD([w]).step()
 
 
-@pytest.fixture(params=["compiled", "none"], autouse=True)
-def kernels_or_not(request, monkeypatch):
-    if request.param == "none":
-        monkeypatch.setenv("MINIGRAD_KERNELS", "none")
+@pytest.fixture(autouse=True)
+def both(forms):
+    """Every test runs through the kernel, and through the array form."""
+
+
+def test_the_kernel_is_used(forms):
+    w = parameter()
+    w.grad = np.ones(3)
+    with trace.launches() as launched:
+        optim.SGD([w]).step()
+    assert [launch.kernel for launch in launched] == ["sgd_update"] * (forms == "kernels")
 
 
 def test_the_papers_rule_by_hand():
@@ -133,6 +141,23 @@ def test_max_filter_rms():
     w.grad = np.zeros_like(w.data)
     opt.step()
     np.testing.assert_allclose(np.sqrt((w.data**2).mean(axis=(0, 1, 2))), [0.01, 0.1])
+
+
+def test_max_filter_rms_is_that_of_whole_filters():
+    """Of unequal weights, and as many of each axis as tells the axes apart."""
+    w = nn.Parameter(np.random.default_rng(0).normal(size=(2, 3, 4, 5)) * [0.01, 0.05, 0.2, 1, 3])
+    before = w.data.copy()
+    opt = optim.SGD([{"params": [w], "max_filter_rms": 0.1}], lr=0.0)
+    w.grad = np.zeros_like(w.data)
+    opt.step()
+    for o in range(5):
+        rms = np.sqrt((before[..., o] ** 2).sum() / (2 * 3 * 4))
+        expected = before[..., o] * min(1, 0.1 / rms)
+        np.testing.assert_allclose(w.data[..., o], expected, rtol=1e-12)
+    dense = nn.Parameter(np.ones((4, 5)))
+    dense.grad = np.zeros_like(dense.data)
+    optim.SGD([{"params": [dense], "max_filter_rms": 0.1}], lr=0.0).step()
+    np.testing.assert_array_equal(dense.data, 1)
 
 
 def test_step_schedule():

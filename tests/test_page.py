@@ -1,6 +1,7 @@
 """The page into a network: its arithmetic against the engine's, and its form, in Chromium."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -18,9 +19,10 @@ from minigrad.data import synthetic
 from minigrad.engine import no_grad
 from minigrad.models.cifar import CIFAR10
 from minigrad.models.lenet import LENET5
-from minigrad.models.records import LRN, Conv, Sigmoid, Tanh
-from minigrad.network import Network, shrunken
-from minigrad.page.numbers import keep_strongest, quantised, size
+from minigrad.models.records import LRN, Conv, Pool, Sigmoid, Tanh
+from minigrad.network import Network, ledger, shrunken
+from minigrad.page.excerpts import SOURCES
+from minigrad.page.numbers import dense_numbers, keep_strongest, quantised, size
 from minigrad.training import report
 from minigrad.training.report import write_report
 
@@ -438,6 +440,75 @@ def test_a_layer_that_has_no_room_keeps_its_strongest_filters():
     np.testing.assert_array_equal(page.decoded(stage["weights"]["numbers"]), before[kept])
 
 
+def test_which_filters_are_left_out():
+    """Those of the layer with the most weights first, and never the first layer's."""
+    preset = TINY.changed(
+        conv1=Conv(80, 11, stride=4), conv3=Conv(70, 3, padding=1), conv4=Conv(80, 3, padding=1)
+    )
+    model, x, _ = network(preset)
+    with no_grad():
+        whole = page.network_numbers(model, x)
+        for budget, cut in ((size(whole), []), (size(whole) - 1000, ["conv4"]), (0, None)):
+            found = page.network_numbers(model, x, budget)["stages"]
+            expected = ["conv3", "conv4"] if cut is None else cut
+            assert [s["name"] for s in found if "kept" in s] == expected
+    before = next(s for s in whole["stages"] if s["name"] == "conv4")["weights"]["scales"]
+    stage = next(s for s in found if s["name"] == "conv4")
+    assert stage["weights"]["scales"] == [before[m] for m in stage["kept"]]
+    assert len(stage["kept"]) == 64
+
+
+def test_the_numbers_of_a_page_by_hand():
+    """Each map's scale, a dense layer's products, and the rows of the ledger."""
+    model, x, activations = network(TINY)
+    model["fc8"].b = None
+    with no_grad():
+        activations |= {"fc8": model.activations(x)["fc8"].numpy()[0]}
+        numbers = page.network_numbers(model, x)
+    scales = np.abs(x[0]).max(axis=(0, 1)) / 32767
+    np.testing.assert_allclose(numbers["input"]["scales"], scales, rtol=1e-6)
+    by_name = {s["name"]: s for s in numbers["stages"]}
+    conv = model["conv2"]
+    for name, array in (("weights", conv.w.data), ("outputs", activations["conv2"])):
+        largest = np.abs(array).max(axis=(0, 1, 2)[: array.ndim - 1])
+        np.testing.assert_allclose(by_name["conv2"][name]["scales"], largest / 32767, rtol=1e-6)
+    filters = page.decoded(by_name["conv2"]["weights"]["numbers"])
+    assert filters.shape == (16, 5, 5, 3)
+    np.testing.assert_array_equal(page.decoded(by_name["conv2"]["bias"]), conv.b.data)
+    stage, w, inputs = by_name["fc8"], model["fc8"].w.data, activations["drop7"]
+    products = w.T.astype(float) * inputs
+    index, weight = page.decoded(stage["index"]), page.decoded(stage["weight"])
+    assert index.shape == weight.shape == (5, 12)
+    for u in range(5):
+        order = np.argsort(-np.abs(products[u]), kind="stable")
+        assert index[u].tolist() == order[:12].tolist()
+        np.testing.assert_array_equal(weight[u], w[order[:12], u])
+        rest = products[u][order[12:]].sum()
+        np.testing.assert_allclose(page.decoded(stage["rest"])[u], rest, rtol=1e-9, atol=1e-12)
+        total = np.abs(products[u]).sum()
+        np.testing.assert_allclose(page.decoded(stage["size"])[u], total, rtol=1e-12)
+    np.testing.assert_array_equal(page.decoded(stage["bias"]), np.zeros(5))
+    np.testing.assert_array_equal(page.decoded(stage["values"]), activations["fc8"])
+    for row in ledger(TINY, 5):
+        stage = by_name[row.stage]
+        assert (stage["inputs"], stage["shape"]) == (list(row.inputs), list(row.shape))
+        assert stage["constants"] == vars(row.layer)
+        keys = ("parameters", "multiplyAdds", "bytesOut", "bytesKept", "field", "jump", "start")
+        assert [stage[key] for key in keys] == [
+            row.parameters, row.multiply_adds, row.bytes_out, row.bytes_kept, row.field, row.jump,
+            row.start,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inputs", "kind"), [(65_536, "uint16"), (65_537, "uint32")])
+def test_the_index_of_a_long_input(inputs, kind):
+    w, x = np.full((inputs, 1), 1e-3, np.float32), np.ones(inputs)
+    x[-1] = 9
+    found = dense_numbers(w, x)
+    assert found["index"]["type"] == kind
+    assert page.decoded(found["index"])[0, 0] == inputs - 1
+
+
 @in_browser
 def test_a_filter_that_was_left_out_is_said(opened, tmp_path):
     model, x, activations = network(TINY.changed(conv4=Conv(100, 3, padding=1)))
@@ -471,3 +542,177 @@ def test_sixteen_bits_are_as_near_as_is_said(scale):
     back = page.decoded(block["numbers"]) * np.array(block["scales"])
     assert (np.abs(back - a) <= 0.50001 * np.array(block["scales"])).all()
     assert Path(page.__file__).name == "__init__.py"
+
+
+def test_the_policy_and_what_is_escaped():
+    """The two inline blocks by their checksums, pictures in the file, and nothing else."""
+    model, x, _ = network(TINY)
+    data = bare(model, x) | {"title": "a & b < c", "classes": HOSTILE}
+    text = page.page(data)
+    style = re.search(r"<style>(.*)</style>", text, re.DOTALL)[1]
+    script = re.search(r"</script>\n<script>(.*)</script>", text, re.DOTALL)[1]
+
+    def checksum(block):
+        return "sha256-" + base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
+
+    policy = re.search(r'"Content-Security-Policy" content="(.*?)"', text)[1]
+    assert policy.split("; ") == [
+        "default-src 'none'", "img-src data:", f"script-src '{checksum(script)}'",
+        f"style-src '{checksum(style)}'", "base-uri 'none'", "form-action 'none'",
+    ]  # fmt: skip
+    assert "<title>a &amp; b &lt; c</title>" in text
+    (block,) = re.findall(r'id="data">(.*)</script>\n<script>', text)
+    assert "<" not in block
+    assert json.loads(block)["classes"] == HOSTILE
+    with pytest.raises(ValueError, match="JSON compliant"):
+        page.page(data | {"number": float("nan")})
+
+
+def test_pictures_in_the_file():
+    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+
+    def read(uri, kind):
+        start = f"data:image/{kind};base64,"
+        assert uri.startswith(start)
+        return Image.open(io.BytesIO(base64.b64decode(uri[len(start) :])))
+
+    png = read(page.as_png(picture), "png")
+    assert png.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(png), picture)
+    assert read(page.as_jpeg(picture), "jpeg").format == "JPEG"
+    assert (
+        len(page.as_jpeg(picture, 10)) < len(page.as_jpeg(picture)) < len(page.as_jpeg(picture, 99))
+    )
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_excerpts_are_the_lines_of_their_files(kind):
+    """By number; the functions that compute the output, and the kernel with what it calls."""
+    root = Path(page.__file__).parents[2]
+    found = page.excerpt(kind)
+    file, functions, kernels = SOURCES[kind]
+    assert len(found["parts"]) == len(functions) + len(kernels)
+    for part, name in zip(found["parts"], (*functions, *kernels)):
+        path, _, shown = part["file"].partition(": ")
+        assert shown == name.split(":")[-1]
+        assert Path(path).stem == (name.split(":")[0] if ":" in name else Path(path).stem)
+        lines = (root / path).read_text().splitlines()
+        assert [lines[n - 1].rstrip() for n, _ in part["lines"]] == [t for _, t in part["lines"]]
+        text = "\n".join(line for _, line in part["lines"])
+        if path.endswith(".cu"):
+            assert f"void {name}(" in text
+            own = set(re.findall(r"^__device__ .*?(\w+)\(", "\n".join(lines), re.MULTILINE))
+            called = {f for f in own if re.search(rf"\b{f}[<(]", text)}
+            assert all(re.search(rf"^__device__ .*\b{f}\(", text, re.MULTILINE) for f in called)
+        elif ":" not in name:
+            assert Path(path).stem == file
+            assert text.startswith("    def ")
+    first, *formulas = found["formula"].split("\n\n")
+    assert first
+    assert len(formulas) == 1
+    assert all(line.startswith("    ") for text in formulas for line in text.splitlines())
+
+
+def test_excerpts_of_lrn_have_what_it_calls():
+    text = "\n".join(line for _, line in page.excerpt("LRN")["parts"][1]["lines"])
+    assert "clear_ends(real *row" in text
+    assert "Tanh" not in page.excerpt("Sigmoid")["parts"][0]["file"]
+    assert "tanh.py: Tanh.forward" in page.excerpt("Tanh")["parts"][0]["file"]
+    assert page.kind_of(Pool(2, 2)) == "Pool"
+    assert page.kind_of(Pool(2, 2, mean=True)) == "AvgPool"
+    assert page.kind_of(Conv(2, 2)) == "Conv"
+
+
+@in_browser
+def test_where_a_dense_product_comes_from(opened, tmp_path):
+    """Row, column and map of each input, of a layer that reads maps."""
+    model, x, activations = network(LENET5)
+    (tmp_path / "page.html").write_text(page.page(bare(model, x)))
+    tab = opened(tmp_path / "page.html")
+    found = tab.evaluate("weighted(byName.get('fc3'), 2).products")
+    assert len(found) == 12
+    maps, w = activations["pool2"], model["fc3"].w.data
+    assert maps.shape == (5, 5, 16)
+    for t in found:
+        value = float(maps[t["h"], t["w"], t["c"]])
+        assert t["x"] == pytest.approx(value, abs=1e-3 * float(np.abs(maps).max()))
+        assert t["weight"] == float(w[(t["h"] * 5 + t["w"]) * 16 + t["c"], 2])
+
+
+@in_browser
+def test_the_views_show_the_numbers(opened, tmp_path):
+    """Probabilities, fields, products and sums in the tables, as Python has them."""
+    model, x, activations = network(TINY)
+    (tmp_path / "page.html").write_text(page.page(bare(model, x)))
+    tab = opened(tmp_path / "page.html")
+
+    def said(view):
+        tab.evaluate("hash => { location.hash = hash; }", view)
+        tab.wait_for_function("hash => location.hash === hash", arg=view)
+        tab.evaluate("() => { render(); }")
+        return tab.locator("main").inner_text()
+
+    def rows(number=0):
+        cells = "all => all.map(r => [...r.cells].map(c => c.innerText))"
+        return tab.locator("main table").nth(number).locator("tbody tr").evaluate_all(cells)
+
+    def number(text):
+        return float(text.replace("\u2212", "-").replace(",", ""))
+
+    logits = activations["fc8"].astype(float)
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    said("#overview")
+    order = np.argsort(-p, kind="stable")
+    assert [row[:2] for row in rows()] == [[f"class {k}", f"{100 * p[k]:.1f}%"] for k in order]
+    assert 0 < max(tab.evaluate("softmax().bound")) < 1e-4
+
+    row = next(r for r in ledger(TINY, 5) if r.stage == "conv2")
+    top, bottom = row.start + 2 * row.jump, row.start + 2 * row.jump + row.field
+    assert (top, bottom) == (0, 51)
+    corner = row.start + 7 * row.jump
+    assert corner < 67 < corner + row.field
+    text = said("#conv2/3/2,7" if row.shape[0] > 7 else "#conv2/3/2,6")
+    column = min(7, row.shape[1] - 1)
+    left = row.start + column * row.jump
+    words = f"rows 0 to 50, columns {left} to {min(67, left + row.field) - 1}"
+    assert f"what this output sees: {words}" in text
+    table = rows()
+    sizes = [abs(number(cells[3])) for cells in table[:24]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert table[24][0].endswith(" more")
+    parts = [number(cells[3]) for cells in table]
+    assert parts[-1] == pytest.approx(sum(parts[:-1]), rel=1e-2, abs=1e-3)
+    assert parts[-1] == pytest.approx(float(activations["conv2"][2, column, 3]), rel=1e-2)
+
+    said("#fc8/1/0,0")
+    parts = [number(cells[3]) for cells in rows()]
+    assert parts[-1] == pytest.approx(sum(parts[:-1]), rel=1e-2, abs=1e-3)
+    assert parts[-1] == pytest.approx(logits[1], rel=1e-2, abs=1e-3)
+
+    text = said("#conv1/0/5,8")
+    assert "pool1, row 2, column 4" in text
+    assert "norm1, row 5, column 8" in text
+    said("#ledger")
+    total = rows()[-1]
+    kinds = ("parameters", "multiply_adds", "bytes_out", "bytes_kept")
+    assert [total[2 + 2 * n] for n in range(4)] == [
+        f"{sum(getattr(r, kind) for r in ledger(TINY, 5)):,}" for kind in kinds
+    ]
+    said("#conv1/999/99,99")
+    last = model["conv1"].w.shape[3] - 1, *(side - 1 for side in activations["conv1"].shape[:2])
+    title = "conv1, map {}, row {}, column {}"
+    assert tab.locator("h2").inner_text() == title.format(*last)
+    said("#conv1/1/2,3")
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("location.hash === '#conv1/1/2,4'")
+    tab.keyboard.press("ArrowDown")
+    tab.wait_for_function("location.hash === '#conv1/1/3,4'")
+
+    assert tab.evaluate("[-2, 0, 1].map((v) => colour(v, 1))") == [
+        [33, 102, 172], [255, 255, 255], [178, 24, 43]
+    ]  # fmt: skip
+    assert tab.evaluate("peak({H: 1, W: 4, C: 1, y: [1, 3, 3, 2]}, 0)") == {
+        "value": 3, "i": 0, "j": 1
+    }  # fmt: skip
+    assert tab.errors == []
