@@ -88,6 +88,36 @@ def test_grey_of_32_bits_is_scaled_to_its_largest_value(tmp_path):
         assert (pixels[9, 0].tolist(), pixels[9, -1].tolist()) == ([255] * 3, [127] * 3)
 
 
+@pytest.mark.parametrize(("values", "expected"), [([0, 0.2, 1], 51), ([0, 51, 255], 51)])
+def test_grey_in_numbers_with_a_point_is_from_0_to_1_or_to_255(tmp_path, values, expected):
+    array = np.repeat(np.array([values], np.float32), 3, axis=0)
+    Image.fromarray(array).save(tmp_path / "f.tiff")
+    assert data.read_image(tmp_path / "f.tiff", (3, 3, 1))[1, :, 0].tolist() == [0, expected, 255]
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0, np.inf, -np.inf])
+def test_grey_that_is_no_brightness_is_refused(tmp_path, bad):
+    Image.fromarray(np.array([[1, bad], [2, 3]], np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(
+        data.ImageError, match="f.tiff: .*its grey values are negative or not finite"
+    ):
+        data.read_image(tmp_path / "f.tiff")
+
+
+def test_pictures_without_pixels_are_refused():
+    for shape in ((0, 4, 3), (4, 0, 3), (0, 0)):
+        words = f"set: 7: a picture of shape .{shape[0]}, .* no pixels"
+        with pytest.raises(data.ImageError, match=words):
+            data.read_image(np.zeros(shape, np.uint8), path="set: 7")
+
+
+def test_a_small_file_with_very_many_pixels_is_refused_before_it_is_decoded(tmp_path):
+    Image.new("L", (8000, 8000)).save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size < 100_000
+    with pytest.raises(data.ImageError, match="large.png: refused, .* .8000 x 8000"):
+        data.read_image(tmp_path / "large.png")
+
+
 def test_a_colour_picture_in_grey(tmp_path):
     """By luminance: 0.299 red, 0.587 green, 0.114 blue."""
     pixels = data.read_image(save(tmp_path / "a.png"), (28, 28, 1))
@@ -252,7 +282,7 @@ def test_class_index_is_sorted_folder_name(tree):
 def test_what_of_a_folder_counts(tree):
     """Pictures at any depth, in sorted order; nothing hidden, and nothing behind a link to a
     folder."""
-    for name in ("deep/er/x.JPG", "00.png", ".hidden.png"):
+    for name in ("deep/er/x.JPG", "00.png", ".hidden.png", ".ipynb_checkpoints/x.png"):
         save(tree / "a_class" / name)
     save(tree / ".hidden" / "x.png")
     (tree / "a_class" / "link").symlink_to(tree / "b_class")

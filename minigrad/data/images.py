@@ -16,6 +16,10 @@ from minigrad.models.records import PHOTOGRAPH
 # of them (such as EPS) it starts other programs.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
+# Pixels of a picture that is decoded whole. A JPEG can be decoded smaller; Pillow limits it to 89
+# million.
+LARGEST = 1 << 25
+
 
 class ImageError(ValueError):
     """A file that cannot be read as a picture; the message names it and says why."""
@@ -26,9 +30,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     transparency laid over white."""
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greyscale
         values = np.asarray(image).astype(np.float64)
-        return Image.fromarray((values / max(values.max() / 255, 257.0)).astype(np.uint8)).convert(
-            "RGB"
-        )
+        if not (0 <= values.min() and values.max() < np.inf):  # also false for NaN
+            raise ValueError("its grey values are negative or not finite")
+        white = values.max() if values.max() > 65535 else 65535.0
+        if image.mode == "F" and values.max() <= 255:
+            white = 1.0 if values.max() <= 1 else 255.0
+        return Image.fromarray((values * (255 / white)).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -50,6 +57,8 @@ def read_image(
     absurdly large.
     """
     if isinstance(file, np.ndarray):
+        if not file.size:
+            raise ImageError(f"{path}: a picture of shape {file.shape} has no pixels")
         return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), shape)
     path = file if path is None and not isinstance(file, bytes) else path
     try:
@@ -59,6 +68,10 @@ def read_image(
             with Image.open(
                 io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS
             ) as image:
+                if min(image.size) < 1:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels")
+                if image.format != "JPEG" and image.width * image.height > LARGEST:
+                    raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
                 image.draft(None, shape[:2])  # for JPEG only: decode at 1/2, 1/4 or 1/8 if enough
                 upright = to_rgb(ImageOps.exif_transpose(image))
     except Image.UnidentifiedImageError as error:

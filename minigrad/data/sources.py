@@ -75,6 +75,8 @@ class Files:
     def below(self, folder: str) -> Iterator[str]:
         with os.scandir(self.root / folder) as entries:
             for e in entries:
+                if e.name.startswith("."):
+                    continue  # a folder such as .ipynb_checkpoints holds copies
                 if e.is_dir(follow_symlinks=False):
                     yield from self.below(os.path.join(folder, e.name))
                 elif is_picture(e.name) and e.is_file():
@@ -138,7 +140,8 @@ class Archive:
         tree: dict[str, list[str]] = {}
         for name in self.members:
             inside = PurePosixPath(name).parts[len(self.top) :]
-            if inside[: len(parts)] == parts and len(inside) > len(parts) + 1:
+            hidden = any(part.startswith(".") for part in inside)
+            if inside[: len(parts)] == parts and len(inside) > len(parts) + 1 and not hidden:
                 tree.setdefault(inside[len(parts)], []).append(name)
         return {c: sorted(tree[c]) for c in sorted(tree)}
 
