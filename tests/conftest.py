@@ -3,6 +3,9 @@ and arrays."""
 
 import ctypes
 import functools
+import math
+import mmap
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +63,27 @@ def forms(request) -> Iterator[str]:
             if not kernels.ready(np.zeros(1)) or not kernels.ready(np.zeros(1, np.float32)):
                 pytest.skip("the CPU kernels were not built (no C++ compiler at installation)")
         yield request.param
+
+
+@pytest.fixture
+def beyond():
+    """Makes an array of zeros of any size: only the pages that are touched take memory."""
+
+    def make(shape, dtype) -> np.ndarray:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        not_reserved = 0x4000  # Linux: MAP_NORESERVE, which Python 3.11 does not name
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | not_reserved)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    if sys.platform != "linux":
+        pytest.skip("such memory is asked for as Linux has it")
+    return make
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> None:
+    """The kernels, also where a test before this one switched them off."""
+    monkeypatch.delenv("MINIGRAD_KERNELS", raising=False)
 
 
 @pytest.fixture(scope="module")
