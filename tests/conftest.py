@@ -5,6 +5,7 @@ import ctypes
 import functools
 import math
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,10 +81,17 @@ def beyond():
     return make
 
 
-@pytest.fixture
-def compiled(monkeypatch) -> None:
-    """The kernels, also where a test before this one switched them off."""
-    monkeypatch.delenv("MINIGRAD_KERNELS", raising=False)
+AS_CALLED = os.environ.get("MINIGRAD_KERNELS")
+
+
+@pytest.fixture(autouse=True)
+def form_of_a_test(request, monkeypatch) -> None:
+    """A test that does not ask for `forms` runs as pytest was called, also between two that do."""
+    if "forms" not in request.fixturenames:
+        if AS_CALLED is None:
+            monkeypatch.delenv("MINIGRAD_KERNELS", raising=False)
+        else:
+            monkeypatch.setenv("MINIGRAD_KERNELS", AS_CALLED)
 
 
 @pytest.fixture(scope="module")

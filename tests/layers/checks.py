@@ -52,7 +52,7 @@ def built(test: Callable) -> Callable:
         kernels.mode() == "none" or not there,
         reason="the CPU kernels are not built, or switched off",
     )
-    return pytest.mark.usefixtures("compiled")(pytest.mark.kernels(skip(test)))
+    return pytest.mark.kernels(skip(test))
 
 
 def same(actual, expected, **tolerance) -> None:
