@@ -108,14 +108,6 @@ def test_a_chunk_has_few_numbers(monkeypatch):
 
 
 @both_forms
-@pytest.mark.parametrize("name", ["k", "alpha", "beta"])
-def test_a_float64_constant_does_not_promote(name):
-    x = np.ones((2, 3), np.float32)
-    assert lrn(x, **{name: np.float64(0.5)}).dtype == np.float32
-    assert gradient(lambda x: lrn(x, **{name: np.float64(0.5)}), x).dtype == np.float32
-
-
-@both_forms
 def test_without_alpha_each_number_is_only_scaled():
     same(lrn(np.arange(6.0), k=4.0, alpha=0, beta=0.5), np.arange(6.0) / 2)
 

@@ -51,14 +51,6 @@ def test_gradients_of_any_shape(f, data, shape, keepdims, layout, rng):
 
 
 @pytest.mark.parametrize("f", [sum, mean])
-def test_the_gradient_is_an_array_of_its_own(f):
-    """Each element in a place of its own, so that it can be changed in place."""
-    gx = gradient(lambda x: f(x, axis=1), np.ones((2, 3)))
-    gx[0, 0] += 7
-    assert gx[0, 0] != gx[0, 1] == gx[1, 0]
-
-
-@pytest.mark.parametrize("f", [sum, mean])
 def test_the_gradient_of_a_single_number_is_an_array_of_its_shape(f):
     gx = gradient(f, np.array(0.5))
     assert isinstance(gx, np.ndarray)
