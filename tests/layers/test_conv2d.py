@@ -282,8 +282,9 @@ def test_the_parts_of_a_gradient_follow_from_the_shapes_alone(monkeypatch):
 
 @built
 def test_direct_convolution_counts_pixels_in_64_bits(beyond):
-    """Two pixels with 2^31 numbers between them; no other memory is touched."""
-    x = beyond((1, (1 << 27) + 1, 16, 1), "float32")
+    """Two rows with 2^31 numbers between them; no other memory is touched. An index that is
+    negative in 32 bits would find zeros, in the picture before."""
+    x = beyond((2, (1 << 27) + 1, 16, 1), "float32")[1:]
     x[0, -1] = 1 + np.arange(16.0).reshape(16, 1)
     w = Tensor(np.full((1, 1, 1, 1), 2, np.float32), requires_grad=True)
     y = conv2d(x, w, stride=(1 << 27, 1))
