@@ -3,6 +3,10 @@ and arrays."""
 
 import ctypes
 import functools
+import math
+import mmap
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +64,34 @@ def forms(request) -> Iterator[str]:
             if not kernels.ready(np.zeros(1)) or not kernels.ready(np.zeros(1, np.float32)):
                 pytest.skip("the CPU kernels were not built (no C++ compiler at installation)")
         yield request.param
+
+
+@pytest.fixture
+def beyond():
+    """Makes an array of zeros of any size: only the pages that are touched take memory."""
+
+    def make(shape, dtype) -> np.ndarray:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        not_reserved = 0x4000  # Linux: MAP_NORESERVE, which Python 3.11 does not name
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | not_reserved)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    if sys.platform != "linux":
+        pytest.skip("such memory is asked for as Linux has it")
+    return make
+
+
+AS_CALLED = os.environ.get("MINIGRAD_KERNELS")
+
+
+@pytest.fixture(autouse=True)
+def form_of_a_test(request, monkeypatch) -> None:
+    """A test that does not ask for `forms` runs as pytest was called, also between two that do."""
+    if "forms" not in request.fixturenames:
+        if AS_CALLED is None:
+            monkeypatch.delenv("MINIGRAD_KERNELS", raising=False)
+        else:
+            monkeypatch.setenv("MINIGRAD_KERNELS", AS_CALLED)
 
 
 @pytest.fixture(scope="module")

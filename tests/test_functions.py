@@ -5,9 +5,21 @@ import inspect
 import pkgutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minigrad import functions as F
+from minigrad.functions.cases import (
+    Case,
+    alternating,
+    apart,
+    labels,
+    nonzero,
+    one_sign,
+    positive,
+    ties,
+)  # fmt: skip
+from minigrad.random import Stream
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -33,6 +45,34 @@ def test_every_function_has_cases():
 def test_names_of_cases_are_unique():
     names = [case.name for case in F.cases()]
     assert len(names) == len(set(names))
+
+
+def test_inputs_of_cases_keep_off_kinks():
+    stream = Stream(0, "inputs")
+    x = nonzero(50, 40, margin=0.3)(stream)
+    assert x.shape == (50, 40)
+    assert abs(x).min() >= 0.3
+    assert {-1, 1} == set(np.sign(x).ravel())
+    assert np.diff(np.sort(apart(50, 40)(stream), axis=None)).min() > 0.049
+    assert 1.5 <= positive(50, 40, least=1.5)(stream).min() < 1.6
+    assert (abs(one_sign(50, 40)(stream)) >= 0.1).all()
+    signs = np.sign(one_sign(50, 4)(stream))
+    assert (signs == np.sign(alternating(2.0, 4))).all()
+    assert alternating(2.0, 4).tolist() == [2, -2, 2, -2]
+    tied = ties(50, 40)(stream)
+    assert (tied == np.round(tied)).all()
+    assert set(labels(5, 7)) == set(range(5))
+
+
+def test_a_case_draws_the_same_each_time():
+    case = Case("add: both", F.add, np.arange(3), np.arange(3.0), (4, 3))
+    first = case.draw("float32")
+    for array in first:
+        array += 1
+    for a, b in zip(case.draw("float32"), first, strict=True):
+        np.testing.assert_array_equal(a + 1, b)
+        assert a.dtype == b.dtype
+    assert [a.dtype.name for a in first] == ["int64", "float32", "float32"]
 
 
 @pytest.mark.parametrize("name", WITH_CASES)

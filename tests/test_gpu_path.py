@@ -163,6 +163,34 @@ def test_a_launch_on_the_stand_in_checks_its_numbers(on_stand_in):
         kernel((1,), (128,), (x, y, np.int64(5)))
 
 
+def test_a_launch_without_blocks_does_nothing(on_stand_in):
+    """A GPU refuses one."""
+    x = on_stand_in(np.zeros((0, 3)))
+    kernels.launch("relu_forward", 0, x, x.copy(), 0, kernels.SPAN)
+
+
+def test_each_gpu_compiles_its_own(on_stand_in, monkeypatch):
+    compiled, module, current = [], stand_in_cupy.RawModule, stand_in_cupy.current
+    monkeypatch.setattr(
+        stand_in_cupy,
+        "RawModule",
+        lambda **a: compiled.append(current()) or module(**a),
+    )
+    kernels.gpu_function.cache_clear()
+    for device in ("gpu:1", "gpu:0", "gpu:1", "gpu:0"):
+        x = Tensor(backend.to_device(np.array([-1.0, 2.0]), device))
+        assert F.relu(x).numpy().tolist() == [0, 2]
+    assert compiled == [1, 0]
+    backend.use("gpu:0")
+
+
+def test_a_kernel_is_given_the_shared_memory_that_it_needs(on_stand_in):
+    """More than 48 KB must be asked for, which the stand-in insists on."""
+    x = np.random.default_rng(0).standard_normal((1, 7000))
+    y = F.lrn(Tensor(on_stand_in(x)), alpha=1.0)
+    np.testing.assert_allclose(y.numpy(), F.lrn(x, alpha=1.0).data, rtol=1e-12)
+
+
 def test_a_function_that_would_convert_an_array_is_found(on_stand_in, monkeypatch):
     """NumPy's ascontiguousarray does not leave the work to CuPy, and fails where a gradient was
     broadcast."""

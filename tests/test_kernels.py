@@ -1,6 +1,7 @@
 """What all kernels share: launches, wrong ones too, threads, what the loader finds; and the kernels
 that belong to no layer, SGD's and the preparation of pictures. A layer's own: tests/layers."""
 
+import ast
 import os
 import re
 import subprocess
@@ -192,6 +193,24 @@ def test_threads(monkeypatch):
         assert kernels.threads.__wrapped__() == (expected or available)
 
 
+def test_the_limits_of_a_number_are_numbers_of_the_type():
+    for span in (-(2**31), 2**31 - 1):
+        assert kernels.check("relu_forward", (np.zeros(3), np.zeros(3), 3, span), "double") == "cpu"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shared_memory_is_counted_in_numbers(dtype, monkeypatch):
+    """Of the arrays' dtype; what reaches the launcher is bytes, blocks and threads."""
+    given = []
+    monkeypatch.setattr(kernels, "host_function", lambda *name: lambda *a: given.append((name, a)))
+    monkeypatch.setattr(kernels, "threads", lambda: 3)
+    x = np.zeros(3, dtype)
+    kernels.launch("lrn_forward", 5, x, x.copy(), 3, 2, 2, 1.0, 1.0, 0.75, shared=7)
+    (((kernel, real), (blocks, shared, _, threads)),) = given
+    assert (kernel, real) == ("lrn_forward", {"float32": "float", "float64": "double"}[dtype])
+    assert (blocks, shared, threads) == (5, 7 * x.itemsize, 3)
+
+
 def test_unknown_kernel():
     with pytest.raises(KeyError, match="there is no kernel 'relu_sideways'"):
         kernels.plan("relu_sideways", "float")
@@ -253,6 +272,121 @@ def test_modes(monkeypatch):
     monkeypatch.setenv("MINIGRAD_KERNELS", "fast")
     with pytest.raises(ValueError, match="use none, cpu or gpu"):
         kernels.ready(x)
+
+
+def test_the_state_names_what_is_wrong_with_either_library(monkeypatch):
+    monkeypatch.delenv("MINIGRAD_KERNELS", raising=False)
+    monkeypatch.setattr(backend, "gpu_count", lambda: 0)
+    for faults, said in (
+        ({}, "CPU compiled; no GPU"),
+        ({"float": "are damaged"}, "CPU array forms, for the compiled ones are damaged: `python"),
+        ({"double": "are not built"}, "CPU array forms, for the compiled ones are not built: `py"),
+    ):
+        monkeypatch.setattr(kernels, "loaded", lambda real, f=faults: (None, f.get(real, "")))
+        assert kernels.state().startswith(said)
+    monkeypatch.setattr(backend, "gpu_count", lambda: 1)
+    assert kernels.state().endswith("; GPU through CuPy, compiled at first use")
+    for mode, said in (("cpu", "the CPU's only"), ("gpu", "the GPU's only")):
+        monkeypatch.setenv("MINIGRAD_KERNELS", mode)
+        assert kernels.state() == f"{said} (MINIGRAD_KERNELS={mode})"
+
+
+def test_a_library_that_does_not_fit_is_named_once_and_a_missing_one_never(monkeypatch, capsys):
+    kernels.say_once.cache_clear()
+    for fault, lines in (("are not built", 0), ("are damaged", 1)):
+        monkeypatch.setattr(kernels, "loaded", lambda real, fault=fault: (None, fault))
+        for real in ("float", "double"):
+            assert kernels.host_library.__wrapped__(real) is None
+        said = capsys.readouterr().err
+        assert (
+            said.count("\n") == said.count(f"the kernels for the CPU {fault}; the slower") == lines
+        )
+
+
+# The build, with a compiler that writes down what it was asked for.
+
+COMPILER = """#!{python}
+import sys
+words = sys.argv[1:]
+text = repr(words)
+if "-DREAL=" + "{fails}" in words: sys.exit("no " + "{fails}")
+open(words[words.index("-o") + 1], "w").write(text)
+"""
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A folder of kernel sources, and such a compiler in CXX."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for name in ("a.cu", "b.cpp", "prelude.cuh", "host.h", "trace.h", "README.md"):
+        (folder / name).write_text(f"// {name}\n")
+    (folder / "a.cu").write_text('extern "C" __global__ void first(int n) {}\n')
+    for name in ("CXXFLAGS", "LDFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    with_compiler(tmp_path, monkeypatch)
+    return folder
+
+
+def with_compiler(place, monkeypatch, fails=""):
+    path = place / "compiler"
+    path.write_text(COMPILER.format(python=sys.executable, fails=fails))
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+
+
+def asked(library) -> list[str]:
+    return ast.literal_eval(library.read_text())
+
+
+def test_the_build_asks_for_each_library_with_every_flag(sources, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", os.environ["CXX"] + " -first")
+    monkeypatch.setenv("CXXFLAGS", "-O1 '-DA=b c'")
+    monkeypatch.setenv("LDFLAGS", "-lm -last")
+    built = kernel_build.build(sources, tmp_path)
+    assert built == [kernel_build.library_path(tmp_path, real) for real in ("float", "double")]
+    for library, real in zip(built, ("float", "double"), strict=True):
+        words = asked(library)
+        assert words[0] == "-first"
+        assert words[1 : 1 + len(kernel_build.FLAGS)] == kernel_build.FLAGS
+        own = words[1 + len(kernel_build.FLAGS) :]
+        assert own[:4] == ["-O1", "-DA=b c", f"-I{sources}", f"-DREAL={real}"]
+        assert own[-2:] == ["-lm", "-last"]
+        assert kernel_build.fault(library, sources) is None
+
+
+@pytest.mark.parametrize("fails", ["float", "double"])
+def test_a_build_that_fails_replaces_neither_library(fails, sources, tmp_path, monkeypatch):
+    before = [path.read_text() for path in kernel_build.build(sources, tmp_path)]
+    with_compiler(tmp_path, monkeypatch, fails)
+    (sources / "a.cu").write_text("changed")
+    with pytest.raises(kernel_build.BuildError, match=f"could not compile .*\nno {fails}$"):
+        kernel_build.build(sources, tmp_path)
+    paths = [kernel_build.library_path(tmp_path, real) for real in ("float", "double")]
+    assert [path.read_text() for path in paths] == before
+
+
+def test_what_is_wrong_with_a_library_is_told(sources, tmp_path):
+    library, _ = kernel_build.build(sources, tmp_path)
+    good, other = library.read_bytes(), f"were compiled from other sources than those in {sources}"
+    for name, said in (("a.cu", other), ("b.cpp", other), ("prelude.cuh", other),
+                       ("host.h", other), ("trace.h", None), ("README.md", None)):  # fmt: skip
+        text = (sources / name).read_text()
+        (sources / name).write_text(text + " ")
+        assert kernel_build.fault(library, sources) == said, name
+        (sources / name).write_text(text)
+    library.write_bytes(good + b"x")
+    assert kernel_build.fault(library, sources) == "are damaged"
+    library.write_bytes(good)
+    assert kernel_build.fault(library, sources) is None
+    sums = library.with_suffix(".json")
+    for content in ("", "[1"):
+        sums.write_text(content)
+        assert kernel_build.fault(library, sources) == "were not built by this version"
+    sums.unlink()
+    assert kernel_build.fault(library, sources) == "were not built by this version"
+    library.unlink()
+    assert kernel_build.fault(library, sources) == "are not built"
 
 
 def test_cpu_kernels_asked_for_but_not_built(monkeypatch):

@@ -1,6 +1,7 @@
 """Kernels under the eye of a build that records every access: the same numbers, no race, nothing
 outside an array; and faults that are planted are named, with their kernel and line."""
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from minigrad import kernel_build, kernels
 from minigrad.kernels import __main__ as command
 from minigrad.kernels import findings, trace
 from minigrad.kernels.examples import examples, sector_table
-from minigrad.kernels.story import story
+from minigrad.kernels.story import shortened, story
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(
@@ -29,6 +30,12 @@ def few(launch):
     return range(max(launch.blocks - 2, 0), launch.blocks)
 
 
+def again(launch):
+    """The same launch, of arrays of its own."""
+    args = [a.copy() if isinstance(a, np.ndarray) else a for a in launch.args]
+    return trace.Launch(launch.kernel, launch.blocks, tuple(args), launch.shared)
+
+
 def test_every_kernel_that_a_gpu_is_given_has_an_example():
     assert set(EXAMPLES) == {
         name for name, (file, _) in kernels.signatures().items() if file != kernels.CPU_ONLY
@@ -38,12 +45,85 @@ def test_every_kernel_that_a_gpu_is_given_has_an_example():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_traced_kernel_computes_the_same(name):
     """With one thread a block, the whole launch, against the compiled kernel."""
-    launch, other = examples()[name], examples()[name]
+    launch, other = again(EXAMPLES[name]), again(EXAMPLES[name])
     assert launch.run(threads=1, watch=(0, -1)).outside == 0, "in the whole launch"
     kernels.launch(name, other.blocks, *other.args, shared=other.shared)
     for p, a, b in zip(kernels.signatures()[name][1], launch.args, other.args, strict=True):
         if p.pointer:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=p.name)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_blocks_of_128_threads_compute_the_same(name):
+    """As blocks of one: the last two blocks, which add up over threads, too."""
+    one, many = again(EXAMPLES[name]), again(EXAMPLES[name])
+    one.run(threads=1, some=few(one), watch=(0, -1))
+    many.run(some=few(many), watch=(0, -1))
+    for p, a, b in zip(kernels.signatures()[name][1], one.args, many.args, strict=True):
+        if p.pointer:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=p.name)
+
+
+P31 = 1 << 31
+
+
+def large(beyond) -> dict[str, tuple]:
+    """For each kernel (the kernel of a new layer may be missing) a launch as (blocks, numbers of
+    shared memory, arguments), in which the arrays have more than 2^31 elements. An image has 64 x
+    64 pixels of 4 channels, a row 4 numbers."""
+    N, rows, span = P31 // (64 * 64 * 4) + 1, P31 // 4 + 64, 4096
+    images, matrix, flat = (N, 64, 64, 4), (rows, 4), (P31 + span,)
+
+    def real(*shapes):
+        return [beyond(shape, "float32") for shape in shapes]
+
+    sizes = 64, 64, 4
+    pool = (*sizes, 1, 1, 1, 1, 0, 0, 64, 64)
+    columns = (*sizes, 0, 4, 1, 1, 1, 1, 0, 0, 64, 64)
+    few_rows = -(-rows // 64)
+    bytes_ = [beyond(images, "uint8")]
+    lrn_ = (4, 2, 2, 1.0, 1.0, 0.75)
+    labels = [beyond((rows,), "int64")]
+    blocks = -(-flat[0] // span)
+    return {
+        "im2col": (N * 64, 0, *real(images, images), *columns),
+        "col2im": (N * 64, 0, *real(images, images), *columns),
+        "max_pool_forward": (N * 64, 0, *real(images, images), *bytes_, *pool),
+        "max_pool_backward": (N * 64, 0, *real(images), *bytes_, *real(images), *pool),
+        "avg_pool_forward": (N * 64, 0, *real(images, images), *pool),
+        "avg_pool_backward": (N * 64, 0, *real(images, images), *pool),
+        "lrn_forward": (rows, 8, *real(matrix, matrix), *lrn_),
+        "lrn_backward": (rows, 16, *real(matrix, matrix, matrix), *lrn_),
+        "softmax_cross_entropy_forward":
+            (rows, 1, *real(matrix), *labels, *real(matrix, (rows,)), 4),
+        "softmax_cross_entropy_backward":
+            (rows, 0, *real(matrix), *labels, *real((rows,), matrix), 4),
+        "add_bias": (few_rows, 0, *real(matrix, (4,)), rows, 4, 64, 1),
+        "sum_rows": (few_rows, 0, *real(matrix, (few_rows, 4)), rows, 4, 64),
+        "relu_forward": (blocks, 0, *real(flat, flat), flat[0], span),
+        "relu_backward": (blocks, 0, *real(flat, flat, flat), flat[0], span),
+        "dropout": (blocks, 0, *real(flat, flat), flat[0], 0, span, 0, 1.0, 1, 2, 3, 4),
+        "sgd_update": (blocks, 0, *real(flat, flat, flat), flat[0], span, 0.1, 0.9, 0.1, 1),
+        "prepare_images": (
+            N * 64, 0, *bytes_, beyond((N, 3), "int32"),
+            *real((64, 64, 4), (N, 4), images), 64, 64, 4, 1.0,
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", large(lambda shape, dtype: None))
+def test_indices_beyond_2_to_the_31(name, beyond):
+    """An index counted in 32 bits would be negative there, and outside of its array. Only the last
+    block runs, so that little of the memory is touched."""
+    blocks, shared, *args = large(beyond)[name]
+    found = trace.run(name, blocks, *args, shared=shared, threads=1, some=range(blocks - 1, blocks))
+    assert found.outside == 0, "accesses outside of their arrays"
+    a = found.accesses
+    for n, array in found.arrays.items():
+        if array.size > P31:
+            offsets = a["offset"][a["array"] == n]
+            assert offsets.min() >= (array.size - 4096) * array.itemsize, array.name
+            assert offsets.max() == (array.size - 1) * array.itemsize, array.name
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -208,6 +288,50 @@ def test_every_kind_of_kernel_has_a_story(name, at):
     assert len(lines) < 100
 
 
+def test_a_long_story_loses_its_middle():
+    lines = [str(n) for n in range(60)]
+    assert shortened(lines[:48]) == lines[:48]
+    assert shortened(lines) == [*lines[:24], "  ... 12 more ...", *lines[36:]]
+
+
+def test_words_of_a_bank_in_float64():
+    """A number of 8 bytes is two words: 32 neighbours are two words of each bank, and could not be
+    fewer; 32 numbers that lie 16 apart are 32 words of each of two banks."""
+    name = ctypes.create_string_buffer(b"a.cu")
+    for step, words, fewest in ((1, 2, 2), (16, 32, 2)):
+        a = np.zeros(32, trace.ACCESS)
+        a["file"], a["line"], a["size"], a["array"] = ctypes.addressof(name), 7, 8, -1
+        a["thread"], a["offset"] = np.arange(32), 8 * step * np.arange(32)
+        found = trace.Trace("a", {}, a, 1, 32, 8 * 16 * 32, 0)
+        assert findings.requests(found) == [
+            findings.Request("a.cu:7", "shared", False, 1, words, fewest)
+        ]
+        assert len(findings.conflicts(found)) == (step > 1)
+
+
+def test_a_traced_library_is_kept_for_its_sources_and_flags(tmp_path, monkeypatch):
+    """Another one is compiled for float64, for changed sources and for another compiler."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sources, calls = tmp_path / "kernels", []
+    shutil.copytree(kernels.folder(), sources)
+
+    def compiler(words, **options):
+        calls.append(words)
+        Path(words[words.index("-o") + 1]).touch()
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", compiler)
+    found = [trace.compiled(sources), trace.compiled(sources, "double")]
+    assert [trace.compiled(sources), trace.compiled(sources, "double")] == found
+    assert [("-DREAL=float" in c, "-DREAL=double" in c) for c in calls] == [(1, 0), (0, 1)]
+    for name in ("relu.cu", "prelude.cuh", "trace.h"):
+        (sources / name).write_text((sources / name).read_text() + "\n")
+        found.append(trace.compiled(sources))
+    monkeypatch.setattr(kernel_build, "compiler", lambda: ["g++", "-pipe"])
+    found.append(trace.compiled(sources))
+    assert len(set(found)) == len(calls) == 6
+
+
 def test_the_command(capsys):
     assert command.main(["trace", "relu_forward", "--at", "0,1,2,3"]) == 0
     assert "y[0, 1, 2, 3] is stored by thread" in capsys.readouterr().out
@@ -226,8 +350,10 @@ def test_what_functions_launch_can_be_recorded():
     from minigrad import functions as F
 
     x = np.random.default_rng(0).standard_normal((2, 5, 4, 6)).astype(np.float32)
+    launch = kernels.launch
     with trace.launches() as kept:
         plain = F.lrn(x).data
+    assert kernels.launch is launch
     assert [launch.kernel for launch in kept] == ["lrn_forward"]
     recorded = kept[0].args[1]
     expected = plain.copy()

@@ -92,6 +92,14 @@ test_wrong_calls = checks.wrong_calls(
         "avg_pool2d: padding 2 must be smaller than the window 2x2",
     ),
     (
+        lambda: avg_pool2d(IMAGES, (3, 2), padding=(0, 2)),
+        "avg_pool2d: padding (0, 2) must be smaller than the window 3x2",
+    ),
+    (
+        lambda: avg_pool2d(IMAGES, (2, 3), padding=(2, 0)),
+        "avg_pool2d: padding (2, 0) must be smaller than the window 2x3",
+    ),
+    (
         lambda: avg_pool2d(np.zeros((1, 0, 4, 2)), 2, padding=1),
         "avg_pool2d: 0x4 images have no pixels",
     ),

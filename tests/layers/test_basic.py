@@ -105,6 +105,18 @@ def test_gradients_of_exp_log_and_pow(shape, p, layout, turn, rng):
     check(lambda x: F.pow(x, p), x)
 
 
+def test_x_to_the_power_of_0_is_1_with_gradient_0():
+    x = np.array([-2.0, 0.0, 3.0])
+    np.testing.assert_array_equal(F.pow(x, 0).data, [1, 1, 1])
+    np.testing.assert_array_equal(gradient(lambda x: F.pow(x, 0), x), [0, 0, 0])
+
+
+def test_an_exponent_is_a_number():
+    for exponent in (np.ones(()), np.ones(3), Tensor(np.ones(())), "2"):
+        with pytest.raises(TypeError, match="pow: the exponent must be a number, not "):
+            F.pow(ROWS, exponent)
+
+
 @both_forms
 @given(small, small, small, layouts, layouts, flags, streams)
 def test_gradients_of_matmul(M, K, N, a_layout, b_layout, turn, rng):

@@ -3,6 +3,7 @@ conv2d_direct.py) and of their kernels."""
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import checks
 import numpy as np
@@ -35,8 +36,9 @@ from loops import GEOMETRIES, conv_by_loops, positions
 from minigrad import kernels
 from minigrad.engine import Tensor
 from minigrad.functions import conv2d_direct
+from minigrad.functions.cases import Case
 from minigrad.functions.conv2d import CASES, Conv2d, conv2d
-from minigrad.functions.geometry import output_size
+from minigrad.functions.geometry import output_size, windows
 
 CASE = {case.name: case for case in CASES}
 
@@ -175,9 +177,31 @@ def test_columns_in_chunks_of_any_size_give_the_same(monkeypatch):
             same(part, wanted)
 
 
+def test_a_gpu_has_more_columns_at_a_time(monkeypatch):
+    """Eight bytes a number, a budget of two images' columns on a CPU and of three on a GPU."""
+    columns = importlib.import_module("minigrad.functions.conv2d_columns")
+    x = numbers(7, 6, 6, 4)
+    win, per_image = windows("conv2d", x, 3, 1, 1, False), 6 * 6 * 3 * 3 * 2 * 8
+    monkeypatch.setattr(columns, "COLUMN_BYTES", 2 * per_image)
+    monkeypatch.setattr(columns, "GPU_COLUMN_BYTES", 3 * per_image)
+    for array, firsts in ((x, [0, 2, 4, 6]), (SimpleNamespace(itemsize=8), [0, 3, 6])):
+        found = list(columns.pieces(array, 6, win, 2))
+        assert [images.start for images, _, _, _ in found[::2]] == firsts
+        assert found[1] == (found[0][0], found[0][1], slice(2, 4), slice(3, 6))
+
+
+OVERLAPPING = [
+    Case(
+        f"conv2d: overlapping, stride {stride}", conv2d, (2, 9, 8, 4), (4, 5, 2, 6), (6,),
+        stride=stride, padding=(2, 1), groups=2,
+    )
+    for stride in [(1, 2), (3, 1), (2, 3)]
+]  # fmt: skip
+
+
 @built
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *OVERLAPPING], ids=str)
 def test_columns_by_kernels(case, dtype, monkeypatch):
     """im2col and col2im, which a CPU would do without: the way of a GPU."""
     monkeypatch.setattr(conv2d_direct, "ready", lambda x: False)
@@ -202,6 +226,71 @@ def test_direct_convolution_in_bands_chunks_and_parts(name, cache, parts, monkey
     seven = numbers(7, *x.shape[1:])
     for a, b in zip(*both_ways(CASE[name], seven, *others), strict=True):
         same(a, b, rtol=1e-12, atol=1e-12)
+
+
+def launches(monkeypatch) -> list[tuple]:
+    """(kernel, blocks, arguments) of every launch from here on."""
+    kept, launch = [], kernels.launch
+
+    def keeping(name, blocks, *args, shared=0):
+        kept.append((name, blocks, args))
+        launch(name, blocks, *args, shared=shared)
+
+    monkeypatch.setattr(kernels, "launch", keeping)
+    return kept
+
+
+@built
+def test_a_cpu_convolves_without_columns(monkeypatch):
+    kept = launches(monkeypatch)
+    run(CASE["conv2d: 3x3"], CASE["conv2d: 3x3"].draw())
+    assert [name for name, _, _ in kept] == [
+        "pack_filters", "direct_forward", "pack_filters", "direct_forward",
+        "direct_filter_gradient", "unpack_filters",
+    ]  # fmt: skip
+
+
+@built
+def test_one_image_keeps_sixteen_threads_busy(monkeypatch):
+    """Its rows are shared out, and the panels of its filters."""
+    kept = launches(monkeypatch)
+    run(conv2d, [numbers(1, 32, 8, 2), numbers(1, 1, 2, 20 * 32)])
+    blocks = [count for name, count, _ in kept if name.startswith("direct")]
+    assert blocks == [16, 16, 16]  # two rows each, and the filters' 20 panels in 16 shares
+
+
+@built
+def test_the_parts_of_a_gradient_follow_from_the_shapes_alone(monkeypatch):
+    """So that its bits do not depend on the threads, and it does not take any memory."""
+    kept = launches(monkeypatch)
+    arrays = [numbers(9, 6, 5, 3, dtype="float32"), numbers(3, 3, 3, 4, dtype="float32")]
+    found = {}
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(kernels, "threads", lambda threads=threads: threads)
+        found[threads] = [part.tobytes() for part in run(conv2d, arrays)]
+    assert found[1] == found[2] == found[5]
+
+    def parts():
+        kept.clear()
+        run(conv2d, arrays)
+        return next(args[2] for name, _, args in kept if name == "direct_filter_gradient")
+
+    assert parts().shape == (9, (1 + 3 * 3 * 3) * 32)
+    monkeypatch.setattr(conv2d_direct, "PARTS_BYTES", 3 * parts()[0].nbytes)
+    assert len(parts()) == 3
+
+
+@built
+def test_direct_convolution_counts_pixels_in_64_bits(beyond):
+    """Two rows with 2^31 numbers between them; no other memory is touched. An index that is
+    negative in 32 bits would find zeros, in the picture before."""
+    x = beyond((2, (1 << 27) + 1, 16, 1), "float32")[1:]
+    x[0, -1] = 1 + np.arange(16.0).reshape(16, 1)
+    w = Tensor(np.full((1, 1, 1, 1), 2, np.float32), requires_grad=True)
+    y = conv2d(x, w, stride=(1 << 27, 1))
+    np.testing.assert_array_equal(y.data.reshape(2, 16), np.outer([0, 2], 1 + np.arange(16)))
+    y.backward(np.ones_like(y.data))
+    assert w.grad.item() == 16 * 17 / 2
 
 
 @built
@@ -258,6 +347,32 @@ def test_a_frozen_weight_or_bias(needs):
             assert part is None
 
 
+@built
+@pytest.mark.parametrize("way", ["conv2d_direct", "conv2d_columns"])
+def test_no_gradient_is_computed_that_nobody_needs(way, monkeypatch):
+    """Neither of the pictures nor of a frozen weight."""
+    module = importlib.import_module(f"minigrad.functions.{way}")
+    monkeypatch.setattr(conv2d_direct, "ready", lambda x: way == "conv2d_direct")
+    asked = []
+    for name in ("input_gradient", "filter_gradient"):
+        right = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, name=name, right=right: asked.append(name) or right(*a)
+        )
+    arrays = numbers(2, 5, 5, 3), numbers(3, 3, 3, 4), numbers(4)
+    for needs, expected in (
+        ((False, True, True), ["filter_gradient"]),
+        ((False, False, True), []),
+        ((True, False, True), ["input_gradient"]),
+        ((True, True, False), ["input_gradient", "filter_gradient"]),
+    ):
+        leaves = [Tensor(a, requires_grad=need) for a, need in zip(arrays, needs)]
+        conv2d(*leaves).backward(numbers(2, 3, 3, 4, seed=9))
+        assert asked == expected
+        assert [leaf.grad is not None for leaf in leaves] == list(needs)
+        asked.clear()
+
+
 # NaN and infinity.
 
 
@@ -295,6 +410,27 @@ def test_nan_and_infinity_elsewhere(planted, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+def each_above(limit: int) -> list[tuple]:
+    """(x, kernel, stride, padding), of which one size is above the limit."""
+    found = []
+    for n in range(8):
+        sizes = [limit + 1 if i == n else 1 for i in range(8)]
+        x = np.broadcast_to(np.zeros(()), (1, *sizes[:2], 1))
+        found.append((x, *(tuple(sizes[i : i + 2]) for i in (2, 4, 6))))
+    return found
+
+
+def test_sizes_of_every_kind():
+    """Pairs and lists, NumPy's whole numbers, and the largest there may be."""
+    x, w = numbers(1, 6, 7, 2), numbers(3, 3, 2, 4)
+    expected = conv2d(x, w, stride=(2, 1), padding=(1, 0)).data
+    for stride, padding in (
+        ([2, 1], [1, 0]), ((np.int64(2), np.int32(1)), (np.uint8(1), 0)),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(conv2d(x, w, stride=stride, padding=padding).data, expected)
+    assert conv2d(x, w, stride=1 << 28).shape == (1, 1, 1, 4)
+
+
 IMAGES, ROWS, W = np.ones((2, 5, 6, 4)), np.ones((2, 3)), np.ones((3, 3, 4, 8))
 test_wrong_calls = checks.wrong_calls(
     (
@@ -321,6 +457,7 @@ test_wrong_calls = checks.wrong_calls(
         lambda: conv2d(IMAGES, W, padding=(1, -1)),
         "conv2d: padding must be a whole number >= 0, not -1",
     ),
+    (lambda: conv2d(IMAGES, W, stride=True), "stride must be a whole number >= 1, not True"),
     (lambda: conv2d(IMAGES, W, stride=1.5), "conv2d: stride must be a whole number >= 1, not 1.5"),
     (
         lambda: conv2d(IMAGES, W, stride=(1, 2, 3)),
@@ -330,11 +467,16 @@ test_wrong_calls = checks.wrong_calls(
         lambda: conv2d(IMAGES[:, :2], W),
         "conv2d: a 3x3 window does not fit into 2x6 images with padding 0, 0",
     ),
-    (lambda: conv2d(IMAGES[:, :0], W, padding=2), "conv2d: 0x6 images have no pixels"),
     (
-        lambda: conv2d(np.zeros((1, 1, 2, 1)), np.zeros((1, 2, 1, 1)), padding=2**30),
-        "none may be above 268435456",
+        lambda: conv2d(IMAGES[:, :, :2], W),
+        "conv2d: a 3x3 window does not fit into 5x2 images with padding 0, 0",
     ),
+    (lambda: conv2d(IMAGES[:, :0], W, padding=2), "conv2d: 0x6 images have no pixels"),
+    (lambda: conv2d(IMAGES[:, :, :0], W, padding=2), "conv2d: 5x0 images have no pixels"),
+    *[
+        (lambda sizes=sizes: windows("conv2d", *sizes, False), "none may be above 268435456")
+        for sizes in each_above(1 << 28)
+    ],
 )
 
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet import PAPER
-from minigrad import kernels, nn
+from minigrad import kernels, nn, random
 from minigrad.engine import Tensor
 from minigrad.functions.dropout import CASES, Dropout, Scale, dropout
 from minigrad.network import Network, shrunken
@@ -115,6 +115,35 @@ def test_kernel_and_array_form_draw_the_same_bits(size):
     """Several blocks of the kernel, the last one not full."""
     ours, reference = both_ways(lambda x: dropout(x, 0.3, rng=Stream(9, "bits")), np.ones(size))
     np.testing.assert_array_equal(ours[0], reference[0])
+
+
+@both_forms
+@pytest.mark.parametrize("width", [4, 7])
+def test_a_part_of_a_batch_draws_what_the_whole_would(width):
+    """In rows of 4 a part begins with the first of four neighbours' bits, in rows of 7 it does
+    not. Backward, outside of `part`, draws them too."""
+    x = np.ones((9, 2, width))
+    whole = gradient(lambda x: dropout(x, rng=Stream(3, "part")), x)
+    for first, last in ((0, 9), (1, 4), (4, 9), (8, 9)):
+        part = Tensor(x[first:last], requires_grad=True)
+        with random.part(first):
+            y = dropout(part, rng=Stream(3, "part"))
+        y.backward(np.ones_like(y.data))
+        np.testing.assert_array_equal(y.data, whole[first:last])
+        np.testing.assert_array_equal(part.grad, whole[first:last])
+
+
+@both_forms
+@pytest.mark.parametrize(("first", "count"), [(0, 8), (3, 5), (4, 4)])
+def test_units_of_a_layer_draw_what_they_would_in_the_whole(first, count):
+    x, units = np.ones((5, 2, 12)), slice(first, first + count)
+    whole = dropout(x, 0.3, rng=Stream(3, "place")).data
+
+    def part(x):
+        return dropout(x, 0.3, rng=Stream(3, "place"), place=(first, 12))
+
+    np.testing.assert_array_equal(part(x[..., units]).data, whole[..., units])
+    np.testing.assert_array_equal(gradient(part, x[..., units]), whole[..., units])
 
 
 @checks.built

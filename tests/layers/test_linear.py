@@ -1,14 +1,18 @@
 """Dense layer: every check of functions/linear.py, and of the bias and its kernels (bias.py,
 kernels/bias.cu)."""
 
+import itertools
+
 import checks
 import numpy as np
+import pytest
 from checks import (
     at_one_element,
     both_forms,
     change,
     check,
     flags,
+    gradient,
     layouts,
     nothing,
     same,
@@ -18,6 +22,7 @@ from checks import (
 )
 from hypothesis import given
 
+from minigrad.engine import Tensor
 from minigrad.functions.linear import CASES, Linear, linear
 
 
@@ -48,6 +53,30 @@ def test_gradients_of_any_shape(N, inputs, outputs, bias, x_layout, w_layout, tu
     x, w = x_layout(rng.normal((N, inputs))), w_layout(rng.normal((inputs, outputs)))
     b = [rng.normal(outputs)] if bias else []
     check(linear, x, w, *b, turn=turn)
+
+
+@both_forms
+@pytest.mark.parametrize("needs", list(itertools.product([False, True], repeat=3))[1:])
+def test_no_gradient_is_computed_that_nobody_needs(needs, rng):
+    x, w, b = (Tensor(rng.standard_normal(s), requires_grad=need)
+               for s, need in zip([(3, 4), (4, 6), (6,)], needs))  # fmt: skip
+    y, gy = linear(x, w, b), rng.standard_normal((3, 6))
+    found = y.creator.backward(gy)
+    assert [g is not None for g in found] == list(needs)
+    for g, expected in zip(found, (gy @ w.data.T, x.data.T @ gy, gy.sum(axis=0))):
+        if g is not None:
+            same(g, expected)
+
+
+@both_forms
+@pytest.mark.parametrize("rows", [1, 64, 65, 64 * 64 + 1])
+def test_the_bias_of_many_rows(rows, rng):
+    """Blocks of 64 rows are summed, then blocks of their sums."""
+    g = rng.standard_normal((rows, 3))
+    same(gradient(lambda b: linear(np.zeros((rows, 1)), np.zeros((1, 3)), b), np.zeros(3), g),
+         g.sum(axis=0))  # fmt: skip
+    y = linear(np.zeros((rows, 1)), np.zeros((1, 3)), np.arange(3.0))
+    same(y, np.broadcast_to(np.arange(3.0), (rows, 3)))
 
 
 @checks.built

@@ -94,6 +94,24 @@ def test_chunks_of_any_size_give_the_same(rng, monkeypatch):
         np.testing.assert_array_equal(gradient(lambda x: lrn(x, alpha=1.0), x), gx)
 
 
+def test_a_chunk_has_few_numbers(monkeypatch):
+    """As many whole rows as fit, at least one; in the last chunk what is left."""
+    x = np.arange(90.0).reshape(3, 5, 6)
+    for chunk, groups, rows in ((13, 1, 2), (13, 2, 4), (5, 1, 1), (1000, 1, 15)):
+        monkeypatch.setattr(importlib.import_module("minigrad.functions.lrn"), "CHUNK", chunk)
+        found = list(LRN(5, 2.0, 1.0, 0.75, groups).rows(x, -x))
+        sizes = [len(a) for a, _ in found]
+        assert max(sizes) == sizes[0] == rows
+        assert sum(sizes) == 15 * groups
+        np.testing.assert_array_equal(np.concatenate([a.ravel() for a, _ in found]), x.ravel())
+        assert all((a == -b).all() for a, b in found)
+
+
+@both_forms
+def test_without_alpha_each_number_is_only_scaled():
+    same(lrn(np.arange(6.0), k=4.0, alpha=0, beta=0.5), np.arange(6.0) / 2)
+
+
 def test_a_window_over_many_more_channels_than_there_are():
     x = np.arange(12.0).reshape(3, 4)
     same(lrn(x, n=10**9), lrn(x, n=9).data)
@@ -127,6 +145,9 @@ test_wrong_calls = checks.wrong_calls(
         lambda: lrn(ROWS, k=float("nan")),
         "lrn: k must be above 0, alpha at least 0, and all three finite, not k=nan",
     ),
+    (lambda: lrn(ROWS, k=float("inf")), "all three finite, not k=inf, alpha=0.0001, beta=0.75"),
+    (lambda: lrn(ROWS, alpha=-1e-4), "alpha at least 0, and all three finite, not k=2.0, alpha=-0"),
+    (lambda: lrn(ROWS, alpha=float("inf")), "all three finite, not k=2.0, alpha=inf, beta=0.75"),
     (
         lambda: lrn(ROWS, beta=float("inf")),
         "all three finite, not k=2.0, alpha=0.0001, beta=inf",

@@ -38,6 +38,13 @@ def test_by_loops(rng, n):
     same(lrn_within_map(x, n, 0.8, 3.0, 0.6), y)
 
 
+@both_forms
+def test_the_constants_are_those_of_the_2012_code(rng):
+    x = 100 * rng.standard_normal((1, 6, 7, 2))
+    same(lrn_within_map(x), lrn_within_map(x, 5, 1.0, 0.001, 0.75).data)
+    assert (abs(lrn_within_map(x).data) < 0.9 * abs(x)).all()
+
+
 shapes = st.tuples(small, small, small, small)
 constants = st.tuples(st.floats(0.5, 2), st.floats(0.4, 8), st.sampled_from([0.5, 0.75, 1.0]))
 

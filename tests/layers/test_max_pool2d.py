@@ -147,6 +147,14 @@ test_wrong_calls = checks.wrong_calls(
         "max_pool2d: padding 2 must be smaller than the window 2x2",
     ),
     (
+        lambda: max_pool2d(IMAGES, (3, 2), padding=(0, 2)),
+        "max_pool2d: padding (0, 2) must be smaller than the window 3x2",
+    ),
+    (
+        lambda: max_pool2d(IMAGES, (2, 3), padding=(2, 0)),
+        "max_pool2d: padding (2, 0) must be smaller than the window 2x3",
+    ),
+    (
         lambda: max_pool2d(IMAGES, 3, 2**32, 1),
         "stride 4294967296, 4294967296, padding 1, 1: none may be above 268435456",
     ),

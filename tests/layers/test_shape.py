@@ -2,6 +2,7 @@
 
 import checks
 import numpy as np
+import pytest
 from checks import (
     both_forms,
     change,
@@ -67,6 +68,20 @@ def test_by_numpy(rng):
     exactly(F.channels(x, 1, 4).data, x[:, :, :, 1:4])
     exactly(F.getitem(x, (1, Ellipsis, slice(None, None, -2))).data, x[1, :, :, ::-2])
     exactly(F.to(x, "cpu").data, x)
+
+
+def test_sizes_and_axes_may_be_a_list(rng):
+    x = rng.standard_normal((2, 3, 4))
+    for sizes in ([4, 6], (4, 6)):
+        np.testing.assert_array_equal(F.reshape(x, sizes).data, x.reshape(4, 6))
+    for axes in ([2, 0, 1], (2, 0, 1)):
+        np.testing.assert_array_equal(F.transpose(x, axes).data, x.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("index", [True, np.True_, [0, 1], np.array([0]), None, (0, True), 1.0])
+def test_an_index_is_whole_numbers_slices_and_dots(index):
+    with pytest.raises(TypeError, match="indexed by whole numbers, slices and"):
+        F.getitem(np.ones((2, 3)), index)
 
 
 def test_to_the_device_where_it_is_already_does_nothing(rng):

@@ -19,6 +19,7 @@ from checks import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minigrad.engine import Tensor
 from minigrad.functions.softmax_cross_entropy import (
     CASES,
     REDUCTIONS,
@@ -54,6 +55,17 @@ def test_by_scipy(rng):
     same(softmax_cross_entropy(x, labels, "none"), losses)
     for kind in (np.int32, np.uint8, np.int64):
         same(softmax_cross_entropy(x, labels.astype(kind)), losses.mean())
+
+
+@both_forms
+def test_labels_may_lie_anywhere_in_memory(rng):
+    x, labels = rng.standard_normal((4, 5)), np.arange(8) % 5
+    for given_, same_labels in (
+        (labels[::2], [0, 2, 4, 1]), (labels[3::-1], [3, 2, 1, 0]),
+        (Tensor(labels[:4]), [0, 1, 2, 3]), ([4, 4, 0, 1], [4, 4, 0, 1]),
+    ):  # fmt: skip
+        expected = -scipy.special.log_softmax(x, axis=1)[range(4), same_labels]
+        same(softmax_cross_entropy(x, given_, "none"), expected)
 
 
 @both_forms
