@@ -67,7 +67,7 @@ def overruns(trace: Trace) -> list[str]:
     for access in trace.accesses:
         array = trace.arrays.get(int(access["array"]))
         size = trace.shared if array is None else array.size * array.itemsize
-        if not 0 <= access["offset"] <= size - access["size"]:
+        if not 0 <= access["offset"] <= size - int(access["size"]):
             what = "stores" if access["write"] else "loads"
             found.setdefault(
                 trace.line(access),

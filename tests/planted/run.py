@@ -41,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 LEFT_OUT = (".git", ".venv", "__pycache__", ".*_cache", "*.egg-info", "runs", "build")
 LIMIT = 600  # seconds; a test that hangs has found the fault, too
-TESTS_FAILED = 1  # pytest's exit code
+TESTS_FAILED = 1  # pytest's exit code; after a crash, which finds a fault too, it is negative
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,10 @@ def is_found(fault: Fault, folder: Path) -> bool:
         if fault.file.startswith("kernels/") and run(folder, "-m", "minigrad", "build"):
             return True  # it does not compile
         quick = ("-q", "-x", "-p", "no:cacheprovider")
-        return run(folder, "-m", "pytest", *quick, *fault.tests) == TESTS_FAILED
+        code = run(folder, "-m", "pytest", *quick, *fault.tests)
+        if code in (4, 5):
+            raise SystemExit(f"{fault.what}: pytest ran no test of {fault.tests} (exit code {code})")
+        return code != 0
     finally:
         path.write_text(text)
         for library, content in libraries.items():
