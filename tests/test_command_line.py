@@ -404,9 +404,9 @@ def test_features_of_a_life_that_was_given_up(place):
     shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
     assert [epoch for epoch, _ in folder.features()] == [1]
     tensors, description = checkpoint.load(folder.path / CHECKPOINT)
-    description["place"]["batch"] = 1
+    description["place"] |= {"batch": 1, "step": 3}
     checkpoint.save(folder.path / CHECKPOINT, tensors, description)
-    assert [epoch for epoch, _ in folder.features()] == [1, 1]
+    assert [epoch for epoch, _ in folder.features()] == [1, 1.5]
     shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
     folder.claimed = True
     folder.start({}, description["place"]["step"], 1)
