@@ -93,6 +93,38 @@ def test_an_array_taken_out_is_noticed(path):
         checkpoint.load(path)
 
 
+def test_an_array_put_in_is_noticed(path):
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    arrays = {name: np.ascontiguousarray(array) for name, array in ARRAYS.items()}
+    save_file(arrays | {"more": np.zeros(1)}, path, metadata)
+    with pytest.raises(CheckpointError, match="more is missing, or was not written by this"):
+        checkpoint.load(path)
+
+
+def test_an_array_of_another_shape_or_dtype_is_another():
+    a = np.arange(6, dtype=np.float32)
+    others = [a, a.reshape(2, 3), a.reshape(3, 2), a.view(np.int32), a.view(np.float64)]
+    assert len({checkpoint.digest(other) for other in others}) == 5
+    assert checkpoint.digest(a) == checkpoint.digest(a.copy())
+
+
+def test_parts_by_name():
+    arrays = {"model.model.w": np.zeros(1), "model.olem": np.ones(1), "velocity.w": np.ones(2)}
+    assert checkpoint.part(arrays, "model.") == {"model.w": np.zeros(1), "olem": np.ones(1)}
+
+
+def test_where_there_are_no_hard_links_a_second_name_is_a_copy(path, monkeypatch):
+    def refused(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    checkpoint.link(path, path.parent / "best.safetensors")
+    path.unlink()
+    assert not (path.parent / "best.safetensors").is_symlink()
+    assert set(checkpoint.load(path.parent / "best.safetensors")[0]) == set(ARRAYS)
+
+
 def test_a_second_name_outlives_the_first(path):
     checkpoint.link(path, path.parent / "best.safetensors")
     checkpoint.save(path, {"a": np.zeros(1)}, {})

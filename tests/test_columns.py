@@ -1,12 +1,14 @@
 """The paper's two columns: together they are the grouped network, in one process or two."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import alexnet
 from minigrad import functions as F
-from minigrad import optim
-from minigrad.columns import Column, TwoColumns, bytes_sent, column_of, cut, join
+from minigrad import nn, optim
+from minigrad.columns import Column, TwoColumns, bytes_sent, column_of, cut, join, parts
 from minigrad.distributed import Communicator
 from minigrad.models.records import LRN, Gather
 from minigrad.network import Network, ledger, shrunken
@@ -62,6 +64,38 @@ def test_columns_that_do_not_keep_apart_are_refused(name):
         column_of(FULL, 1, 0)
     with pytest.raises(ValueError, match="conv2: its 2 groups are not the maps of 3 columns"):
         column_of(FULL.with_each(LRN, groups=3), 3, 0)
+
+
+def test_columns_of_unequal_sizes():
+    """The first ones are larger; a layer has at least one map in each column."""
+    assert parts(7, 3) == (3, 2, 2)
+    rows = [ledger(column_of(SMALL, 2, rank, 7)) for rank in (0, 1)]
+    assert [row[-2].shape for row in rows] == [(4,), (3,)]
+    assert [row[-1].shape for row in rows] == [(7,), (7,)]
+    with pytest.raises(ValueError, match="fc8: 1 maps are too few for 2 columns"):
+        column_of(SMALL, 2, 0, 1)
+    model = Column(SMALL, 7, 0, "float32", Communicator(), 2, 1)
+    assert [model.place(stage) for stage in ("fc8", "fc6", "conv1")] == [(4, 7), (32, 64), (3, 6)]
+
+
+def test_bytes_by_hand():
+    """Of three columns with 2, 1 and 1 of the maps: own maps to two others, and back what the
+    others have; nothing back from the last."""
+    row = ledger(column_of(FULL, 2, 0))[0]
+    rows = [
+        replace(row, stage=stage, shape=shape, layer=Gather((2, 1, 1)))
+        for stage, shape in (("gather3", (5, 5, 4)), ("gather", (4,)))
+    ]
+    assert bytes_sent(rows, 0) == 4 * (25 * (2 * 2 + 2) + 2 * 2)
+    assert bytes_sent(rows, 1) == 4 * (25 * (1 * 2 + 3) + 1 * 2)
+
+
+def test_the_last_gather_alone_shares_its_gradient():
+    model = Column(SMALL, 7, 0, "float32", Communicator(), 2, 0)
+    gathers = {n: m.shared for n, m in model.layers.items() if isinstance(m, nn.Gather)}
+    assert gathers == {
+        "gather3": False, "gather6": False, "gather7": False, "gather8": False, "gather": True
+    }  # fmt: skip
 
 
 def test_the_columns_start_as_the_network():

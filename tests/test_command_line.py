@@ -4,6 +4,7 @@ They run in this process, or in one of their own where signals, limits or its en
 """
 
 import contextlib
+import csv
 import fcntl
 import io
 import json
@@ -21,12 +22,18 @@ import pytest
 from PIL import Image
 
 import alexnet
-from minigrad import commands
-from minigrad.data import synthetic
+import minigrad.__main__ as about
+from minigrad import commands, kernel_build, look
+from minigrad import functions as F
+from minigrad.columns import bytes_sent, column_of
+from minigrad.data import Loader, Pictures, open_validation, read_image, synthetic
+from minigrad.engine import no_grad
 from minigrad.models.records import LRN
-from minigrad.network import shrunken
+from minigrad.network import ledger, shrunken
 from minigrad.training import checkpoint, session
+from minigrad.training.evaluation import ensemble, evaluate
 from minigrad.training.run_folder import CHECKPOINT, RunFolder
+from minigrad.training.runs import load_run
 from tests.rows import read as read_rows
 from tests.test_workers import assert_they_end
 
@@ -181,6 +188,163 @@ def test_predict(trained):
     assert out.count("%") == 10
 
 
+@pytest.fixture(scope="module")
+def two(place):
+    """Runs of one epoch with other seeds, on classes that have words."""
+    (place / "words" / "set").mkdir(parents=True)
+    for part in ("train", "val"):
+        shutil.copytree(place / "set" / part, place / "words" / "set" / part)
+    (place / "words" / "set" / "words.txt").write_text("checks\tchecked cloth, checks\n")
+    for seed in (1, 2):
+        run(f"{ONE_EPOCH} --lr 0.001 --seed {seed} --output seed{seed}", place / "words")
+    return place / "words"
+
+
+def probabilities(place, name, views=False):
+    """The Evaluation of a run on the set's validation pictures, by the library."""
+    model, preparation, settings = load_run(str(place / name))
+    images = open_validation(place / "set", settings.classes)
+    loader = Loader(Pictures(images), preparation, 7, False, workers=0, ten_views=views)
+    return evaluate(model, loader), settings
+
+
+def sentence(result):
+    return f"loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}"
+
+
+def test_predict_lists_the_five_most_probable_classes(two):
+    """In words, each with its own probability."""
+    files = [f"set/val/{name}/0000.JPEG" for name in ("checks", "stars")]
+    model, preparation, settings = load_run(str(two / "seed1"))
+    lines = run(f"predict seed1 {' '.join(files)}", two).splitlines()
+    assert settings.names[settings.classes.index("checks")] == "checked cloth, checks"
+    for file, line in zip(files, lines, strict=True):
+        x = preparation.centre(read_image(two / file, (256, 256, 3))[None])
+        with no_grad():
+            p = F.softmax(model(x)).numpy()[0]
+        words = [f"{name.split(',')[0]} {q:.1%}" for q, name in zip(p, settings.names)]
+        best = sorted(range(10), key=lambda k: -p[k])[:5]
+        assert line == f"{file}: {', '.join(words[k] for k in best)}"
+
+
+def test_evaluations_by_number(two, monkeypatch):
+    """One run, or the mean of two; the centre or ten views; tables and the matrix."""
+    drawn = []
+    monkeypatch.setattr(look, "draw_confusion", lambda *a: drawn.append(a))
+    first, settings = probabilities(two, "seed1")
+    out = run("evaluate seed1 --workers 0", two)
+    assert out == f"20 pictures of {two}/set/val, centre view: {sentence(first)}\n"
+    tens = [probabilities(two, name, views=True)[0] for name in ("seed1", "seed2")]
+    mean = ensemble(tens)
+    tables = "--by-class c.csv --predictions p.csv --confusion c.png"
+    out = run(f"evaluate seed1 seed2 --views ten --workers 0 {tables}", two).splitlines()
+    assert len({sentence(r) for r in (first, mean, *tens)}) == 4, "or the next lines show nothing"
+    assert out == [
+        f"seed1: {sentence(tens[0])}",
+        f"seed2: {sentence(tens[1])}",
+        f"20 pictures of {two}/set/val, ten views, 2 runs averaged: {sentence(mean)}",
+        "written: c.csv",
+        "written: p.csv",
+        "written: c.png",
+    ]
+    rows = list(csv.reader((two / "p.csv").read_text().splitlines()))[1:]
+    for k, row in enumerate(rows):
+        name = settings.classes[mean.labels[k]]
+        assert (row[0], row[1]) == (f"{two}/set/val/{name}/{k % 2:04}.JPEG", name)
+        best = mean.probabilities[k].argsort()[::-1][:5]
+        assert row[2::2] == [settings.classes[c] for c in best]
+        shown = np.array(row[3::2], float)
+        np.testing.assert_allclose(shown, mean.probabilities[k][best], atol=2e-6)
+    rows = list(csv.reader((two / "c.csv").read_text().splitlines()))[1:]
+    assert [row[:3] for row in rows] == [
+        [c, name, "2"] for c, name in zip(settings.classes, settings.names)
+    ]
+    assert ["checks", "checked cloth, checks", "2"] in [row[:3] for row in rows]
+    ((matrix, names, path),) = drawn
+    np.testing.assert_array_equal(matrix, mean.confusion())
+    assert (matrix != matrix.T).any()
+    assert (names, path) == (settings.names, Path("c.png"))
+
+
+def test_evaluation_of_other_pictures(two, tmp_path):
+    """Named by --data, and with unreadable ones, however many: they are named and left out."""
+    out = run("evaluate seed1 --workers 0 --data set/train", two)
+    assert out.startswith("40 pictures of set/train, centre view: loss ")
+    shutil.copytree(two / "set" / "val", tmp_path / "val")
+    for name in ("dots", "rings", "stars"):
+        (tmp_path / "val" / name / "0001.JPEG").write_bytes(b"")
+    out = run(f"evaluate seed1 --workers 0 --data {tmp_path / 'val'}", two).splitlines()
+    assert out[0].startswith(f"17 pictures of {tmp_path / 'val'}, centre view: loss ")
+    assert [line.split(":")[0].split("/")[-2] for line in out[1:]] == ["dots", "rings", "stars"]
+    assert all(line.startswith("skipped ") for line in out[1:])
+
+
+def test_options_of_evaluate_reach_the_loader(two, monkeypatch):
+    made = []
+
+    class Told(Loader):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(commands, "Loader", Told)
+    run("evaluate seed1 --batch-size 9 --workers 0 --worker-timeout 45", two)
+    run("evaluate seed1 --views ten --workers 1", two)
+    first, second = made
+    assert (first.batch_size, first.workers, first.worker_timeout) == (9, 0, 45.0)
+    assert (second.batch_size, second.workers, second.worker_timeout) == (64, 1, 30.0)
+    assert (first.ten_views, second.ten_views) == (False, True)
+    assert first.most_skipped == 1.0
+    assert not first.training
+
+
+def test_options_of_look_and_report_reach_them(tmp_path, monkeypatch):
+    """Each with a value that is not its default; then the defaults, for a folder and for a file."""
+    told, drawn = [], []
+
+    class Inside:
+        def __init__(self, *args, **options):
+            told.append((args, options))
+
+        def draw(self, what):
+            drawn.append(what)
+
+    monkeypatch.setattr(commands, "Inside", Inside)
+    monkeypatch.setattr(commands, "write_report", lambda *a, **o: told.append((a, o)))
+    run(
+        "look r --what nine maps --picture a.png --data set --stage conv4 --map 7 12"
+        " --method guided --size 5 --stride 2 -o there --batch-size 6 --workers 0 --device gpu",
+        tmp_path,
+    )
+    assert told.pop() == (
+        ("r", Path("there")),
+        {
+            "picture": "a.png", "place": "set", "stage": "conv4", "maps": [7, 12],
+            "method": "guided", "size": 5, "stride": 2, "batch_size": 6, "workers": 0,
+            "device": "gpu",
+        },
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    run("look run", tmp_path)
+    run("look run/best.safetensors", tmp_path)
+    assert [args for args, _ in told] == [
+        ("run", Path("run/look")),
+        ("run/best.safetensors", Path("run/look-best")),
+    ]
+    assert told[0][1]["method"] == "deconvnet"
+    assert drawn == [["nine", "maps"], None, None]
+    told.clear()
+    run("report r --picture a.png --data set --kind numbers -o b.html --workers 0", tmp_path)
+    run("report r", tmp_path)
+    assert told == [
+        (
+            ("r", "numbers"),
+            {"picture": "a.png", "place": "set", "output": Path("b.html"), "workers": 0},
+        ),
+        (("r", "full"), {"picture": None, "place": None, "output": None, "workers": 2}),
+    ]
+
+
 def test_look_draws_what_is_inside(trained):
     """Every instrument, on the run's own pictures; then some of them, as asked for."""
     place, _ = trained
@@ -240,9 +404,9 @@ def test_features_of_a_life_that_was_given_up(place):
     shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
     assert [epoch for epoch, _ in folder.features()] == [1]
     tensors, description = checkpoint.load(folder.path / CHECKPOINT)
-    description["place"]["batch"] = 1
+    description["place"] |= {"batch": 1, "step": 3}
     checkpoint.save(folder.path / CHECKPOINT, tensors, description)
-    assert [epoch for epoch, _ in folder.features()] == [1, 1]
+    assert [epoch for epoch, _ in folder.features()] == [1, 1.5]
     shutil.copyfile(place / "lives" / "epoch-0001.safetensors", folder.path / CHECKPOINT)
     folder.claimed = True
     folder.start({}, description["place"]["step"], 1)
@@ -516,6 +680,62 @@ def test_summary_and_gradcheck(tmp_path):
     assert "largest relative error" in run("gradcheck caffenet", cwd=tmp_path)
 
 
+def test_summaries_by_number(tmp_path):
+    out = run("summary lenet5 --classes 7 --compare cifar10", tmp_path)
+    own, other = (
+        [sum(getattr(row, what) for row in rows) for what in ("parameters", "multiply_adds")]
+        for rows in (
+            ledger(alexnet.MODELS["lenet5"], 7),
+            ledger(alexnet.MODELS["cifar10"]),
+        )
+    )
+    assert f" {own[0]:,} " in out
+    assert out.splitlines()[-1] == (
+        f"{own[0] / other[0]:.4g} times the parameters and {own[1] / other[1]:.4g} times the"
+        f" multiply-adds of cifar10 ({other[0]:,}; {other[1]:,})"
+    )
+    out = run("summary krizhevsky2012 --columns 2", tmp_path)
+    assert out.splitlines()[-1] == (
+        "one of 2 columns: 30,482,612 parameters; in a step it sends 244,688 bytes a picture"
+    )
+    few = ledger(column_of(alexnet.MODELS["krizhevsky2012"], 2, 0, 7))
+    out = run("summary krizhevsky2012 --columns 2 --classes 7", tmp_path)
+    assert out.splitlines()[-1] == (
+        f"one of 2 columns: {sum(row.parameters for row in few):,} parameters; in a step it sends"
+        f" {bytes_sent(few, 0):,} bytes a picture"
+    )
+    out = run("summary all", tmp_path)
+    assert all(f"{name}:" in out or f"{name} " in out for name in alexnet.MODELS)
+    totals = {f"{sum(r.parameters for r in ledger(p)):,}" for p in alexnet.MODELS.values()}
+    assert all(total in out for total in totals)
+
+
+def test_what_summary_draws(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(commands, "Network", lambda preset, classes: classes or preset.classes)
+    monkeypatch.setattr(look, "stage_seconds", lambda classes: {"all": classes})
+    monkeypatch.setattr(look, "draw_ledgers", lambda *a: drawn.append(a) or a[1])
+    out = run("summary lenet5 --classes 7 --compare cifar10 --plot there", tmp_path)
+    assert out.startswith("written: there.png\n")
+    ((ledgers, path, seconds),) = drawn
+    assert path == Path("there.png")
+    assert list(ledgers) == ["lenet5", "cifar10"]
+    assert [rows[-1].shape for rows in ledgers.values()] == [(7,), (10,)]
+    assert seconds == {"lenet5": {"all": 7}, "cifar10": {"all": 10}}
+    run("summary all --plot all.png", tmp_path)
+    assert set(drawn[1][0]) == set(alexnet.MODELS) | {"tiny"}
+
+
+def test_gradcheck_checks_the_preset_that_is_named(tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(commands, "check_network", lambda preset: checked.append(preset) or 1e-9)
+    out = run("gradcheck zfnet", tmp_path)
+    run("gradcheck", tmp_path)
+    assert checked == [alexnet.MODELS["zfnet"], alexnet.MODELS["paper"]]
+    assert out.startswith("zfnet: ")
+    assert out.endswith("largest relative error 1.0e-09\n")
+
+
 COMMANDS = ["summary", "train", "evaluate", "predict", "look", "report", "gradcheck"]
 
 
@@ -558,6 +778,22 @@ def test_report(tmp_path):
     out = run_process("-m", "minigrad", cwd=tmp_path)
     for word in ("minigrad", "numpy", "devices", "BLAS", "kernels", "threads"):
         assert word in out
+
+
+def test_the_report_on_what_is_broken_and_what_is_asked_wrongly(monkeypatch, capsys):
+    def broken(*_):
+        raise kernel_build.BuildError("no compiler")
+
+    monkeypatch.setattr(about, "devices", broken)
+    assert about.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "devices      BuildError: no compiler" in lines
+    assert lines[-1].startswith("kernels      ")
+    assert about.main(["word"]) == 2
+    assert capsys.readouterr().err.startswith("error: word: give no argument, or build.")
+    monkeypatch.setattr(kernel_build, "build", broken)
+    assert about.main(["build"]) == 2
+    assert capsys.readouterr().err == "error: no compiler\n"
 
 
 def test_a_run_folder_is_enough_to_repeat_a_run(trained):

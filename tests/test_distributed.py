@@ -11,13 +11,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from minigrad import distributed, launcher
 from minigrad.data import synthetic
-from minigrad.distributed import Communicator, DistributedError, connect, launched, share, told
-from minigrad.launcher import without_ranks
+from minigrad.distributed import (
+    Beat,
+    Communicator,
+    DistributedError,
+    Mpi,
+    connect,
+    launched,
+    read_beats,
+    share,
+    told,
+)
+from minigrad.launcher import Watch, verdict, without_ranks
 from minigrad.training import checkpoint
 
 MPIEXEC = Path(sys.executable).with_name("mpiexec")
@@ -388,3 +400,155 @@ def test_alone_nothing_is_exchanged():
     assert alone.join(array, (3,)) is array
     assert alone.scatter_sum(array, (3,)) is array
     assert (alone.exchange(4), alone.broadcast(5), alone.in_turn(lambda: 6)) == ([4], 5, 6)
+
+
+def test_one_rank_of_each_host_goes_first():
+    """Two ranks that share a host: the second begins when the first has met it."""
+    done = []
+
+    class Rank(Communicator):
+        def exchange(self, value):
+            done.append("met")
+            return [value]
+
+    comm = Rank()
+    assert comm.in_turn(lambda: done.append("first") or 1) == 1
+    comm.local_rank = 1
+    assert comm.in_turn(lambda: done.append("second") or 2) == 2
+    assert done == ["first", "met", "met", "second"]
+
+
+def test_heartbeats_are_read_as_they_were_last_written(tmp_path):
+    """A short one after a long one; in order of rank, though the files are not."""
+    for rank in (10, 9, 2):
+        beat = Beat(str(tmp_path), rank, "here")
+        beat(step=rank, run="a" * 300)
+        beat(step=rank + 1, run=None, waiting=True)
+        os.close(beat.file)
+    beats = read_beats(str(tmp_path))
+    assert [(beat["rank"], beat["step"], beat["run"]) for beat in beats] == [
+        (2, 3, None),
+        (9, 10, None),
+        (10, 11, None),
+    ]
+    assert all(beat["waiting"] and not beat["done"] for beat in beats)
+    assert {beat["pid"] for beat in beats} == {os.getpid()}
+
+
+class World:
+    """The second of three ranks, all of which send the same."""
+
+    def Get_rank(self):
+        return 1
+
+    def Get_size(self):
+        return 3
+
+    def allgather(self, value):
+        return [value, value, "elsewhere"] if isinstance(value, str) else [value] * 3
+
+    def Allreduce(self, _, part):
+        part *= 3
+
+    def Alltoallv(self, outgoing, incoming):
+        sent, counts = outgoing
+        received, expected = incoming
+        assert counts == [2 * 2, 0, 2 * 3]
+        assert expected == [2 * 1, 0, 2 * 1]
+        received[...] = [10, 20, 100, 200]
+        self.sent = sent
+
+
+def test_arrays_between_ranks(monkeypatch, tmp_path):
+    """Large sums in pieces, a scattered sum in order of rank; and the heartbeat around them."""
+    monkeypatch.setenv("MINIGRAD_BEATS", str(tmp_path))
+    monkeypatch.setattr(distributed, "PIECE", 32)
+    comm = Mpi(SimpleNamespace(COMM_WORLD=World(), IN_PLACE=None))
+    assert (comm.rank, comm.size, comm.local_rank, comm.local_size) == (1, 3, 1, 2)
+    assert comm.overlaps
+    told, heart = [], comm.heart
+    comm.heart = lambda **values: told.append(values) or heart(**values)
+    array = np.arange(11.0)
+    comm.sum(array)
+    np.testing.assert_array_equal(array, 3 * np.arange(11.0))
+    assert told == [{"waiting": True}, {"waiting": False}] * 3
+    whole = np.arange(12.0).reshape(2, 6)
+    own = comm.scatter_sum(whole, [2, 1, 3])
+    np.testing.assert_array_equal(own, [[2 + 10 + 100], [8 + 20 + 200]])
+    np.testing.assert_array_equal(comm.world.sent, [0, 1, 6, 7, 3, 4, 5, 9, 10, 11])
+    os.close(heart.file)
+
+
+def beat(rank, step=3, run="there", **values):
+    return {"rank": rank, "host": "here", "pid": 50 + rank, "step": step, "run": run,
+            "done": False} | values  # fmt: skip
+
+
+def test_the_verdict_on_a_run_that_failed():
+    two = [beat(0, 4), beat(1, 3)]
+    rest = "at step 4: all ranks have ended; go on with --resume there"
+    assert verdict(two, [51], 9, "") == (
+        f"error: rank 1 on here (process 51) was killed by signal 9 {rest}"
+    )
+    assert verdict(two, [51], 0, "") == (
+        f"error: rank 1 on here (process 51) ended before its work was done {rest}"
+    )
+    assert verdict(two, [], 15, "") == f"error: a rank was killed by signal 15 {rest}"
+    assert verdict(two, [51], 0, "it hangs") == f"error: it hangs {rest}"
+    done = [beat(0, 4), beat(1, 3, done=True)]
+    assert verdict(done, [51], 0, "") == f"error: a rank failed {rest}"
+    assert verdict(done, [51, 50], 9, "") == (
+        f"error: rank 0 on here (process 50) was killed by signal 9 {rest}"
+    )
+    said = [beat(0, 4), beat(1, 3, said=True)]
+    assert verdict(said, [51], 0, "") == f"error: a rank failed, as it says above {rest}"
+    early = [beat(0, None, None), beat(1, None, None, said=True)]
+    assert verdict(early, [51], 0, "") == ""
+    silent = [beat(0, None, None), beat(1, None, None)]
+    assert verdict(silent, [], 0, "") == "error: a rank failed: all ranks have ended"
+
+
+@pytest.mark.parametrize(
+    ("ages", "steps", "waiting", "words"),
+    [
+        ((9, 9), (3, 3), (True, False), "rank 1 on here (process 51) has done nothing for 5"),
+        ((9, 9), (3, 3), (True, True), "rank 0 on here (process 50) has done nothing for 5"),
+        ((9, 1), (3, 3), (False, True), ""),
+        ((9, 9), (None, None), (False, True), ""),
+        ((9, 9), (3, None), (False, True), "rank 0 on here (process 50) has done nothing for 5"),
+    ],
+)
+def test_which_rank_hangs(monkeypatch, ages, steps, waiting, words):
+    """None of them does while one has a young heartbeat, or before the first step."""
+    now = time.time()
+    beats = [
+        beat(rank, step, time=now - age, waiting=waits)
+        for rank, (age, step, waits) in enumerate(zip(ages, steps, waiting))
+    ]
+    monkeypatch.setattr(launcher, "read_beats", lambda folder: beats)
+    monkeypatch.setattr(launcher, "POLL", 0)
+    ends = iter([None, None, 0])
+    watch = Watch(SimpleNamespace(poll=lambda: next(ends)), "nowhere")
+    why = watch.until_the_end(5)
+    assert why == (f"{words} seconds (--rank-timeout)" if words else "")
+    assert list(ends) == ([None, 0] if words else [])
+
+
+def test_what_the_ranks_print_is_passed_on(capsys):
+    """With their empty lines, and without mpiexec's banner, from which the signal is taken."""
+    lines = [
+        "epoch 1\n", "\n", "=================\n", "=   BAD TERMINATION OF ONE\n",
+        "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)\n", "epoch 2\n",
+    ]  # fmt: skip
+    watch = Watch(SimpleNamespace(stdout=lines), "nowhere")
+    watch.pass_on()
+    assert capsys.readouterr().out == "epoch 1\n\nepoch 2\n"
+    assert watch.killed_by == 9
+
+
+def test_the_shared_memory_of_killed_ranks_is_removed(tmp_path):
+    watch = Watch(SimpleNamespace(poll=lambda: 0), "nowhere")
+    (tmp_path / "left").touch()
+    watch.shared = {str(tmp_path / "left"), str(tmp_path / "gone")}
+    watch.end()
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ import pytest
 from minigrad import data, nn
 from minigrad import functions as F
 from minigrad.data.preparation import Preparation
+from minigrad.distributed import Communicator
 from minigrad.engine import Tensor
 from minigrad.look import draw_confusion, pictures
 from minigrad.training.evaluation import (
@@ -18,6 +19,7 @@ from minigrad.training.evaluation import (
     write_by_class,
     write_predictions,
 )
+from minigrad.training.run_folder import checkpoint_of
 from tests.test_data import gradient_pictures
 
 P = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.4, 0.35, 0.25]])
@@ -33,6 +35,42 @@ def test_by_hand():
     assert np.isnan(Evaluation(P, np.array([0, 0, 1, 1]), np.arange(4), 0.0).by_class()[2, 1])
 
 
+def test_five_of_seven_classes(tmp_path):
+    """The second picture's class is fifth, the third's sixth; class a is taken for b, b for g."""
+    p = np.array([
+        [0.30, 0.40, 0.10, 0.08, 0.06, 0.04, 0.02],
+        [0.20, 0.10, 0.15, 0.16, 0.09, 0.05, 0.25],
+        [0.30, 0.08, 0.15, 0.16, 0.09, 0.05, 0.17],
+    ])  # fmt: skip
+    result = scored(p, np.array([0, 1, 1]), np.arange(3))
+    np.testing.assert_array_equal(result.by_class()[:2], [[1, 0, 1], [2, 0, 0.5]])
+    assert [result.top(k) for k in (1, 2, 4, 5, 6)] == [0, 1 / 3, 1 / 3, 2 / 3, 1]
+    folders, names = list("abcdefg"), [f"the {c}" for c in "abcdefg"]
+    write_by_class(
+        tmp_path / "c.csv", scored(p[:2], np.array([0, 1]), np.arange(2)), folders, names
+    )
+    rows = list(csv.reader((tmp_path / "c.csv").read_text().splitlines()))
+    assert rows[1:4] == [
+        ["a", "the a", "1", "0.0000", "1.0000", "b"],
+        ["b", "the b", "1", "0.0000", "1.0000", "g"],
+        ["c", "the c", "0", "nan", "nan", ""],
+    ]
+    write_predictions(tmp_path / "p.csv", result, ["1.png", "2.png", "3.png"], folders)
+    rows = list(csv.reader((tmp_path / "p.csv").read_text().splitlines()))
+    assert [row[2::2] for row in rows[1:]] == [list("bacde"), list("gadcb"), list("agdce")]
+    assert rows[2][3::2] == ["0.250000", "0.200000", "0.160000", "0.150000", "0.100000"]
+
+
+def test_a_probability_of_0_has_a_loss():
+    result = scored(np.array([[0.0, 1.0]], np.float32), np.array([0]), np.array([0]))
+    assert result.loss == pytest.approx(-np.log(np.finfo(np.float32).tiny))
+
+
+def test_a_run_is_its_newest_checkpoint(tmp_path):
+    assert checkpoint_of(tmp_path) == tmp_path / "checkpoint.safetensors"
+    assert checkpoint_of(tmp_path / "a") == tmp_path / "a"
+
+
 def test_an_ensemble_averages_probabilities():
     other = scored(P[:, ::-1].copy(), RESULT.labels, RESULT.indices)
     both = ensemble([RESULT, other])
@@ -40,6 +78,8 @@ def test_an_ensemble_averages_probabilities():
     assert both.loss == pytest.approx(-np.log(both.probabilities[range(4), RESULT.labels]).mean())
     with pytest.raises(ValueError, match="same pictures"):
         ensemble([RESULT, scored(P, RESULT.labels, RESULT.indices + 1)])
+    with pytest.raises(ValueError, match="same pictures"):
+        ensemble([RESULT, scored(P, RESULT.labels[::-1], RESULT.indices)])
 
 
 def test_ten_views_of_a_picture(tmp_path):
@@ -78,6 +118,26 @@ def test_the_ten_outputs_are_averaged_after_the_softmax(tmp_path):
     np.testing.assert_allclose(result.probabilities, np.tile(by_hand, (40, 1)), rtol=1e-6)
     centre = evaluate(Brightness(), data.Loader(pictures, prep, 16, False, workers=0))
     assert abs(centre.probabilities[0, 0] - by_hand[0]) > 1e-6
+
+
+def test_the_pictures_of_all_ranks_in_order(tmp_path):
+    """The first rank has the second half of them, and one rank has none."""
+    pictures = gradient_pictures(tmp_path)
+    prep = Preparation(224, np.zeros(3, np.float32), 1.0)
+    whole = evaluate(Brightness(), data.Loader(pictures, prep, 8, False, workers=0))
+
+    class Ranks(Communicator):
+        size = 3
+
+        def exchange(self, own):
+            probabilities, labels, indices = own
+            return [[probabilities, labels, indices + 40], [], [probabilities / 2, labels, indices]]
+
+    loader = data.Loader(pictures, prep, 8, False, workers=0)
+    result = evaluate(Brightness(), loader, comm=Ranks())
+    np.testing.assert_array_equal(result.indices, np.arange(80))
+    expected = np.concatenate([whole.probabilities / 2, whole.probabilities])
+    np.testing.assert_array_equal(result.probabilities, expected)
 
 
 def test_tables_and_pictures(tmp_path):

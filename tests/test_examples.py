@@ -1,17 +1,24 @@
 """The examples run from top to bottom. (The main job, train_imagenet_subset.py:
 test_command_line.py.)"""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from minigrad import data
 from minigrad.data.fonts import draw_digits
+from minigrad.distributed import Communicator
 from minigrad.models.lenet import LENET5
 from minigrad.network import ledger
+from minigrad.training.options import Options
+from minigrad.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -131,6 +138,74 @@ def test_a_convolution_by_hand_finds_edges(tmp_path):
         said = run_example("4_convolution_by_hand.py", *options, cwd=tmp_path, code=1)
         assert said.startswith("error: ")
         assert "none" in said
+
+
+@pytest.fixture(scope="module")
+def subset():
+    """examples/train_imagenet_subset.py as a module."""
+    path = ROOT / "examples" / "train_imagenet_subset.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_baselines_by_number(subset, tmp_path):
+    """Dark and light pictures: both tell them apart. Four stripes of one mean colour: the linear
+    classifier alone does."""
+    rng = np.random.default_rng(0)
+    wave = np.where(np.arange(64) // 16 % 2, 200, 40)
+    shades = [np.full((64, 64), shade) for shade in (40, 200)]
+    stripes = [np.roll(np.tile(wave, (64, 1)), 8 * c, axis=1) for c in range(4)]
+    found = []
+    for kind, classes in (("grey", shades), ("stripes", stripes)):
+        sets = []
+        for part in ("train", "val"):
+            for c, base in enumerate(classes):
+                folder = tmp_path / kind / part / str(c)
+                folder.mkdir(parents=True)
+                for k in range(3):
+                    pixels = base[..., None] + rng.integers(-5, 6, (64, 64, 3))
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{k}.png")
+            sets.append(data.open_folder(tmp_path / kind / part))
+        found.append(list(subset.baselines(*sets, 0).values()))
+    assert found[0] == [1.0, 1.0]
+    assert found[1][0] < 0.75
+    assert found[1][1] == 1.0
+
+
+def test_the_set_that_is_drawn_if_none_is_given(subset, tmp_path, monkeypatch, capsys):
+    """With the seed and processes that are given, for six epochs if not given otherwise."""
+    monkeypatch.chdir(tmp_path)
+    drawn, told = [], []
+
+    def train(given, presets, comm):
+        told.append(given)
+        options = Options(**given)
+        settings = Settings(options, "small", LENET5, ["a"], ["a"], 1)
+        result = SimpleNamespace(top=lambda k: k / 10)
+        return SimpleNamespace(settings=settings.to_json()), result
+
+    monkeypatch.setattr(subset, "draw_set", lambda root, **o: drawn.append((root, o)))
+    monkeypatch.setattr(subset.session, "train", train)
+    monkeypatch.setattr(subset, "baselines", lambda *a: {"one": 0.25, "seed": a[-1]})
+    monkeypatch.setattr(subset.runs, "open_sets", lambda options: ("train", "val"))
+    root = Path("data/synthetic")
+    subset.run({}, Communicator())
+    subset.run({"epochs": 2, "seed": 1, "workers": 3}, Communicator())
+    assert drawn == [(root, {"seed": 0, "workers": 2}), (root, {"seed": 1, "workers": 3})]
+    assert told == [
+        {"data": str(root), "epochs": 6},
+        {"data": str(root), "epochs": 2, "seed": 1, "workers": 3},
+    ]
+    assert "baselines" not in capsys.readouterr().out, "another set may be of any kind"
+    root.mkdir(parents=True)
+    (root / "synthetic.json").touch()
+    subset.run({"data": str(root), "seed": 1}, Communicator())
+    assert len(drawn) == 2
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:3] == [["one", "25.0%"], ["seed", "100.0%"]]
+    assert lines[3][5:6] == ["10.0%"]
 
 
 def test_every_example_has_cells():

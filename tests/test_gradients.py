@@ -7,7 +7,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import functions as F
-from minigrad import nn
+from minigrad import nn, random
 from minigrad.distributed import Communicator
 from minigrad.training.gradients import Gradients
 
@@ -77,6 +77,35 @@ def test_parts_of_a_batch_are_the_batch(accumulate):
     for a, b in zip(parts[2:], whole[2:], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
     assert whole[0] is whole[1] is None, "a layer that is not used has no gradient"
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 11])
+def test_parts_draw_the_random_numbers_of_the_whole(accumulate):
+    """With dropout, and in the next batch too."""
+
+    def losses(accumulate):
+        draws = [random.Stream(0, name) for name in ("first", "drop", "last")]
+        model = nn.Sequential(
+            first=nn.Linear(6, 50, rng=draws[0]),
+            drop=nn.Dropout(0.5, rng=draws[1]),
+            last=nn.Linear(50, 3, rng=draws[2]),
+        )
+        gradients = Gradients(model, accumulate=accumulate)
+        return [gradients.of(*batch())[0] for _ in range(3)]
+
+    whole = losses(1)
+    assert len(set(whole)) == 3
+    assert losses(accumulate) == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_rank_draws_for_its_own_rows(monkeypatch):
+    """Eight rows behind the eight of the first rank."""
+    first, part = [], random.part
+    monkeypatch.setattr(random, "part", lambda n: first.append(n) or part(n))
+    comm = Double(False)
+    comm.rank = 1
+    filled(comm, 2)
+    assert first == [8, 12]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

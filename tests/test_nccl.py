@@ -82,6 +82,20 @@ def test_sums_and_parts_between_two_gpus():
     np.testing.assert_array_equal(second[2], total[..., 4:])
 
 
+def test_numbers_of_both_precisions():
+    """NCCL is told which: the sum of float64 is exact to its last bits."""
+    wholes = [np.array([1 / 3, 1e-300, 2.0**60 + 2.0**9]), np.array([1.0, 1e-300, 2.0**9])]
+
+    def action(comm, device):
+        nccl = unique(comm, device)
+        array = backend.to_device(wholes[comm.rank], device)
+        nccl.sum(array)
+        return array.get()
+
+    for summed in on_ranks(action):
+        np.testing.assert_array_equal(summed, wholes[0] + wholes[1])
+
+
 def test_unequal_parts_take_the_other_way():
     """NCCL gathers equal parts; 5 classes in two columns are 3 and 2."""
     whole = np.arange(20, dtype=np.float32).reshape(4, 5)
@@ -185,6 +199,11 @@ def test_where_nccl_serves(monkeypatch):
     monkeypatch.setattr(backend, "nccl", lambda: None)
     assert on_ranks(choose) == ["Threads", "Threads"]
     assert "NCCL is not installed everywhere (pip install nvidia-nccl-cu13, or -cu12)" in said[0]
+    said.clear()
+    libraries = iter([None, stand_in_nccl])
+    monkeypatch.setattr(backend, "nccl", lambda: next(libraries))
+    assert on_ranks(choose) == ["Threads", "Threads"]
+    assert "NCCL is not installed everywhere" in said[0]
     said.clear()
     assert on_ranks(choose, devices=("cpu", "cpu")) == ["Threads", "Threads"]
     alone = Communicator()

@@ -1,7 +1,9 @@
 """The loop on a tiny network: learning, the run folder, exact resumption, and evaluation."""
 
 import math
+import signal
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -9,12 +11,17 @@ import numpy as np
 import pytest
 
 import alexnet
-from minigrad import data, optim
+from minigrad import data, look, nn, optim
+from minigrad.distributed import Communicator
 from minigrad.models.records import LRN, Conv, small_subset
 from minigrad.network import Network, shrunken
 from minigrad.training import checkpoint
+from minigrad.training import trainer as trainer_module
+from minigrad.training.drawings import draw_run
 from minigrad.training.evaluation import evaluate, top_k
+from minigrad.training.options import Options
 from minigrad.training.run_folder import CHECKPOINT, FILES, RunError, RunFolder
+from minigrad.training.settings import Settings
 from minigrad.training.trainer import Stopped, Trainer, duration
 from tests.rows import read as read_rows
 
@@ -184,7 +191,13 @@ def test_top_k():
     [
         (45, "45 s"),
         (600, "10 min"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (7_140, "119 min"),
+        (7_200, "2 h 0 min"),
         (12_000, "3 h 20 min"),
+        (2 * 86_400 - 60, "47 h 59 min"),
+        (2 * 86_400, "2 d 0 h"),
         (8 * 86_400, "8 d 0 h"),
         (math.nan, "an unknown time"),
     ],
@@ -315,19 +328,214 @@ def test_averages_of_an_epoch_survive_an_interruption(pictures, tmp_path):
 def test_skipped_pictures_are_listed(pictures, tmp_path):
     t = trainer(pictures, tmp_path / "run")
     t.train.skipped["a.jpg"] = "a.jpg: damaged, or cut off"
+    t.val.skipped["b.jpg"] = "b.jpg: empty"
     t.fit(1)
-    assert read_rows(t.run.path / "skipped.csv") == [["a.jpg", "a.jpg: damaged, or cut off"]]
+    assert read_rows(t.run.path / "skipped.csv") == [
+        ["a.jpg", "a.jpg: damaged, or cut off"],
+        ["b.jpg", "b.jpg: empty"],
+    ]
 
 
-def test_waiting_and_reading_are_reported(pictures, tmp_path):
+class Twice(Communicator):
+    """Two ranks that say the same."""
+
+    size = 2
+
+    def exchange(self, value):
+        return [value, value]
+
+
+def clock(monkeypatch, *seconds):
+    """perf_counter of the trainer alone gives these numbers; monotonic stays."""
+    monkeypatch.setattr(
+        trainer_module,
+        "time",
+        types.SimpleNamespace(perf_counter=iter(seconds).__next__, monotonic=time.monotonic),
+    )
+
+
+def test_a_row_of_metrics_by_hand(pictures, tmp_path, monkeypatch):
+    """Of two ranks, each of which reads 30 pictures an epoch with two processes, in 5 seconds of
+    work, and waits 4 of 10 seconds; then the evaluation takes 4, in the second epoch 2."""
+    t = trainer(
+        pictures, tmp_path / "run", schedule=lambda opt: optim.StepSchedule(opt, (1,)), workers=2
+    )
+    t.sharers, said = Twice(), []
+    t.report = said.append
+    batches = t.train.batches
+
+    def counted(epoch, start):
+        yield from batches(epoch, start)
+        t.train.waiting, t.train.images = 4.0 * (epoch + 1), 30 * (epoch + 1)
+        t.train.reading = 5.0 * (epoch + 1)
+
+    t.train.batches = counted
+    clock(monkeypatch, 100, 110, 114, 200, 210, 212)
+    t.fit(2)
+    rows = [
+        dict(zip(FILES["metrics.csv"], row)) for row in read_rows(tmp_path / "run" / "metrics.csv")
+    ]
+    for row, seconds, rate in zip(rows, ("14.0", "26.0"), ("0.01", "0.001"), strict=True):
+        assert (row["seconds"], row["lr"]) == (seconds, rate)
+        assert row["images_per_second"] == "6.0"
+        assert row["reading_images_per_second"] == "12.0"
+        assert row["waiting"] == "0.4000"
+    steps = np.array(read_rows(tmp_path / "run" / "steps.csv"), float)
+    for row, part in zip(rows, (steps[:4], steps[4:]), strict=True):  # the last batch has 6
+        means = np.average(part[:, 2:], axis=0, weights=[8, 8, 8, 6])
+        assert float(row["train_loss"]) == pytest.approx(means[0], rel=1e-5)
+        assert float(row["train_top1"]) == pytest.approx(means[1], abs=1e-4)
+    assert abs(steps[:4, 2].mean() - float(rows[0]["train_loss"])) > 1e-4
+    top1, top5 = t.result.top(1), t.result.top(5)
+    assert top1 < top5
+    assert (rows[1]["val_top1"], rows[1]["val_top5"]) == (f"{top1:.4f}", f"{top5:.4f}")
+    assert t.last_error == 1 - top1
+    assert said[0].startswith(f"epoch   1/2  lr 0.01     train loss {means_of(rows[0])}")
+    assert said[0].endswith(
+        "6.0 images/s (reading alone 12; waited for 40.0% of the time), 14 s left"
+    )
+    assert said[1].endswith(", 0 s left")
+
+
+def means_of(row):
+    return f"{float(row['train_loss']):.3f}, top-1 {float(row['train_top1']):6.1%}"
+
+
+def test_the_forecast_by_hand(pictures, tmp_path, monkeypatch):
+    """Of two trial steps the second is timed, on a rank's part of a batch; what is done does not
+    count."""
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    rows = []
+    monkeypatch.setattr(t.gradients, "alone", lambda x, labels: rows.append(len(x)))
+    t.epoch, t.batch = 1, 1
+    clock(monkeypatch, 0, 5, 10, 12)
+    steps, passes = 3 * 4 - (4 + 1), 3 * 8 / 8 * 2  # of 20 pictures, three batches
+    assert t.seconds_ahead(3) == pytest.approx(1.1 * 2 * steps + 0.4 * 2 * passes)
+    assert rows == [8, 8]
+    t.sharers = Twice()
+    clock(monkeypatch, 0, 5, 10, 12)
+    t.seconds_ahead(3)
+    assert rows[2:] == [4, 4]
+    t.epoch, t.batch = 3, 0
+    assert t.seconds_ahead(3) == 0
+
+
+def test_a_checkpoint_every_few_seconds(pictures, tmp_path, monkeypatch):
+    """With a clock that ticks once a step: when more than one second has passed since the last."""
+    t, saved = trainer(pictures, tmp_path / "run", workers=0), []
+    t.save_every = 1
+    save = t.run.save
+    t.run.save = lambda tensors, about: saved.append(about["place"]["step"]) or save(tensors, about)
+    ticks = types.SimpleNamespace(perf_counter=time.perf_counter, monotonic=lambda: t.step)
+    monkeypatch.setattr(trainer_module, "time", ticks)
+    t.fit(2)
+    assert saved == [0, 2, 4, 6, 8]
+    t.save_every = 3
+    t.fit(3)
+    assert saved[5:] == [12]
+
+
+def test_a_resumed_run_knows_what_it_has_reached(pictures, tmp_path):
+    """Everything that a checkpoint holds beside the network."""
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    t.fit(1)
+    held = {
+        "epoch": 4, "batch": 3, "step": 21, "seconds": 77.5, "last_error": 0.5, "best_error": 0.25,
+        "noted": 3, "epoch_sums": [24.0, 5.0, 6.0],
+    }  # fmt: skip
+    for name, value in held.items():
+        setattr(t, name, value)
+    t.save()
+    again = trainer(pictures, tmp_path / "run", workers=0)
+    again.resume()
+    assert {name: getattr(again, name) for name in held} == held
+    assert {n: s.counter for n, s in again.model.streams().items()} == {
+        n: s.counter for n, s in t.model.streams().items()
+    }
+    assert any(s.counter for s in again.model.streams().values())
+
+
+def test_features_are_kept_after_some_epochs(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    t.keep = 0
+    t.fit(3)
+    folder = tmp_path / "run" / "features"
+    kept = {path.stem: checkpoint.load(path)[0] for path in sorted(folder.iterdir())}
+    assert list(kept) == ["epoch-0001", "epoch-0002"]
+    weights = t.model.state_dict()
+    convs = {f"conv{k}.{part}" for k in range(1, 6) for part in "wb"}
+    assert set(kept["epoch-0001"]) == convs
+    assert kept["epoch-0001"]["conv1.w"].shape == weights["conv1.w"].shape
+    assert not list(t.run.path.glob("epoch-*.safetensors")), "none of them is to be kept"
+
+
+def test_ranks_that_drift_apart(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run", workers=0)
+
+    class Drifted(Twice):
+        def exchange(self, value):
+            return [value, value | {"fc6.b": 1}]
+
+    t.sharers = Twice()
+    t.compare_parameters()
+    t.sharers = Drifted()
+    with pytest.raises(RunError, match="parameter fc6.b of rank 1 is not that of rank 0"):
+        t.compare_parameters()
+
+
+def test_a_training_leaves_nothing_behind(pictures, tmp_path):
+    """Neither its handlers of signals nor its reading processes."""
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     t = trainer(pictures, tmp_path / "run")
-    said = []
-    t.report = t.run.report = said.append
     t.fit(1)
-    assert "reading alone" in said[-1]
-    row = dict(zip(FILES["metrics.csv"], read_rows(t.run.path / "metrics.csv")[0]))
-    assert 0 <= float(row["waiting"]) <= 1
-    assert float(row["reading_images_per_second"]) > 0
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert t.train.processes is t.val.processes is None
+
+
+def test_evaluation_drops_nothing_out(pictures, tmp_path):
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    t.model.train()
+    first, second = evaluate(t.model, t.val), evaluate(t.model.eval(), t.val)
+    np.testing.assert_array_equal(first.probabilities, second.probabilities)
+    assert any(isinstance(m, nn.Dropout) for _, m in t.model.modules())
+
+
+def test_what_is_drawn_at_the_end(pictures, tmp_path, monkeypatch):
+    """The same pictures with their own labels, probabilities and maps; another seed, others."""
+    t = trainer(pictures, tmp_path / "run", workers=0)
+    t.fit(1)
+    drawn = {}
+    for name in ("curves", "filters", "ledgers", "predictions", "nine"):
+        monkeypatch.setattr(
+            look, f"draw_{name}", lambda *a, name=name: drawn.update({name: a}) or a[-1]
+        )
+    monkeypatch.setattr(look, "project_strongest", lambda *a: {})
+    classes = list(t.val.pictures.images.classes)
+    names = [f"a {c}" for c in classes]
+    shown = []
+    for seed in (0, 1):
+        settings = Settings(Options(seed=seed), "preset", TINY, classes, names, 30)
+        draw_run(t, t.result, settings)
+        images, labels, probabilities, words, path = drawn["predictions"]
+        own = [
+            next(i for i in range(20) if np.array_equal(t.val.pictures.read(i), image))
+            for image in images
+        ]
+        assert sorted(own) == list(range(20))
+        assert labels == [int(t.val.pictures.images.labels[i]) for i in own]
+        np.testing.assert_array_equal(probabilities, t.result.probabilities[own])
+        assert (words, path) == (names, t.run.path / "predictions.png")
+        shown.append(own)
+    assert shown[0] != shown[1]
+    steps, epochs, _ = drawn["curves"]
+    assert (len(steps), len(epochs)) == (4, 1)
+    found, row, maps, _, _, _ = drawn["nine"]
+    assert row.stage == "relu5"
+    activations = t.model.eval().run(t.val.prepare(np.arange(20))[0], "relu5").data
+    highest = activations.max(axis=(1, 2))
+    for m in maps:
+        assert found.pictures[0, m] == highest[:, m].argmax() or highest[:, m].max() == 0
+    assert any(highest.max(axis=0))
 
 
 def test_figures_for_tensorboard(pictures, tmp_path, monkeypatch):

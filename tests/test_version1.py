@@ -29,7 +29,9 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize("name", EXPECTED["presets"])
 def test_presets(name):
-    assert version1.preset(EXPECTED["presets"][name]) == alexnet.PRESETS[name]
+    preset = version1.preset(EXPECTED["presets"][name])
+    assert preset == alexnet.PRESETS[name]
+    assert list(preset.layers) == list(alexnet.PRESETS[name].layers), "== leaves the order out"
 
 
 def close(figures, expected):

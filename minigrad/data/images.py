@@ -30,7 +30,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     transparency laid over white."""
     if image.mode.startswith("I") or image.mode == "F":  # 16- and 32-bit greyscale
         values = np.asarray(image).astype(np.float64)
-        if not (0 <= values.min() and values.max() < np.inf):  # also false for NaN
+        if not (values.min() >= 0 and values.max() < np.inf):  # also false for NaN
             raise ValueError("its grey values are negative or not finite")
         white = values.max() if values.max() > 65535 else 65535.0
         if image.mode == "F" and values.max() <= 255:

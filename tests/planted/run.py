@@ -98,7 +98,9 @@ def is_found(fault: Fault, folder: Path) -> bool:
         quick = ("-q", "-x", "-p", "no:cacheprovider")
         code = run(folder, "-m", "pytest", *quick, *fault.tests)
         if code in (4, 5):
-            raise SystemExit(f"{fault.what}: pytest ran no test of {fault.tests} (exit code {code})")
+            raise SystemExit(
+                f"{fault.what}: pytest ran no test of {fault.tests} (exit code {code})"
+            )
         return code != 0
     finally:
         path.write_text(text)
