@@ -230,11 +230,8 @@ class RunFolder:
     def write_skipped(self, skipped: Mapping[str, str]) -> None:
         """Write skipped.csv. It keeps the pictures listed before the run was resumed."""
         known = {row["picture"]: row["reason"] for row in self.rows("skipped.csv")}
-        self.write(
-            "skipped.csv",
-            ("picture", "reason"),
-            sorted((known | {shown(k): shown(v) for k, v in skipped.items()}).items()),
-        )
+        new = {shown(picture): shown(reason) for picture, reason in skipped.items()}
+        self.write("skipped.csv", ("picture", "reason"), sorted((known | new).items()))
 
     def attempt(self, action: Callable[[], None], step: int) -> bool:
         """Call an action that writes; a failure is reported once, and the run continues. Returns
