@@ -47,6 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def load_json(path: Path) -> Any:
     """What a JSON file holds. Raises OSError, or ValueError for a file that is no JSON."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file")
     try:
         return json.loads(path.read_bytes())
     except RecursionError as error:

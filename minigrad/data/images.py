@@ -61,6 +61,8 @@ def read_image(
             raise ImageError(f"{path}: a picture of shape {file.shape} has no pixels")
         return square(Image.fromarray(np.ascontiguousarray(file)).convert("RGB"), shape)
     path = file if path is None and not isinstance(file, bytes) else path
+    if not isinstance(file, bytes) and Path(file).exists() and not Path(file).is_file():
+        raise ImageError(f"{path}: not a file")  # a pipe would be waited for without an end
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd but readable files

@@ -73,14 +73,18 @@ class Files:
             return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
 
     def below(self, folder: str) -> Iterator[str]:
-        with os.scandir(self.root / folder) as entries:
-            for e in entries:
-                if e.name.startswith("."):
-                    continue  # a folder such as .ipynb_checkpoints holds copies
-                if e.is_dir(follow_symlinks=False):
-                    yield from self.below(os.path.join(folder, e.name))
-                elif is_picture(e.name) and e.is_file():
-                    yield os.path.join(folder, e.name)
+        """Pictures at any depth, in no order. Not what is hidden, such as .ipynb_checkpoints, nor
+        what a link to a folder holds."""
+        ahead = [folder]
+        while ahead:
+            with os.scandir(self.root / (folder := ahead.pop())) as entries:
+                for e in entries:
+                    if e.name.startswith("."):
+                        continue
+                    if e.is_dir(follow_symlinks=False):
+                        ahead.append(os.path.join(folder, e.name))
+                    elif is_picture(e.name) and os.path.isfile(e.path):  # False for a looping link
+                        yield os.path.join(folder, e.name)
 
 
 class Archive:

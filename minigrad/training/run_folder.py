@@ -21,6 +21,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class RunFolder:
     def __init__(self, path: str | Path, report: Callable[[str], None] = print) -> None:
         self.path, self.report = Path(path), report
         self.claimed = False  # this run may write here
+        self.made = False  # this run made the folder
         self.reported: set[str] = set()
         self.lock: int | None = None
 
@@ -85,12 +87,14 @@ class RunFolder:
             while not output and path.exists():  # another run was started in the same second
                 number += 1
                 path = path.with_name(f"{stem}+{number}")
+            made = not path.exists()
             path.mkdir(exist_ok=bool(output))
         except OSError as error:
             raise RunError(
                 f"cannot write into the run folder {path} ({error}); choose another with --output"
             ) from error
         run = cls(path, report).taken()
+        run.made = made
         held = sorted(p.name for p in path.iterdir() if not p.name.startswith(PREFIX))
         if held:
             run.close()
@@ -141,7 +145,10 @@ class RunFolder:
         return self
 
     def close(self) -> None:
-        """Let other processes use the folder."""
+        """Let other processes use the folder; remove it if this run made it and wrote nothing."""
+        if self.made:
+            with suppress(OSError):  # it is not empty
+                self.path.rmdir()
         if self.lock is not None:
             os.close(self.lock)
             self.lock = None
