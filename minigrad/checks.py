@@ -3,6 +3,8 @@ they would hide the main loop."""
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +39,29 @@ def inputs(name: str, tensors: Sequence[Any]) -> None:
             f"{name}: inputs mix {', '.join(dtypes)}; nothing is cast silently, convert one of"
             " them first"
         )
+
+
+def marks(arrays: Sequence[Any]) -> list[int | None] | None:
+    """With MINIGRAD_DEBUG in the environment, a checksum of each array that a Function saves, None
+    for what is no array; otherwise None. It costs a reading of all that is saved, so it is off by
+    default."""
+    if "MINIGRAD_DEBUG" not in os.environ:
+        return None
+    return [zlib.crc32(a.tobytes()) if backend.is_array(a) else None for a in arrays]
+
+
+def unchanged(function: Any) -> None:
+    """Raise RuntimeError if an array that the Function saved was written to since then: its
+    gradients would be wrong. Only arrays that were saved with marks are checked."""
+    if function.marks is None:
+        return
+    for position, (before, now) in enumerate(zip(function.marks, marks(function.saved) or [])):
+        if before != now:
+            raise RuntimeError(
+                f"{type(function).__name__}: the array that it saved as number {position}, of shape"
+                f" {function.saved[position].shape}, was written to between forward and backward:"
+                " its gradients would be wrong. Write to a copy"
+            )
 
 
 def start(tensor: Any, gy: Array | None) -> None:

@@ -143,8 +143,7 @@ class Tensor:
         for node in order:
             gy = grads.pop(node)
             held = Counter(map(id, (gy, *(node.saved or ()))))
-            returned = node.gradients(gy)
-            held.update(map(id, returned))
+            held.update(map(id, returned := node.gradients(gy)))
             for parent, gx in zip(node.parents, returned):
                 with backend.on_device(backend.device_of(gx) if parent is not None else "cpu"):
                     if isinstance(parent, Tensor):
@@ -200,6 +199,7 @@ class Function:
     """
 
     saved: Any = ()
+    marks: Any = None  # of what was saved, under MINIGRAD_DEBUG
     needs: tuple[bool, ...] = ()
     parents: tuple[Function | Tensor | None, ...] = ()
     device: str = "cpu"
@@ -214,6 +214,7 @@ class Function:
     def save(self, *arrays: Array) -> None:
         """Keep arrays for backward; they are freed as soon as it has run."""
         self.saved = arrays
+        self.marks = checks.marks(arrays)
 
     def __call__(self, *inputs: Any) -> Tensor:
         tensors = [as_tensor(i) for i in inputs if i is not None]
@@ -249,6 +250,7 @@ class Function:
                 f"backward ran through this {name} before and freed what it had saved: run the"
                 " forward pass again"
             )
+        checks.unchanged(self)
         try:
             with backend.on_device(self.device):
                 grads = self.backward(gy)

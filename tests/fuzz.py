@@ -255,7 +255,7 @@ def attempt(line: list[str], show: bool) -> tuple[str, str]:
     """(what is wrong, "" if nothing; what it printed)."""
     said, started, popen = io.StringIO(), [], subprocess.Popen
 
-    def noted(args: list[str], *rest: object, **options: object) -> subprocess.Popen:
+    def recorded(args: list[str], *rest: object, **options: object) -> subprocess.Popen:
         if args[0] != "fc-list":  # matplotlib asks it for fonts, once
             started.append(args)
         return popen(args, *rest, **options)
@@ -263,7 +263,7 @@ def attempt(line: list[str], show: bool) -> tuple[str, str]:
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
     try:
         with (
-            mock.patch.object(subprocess, "Popen", noted),
+            mock.patch.object(subprocess, "Popen", recorded),
             contextlib.redirect_stdout(said),
             contextlib.redirect_stderr(said),
         ):

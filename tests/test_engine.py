@@ -453,3 +453,24 @@ def test_leaves_never_share_the_array_that_a_backward_returns():
         function(a, b).backward(sign * np.ones(2))
         assert not np.shares_memory(a.grad, b.grad)
         assert not np.shares_memory(a.grad, function.kept)
+
+
+@pytest.mark.parametrize("f", [F.exp, F.relu, lambda x: F.lrn(x, alpha=1.0), lambda x: x * x])
+def test_a_saved_array_that_was_written_to_is_named_in_debugging(monkeypatch, f):
+    monkeypatch.setenv("MINIGRAD_DEBUG", "1")
+    x = mg.Tensor(np.arange(1.0, 7).reshape(2, 3), requires_grad=True)
+    f(x).backward(np.ones((2, 3)))  # nothing was written to: silent
+    y = f(x)
+    y.creator.saved[0][0, 1] += 1
+    words = r"the array that it saved as number 0, of shape \(2, 3\), was written to between"
+    with pytest.raises(RuntimeError, match=words):
+        y.backward(np.ones((2, 3)))
+
+
+def test_labels_may_be_written_to_between_forward_and_backward():
+    x, labels = mg.Tensor(np.zeros((2, 3)), requires_grad=True), np.array([0, 2])
+    loss = F.softmax_cross_entropy(x, labels, "sum")
+    labels[:] = 1
+    loss.backward()
+    third = 1 / 3
+    np.testing.assert_allclose(x.grad, [[third - 1, third, third], [third, third, third - 1]])

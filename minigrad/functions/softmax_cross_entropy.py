@@ -96,7 +96,7 @@ def softmax_cross_entropy(logits, labels, reduction: str = "mean") -> Tensor:
         )
     with backend.on_device(logits.device):
         low, high = int(labels.min()), int(labels.max())
-        labels = kernels.contiguous(labels.astype(np.int64, copy=False))
+        labels = labels.astype(np.int64, order="C")  # a copy, which backward reads
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise ValueError(
