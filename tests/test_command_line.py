@@ -91,10 +91,11 @@ def run(command, cwd, code=0, draw=False):
     return said.getvalue()
 
 
-def start(command, cwd, before="", **options):
-    """The command line in a process of its own, after the lines `before`."""
+def start(command, cwd, before="", through=(), **options):
+    """The command line in a process of its own, after the lines `before`, or in one that the
+    program `through` starts."""
     return subprocess.Popen(
-        [sys.executable, "-c", before + START, *shlex.split(command)],
+        [*through, sys.executable, "-c", before + START, *shlex.split(command)],
         cwd=cwd,
         env=os.environ | environment(cwd) | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         text=True,

@@ -5,6 +5,7 @@ pytest tests/test_kill.py -m slow -s        twenty trials, a line for each
 """
 
 import random
+import shutil
 import signal
 import time
 
@@ -78,3 +79,61 @@ def test_killed_twice(place):
 @pytest.mark.parametrize("k", range(20))
 def test_killed_at_random(place, k):
     print(trial(place, k))
+
+
+# Killed at chosen system calls, by strace.
+
+SHORT = f"{TRAIN} --batch-size 16 --epochs 3 --save-every 0 --keep 1 --workers 0 --cache off"
+CALLS = {
+    "write": "write,pwrite64", "rename": "rename,renameat,renameat2", "link": "link,linkat",
+    "fsync": "fsync,fdatasync", "unlink": "unlink,unlinkat,rmdir",
+}  # fmt: skip
+
+
+def traced(place, command, *options):
+    strace = ["strace", "-f", "-qq", "--seccomp-bpf", *options]
+    return start(command, place, through=strace)
+
+
+@pytest.fixture(scope="module")
+def counted(place):
+    """The files of a short run left alone, and how often it made each system call."""
+    finish(start(f"{SHORT} --output short", place))
+    counts = {}
+    for name, calls in CALLS.items():
+        log = place / f"{name}.txt"
+        finish(traced(place, f"{SHORT} --output {name}", "-e", f"trace={calls}", "-o", str(log)))
+        counts[name] = len(log.read_text().splitlines())
+    return counts
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("k", range(6))
+@pytest.mark.parametrize("name", CALLS)
+def test_killed_at_a_system_call(place, counted, name, k):
+    at = 1 + (counted[name] - 1) * k // 5  # the first call, the last, and four between them
+    folder = place / f"{name}{k}"
+    inject = f"inject={CALLS[name]}:signal=KILL:when={at}"
+    process = traced(place, f"{SHORT} --output {folder}", "-o", "/dev/null", "-e", inject)
+    process.communicate(timeout=300)
+    # The first run of all fills caches and makes more calls: the last ones may never come.
+    assert process.returncode != 0 or k > 2
+    written = folder / "checkpoint.safetensors"
+    if written.exists():
+        checkpoint.load(written)  # it is whole
+        finish(start(f"train --resume {folder} --workers 0", place))
+    else:
+        left = {p.name for p in folder.iterdir()} if folder.exists() else set()
+        assert not [n for n in left if n.endswith(".safetensors") and n != "checkpoint.safetensors"]
+        folder = place / f"{name}{k}-again"
+        finish(start(f"{SHORT} --output {folder}", place))
+    ours, theirs = (
+        checkpoint.load(f / "checkpoint.safetensors")[0] for f in (folder, place / "short")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert not list(folder.glob(".*"))
+    print(
+        f"{name}: killed at call {at} of {counted[name]}, checkpoint {written.exists()}: identical"
+    )
