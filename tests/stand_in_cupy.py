@@ -13,6 +13,7 @@ import ctypes
 import functools
 import importlib
 import inspect
+import re
 import threading
 import weakref
 from types import SimpleNamespace
@@ -257,7 +258,7 @@ class RawModule:
         (self.real,) = (o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL="))
 
     def get_function(self, name: str) -> "Kernel":
-        assert f"void {name}(" in self.code
+        assert re.search(rf"void\s+{name}\(", self.code)
         return Kernel(name, self.real)
 
 

@@ -137,7 +137,7 @@ def test_a_missing_barrier_is_found(file, tmp_path):
     assert "__syncthreads();" in (kernels.folder() / file).read_text()
     result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], without_barriers(file)))
     assert result.returncode == 1, result.stdout[-4000:]
-    assert "Not equal to tolerance" in result.stdout
+    assert "AssertionError" in result.stdout  # other numbers, not a crash
 
 
 def test_a_kernel_right_for_one_thread_only_is_found(tmp_path):

@@ -204,7 +204,7 @@ def test_shared_memory_is_counted_in_numbers(dtype, monkeypatch):
     given = []
     monkeypatch.setattr(kernels, "host_function", lambda *name: lambda *a: given.append((name, a)))
     monkeypatch.setattr(kernels, "threads", lambda: 3)
-    x = np.zeros(3, dtype)
+    x = np.zeros(15, dtype)
     kernels.launch("lrn_forward", 5, x, x.copy(), 3, 2, 2, 1.0, 1.0, 0.75, shared=7)
     (((kernel, real), (blocks, shared, _, threads)),) = given
     assert (kernel, real) == ("lrn_forward", {"float32": "float", "float64": "double"}[dtype])
@@ -458,3 +458,16 @@ def test_a_label_that_is_no_class_gives_nan_and_reads_nothing(label):
     assert loss.data[1] == pytest.approx(np.log(4))
     loss.backward(np.ones(2))
     np.testing.assert_allclose(x.grad, [[0.25] * 4, [0.25, -0.75, 0.25, 0.25]])
+
+
+def test_a_pointer_without_a_size_is_named(tmp_path, monkeypatch):
+    for path in kernels.folder().iterdir():
+        (tmp_path / path.name).write_text(path.read_text())
+    text = (tmp_path / "relu.cu").read_text()
+    changed = text.replace("real *__restrict__ y /* size */", "real *__restrict__ y", 1)
+    assert changed != text
+    (tmp_path / "relu.cu").write_text(changed)
+    monkeypatch.setattr(kernels, "folder", lambda: tmp_path)
+    words = r"relu.cu: the size of y, a pointer of relu_forward, must stand in a comment behind it"
+    with pytest.raises(kernels.KernelError, match=words):
+        kernels.signatures.__wrapped__()

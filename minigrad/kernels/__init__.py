@@ -89,12 +89,18 @@ def signatures() -> dict[str, tuple[str, tuple[Parameter, ...]]]:
     found = {}
     for path in sorted([*folder().glob("*.cu"), folder() / CPU_ONLY]):
         for name, text in kernel_build.SIGNATURE.findall(path.read_text()):
-            sizes = COMMENT.findall(text)
+            sizes = [" ".join(size.split()) for size in COMMENT.findall(text)]
             parameters = []
-            for part in COMMENT.sub("", text).split(","):
-                words = part.replace("*", " * ").replace("__restrict__", " ").split()
+            for part in COMMENT.sub("@", text).split(","):
+                words = re.sub(r"([*@])", r" \1 ", part).replace("__restrict__", " ").split()
+                size = sizes.pop(0) if words[-1] == "@" else ""
+                words = [word for word in words if word != "@"]
                 kind = next(w for w in words if w not in ("const", "*"))
-                size = " ".join(sizes.pop(0).split()) if "*" in words else ""
+                if "*" in words and not size:
+                    raise KernelError(
+                        f"{path}: the size of {words[-1]}, a pointer of {name}, must stand in a"
+                        f" comment behind it, such as {kind} *{words[-1]} /* blocks * C */"
+                    )
                 parameters.append(Parameter(words[-1], kind, "*" in words, "const" in words, size))
             found[name] = (path.name, tuple(parameters))
     return found
