@@ -4,7 +4,7 @@ must fail.
     python tests/planted/run.py                      # all of them, about ten seconds each
     python tests/planted/run.py --room data          # those of one file, tests/planted/data.toml
     python tests/planted/run.py --only "colour noise"
-    python tests/planted/run.py --draw 20 --seed "$(git rev-parse HEAD)"
+    python tests/planted/run.py --draw 20 --seed "$(git rev-parse "HEAD^{tree}")"
 
 A fault is one table of a TOML file: what is wrong, the file, the text that stands there once, the
 text in its place, and the tests that must fail.
