@@ -152,6 +152,15 @@ def test_the_place_of_a_training(trained, tmp_path, path, new, words):
         train({"resume": str(tmp_path / "run"), "workers": 0}, alexnet.MODELS, report=str)
 
 
+def test_features_ask_for_the_place_too(trained, tmp_path):
+    shutil.copytree(trained / "run", tmp_path / "run")
+    file = tmp_path / "run" / CHECKPOINT
+    arrays, description = checkpoint.load(file)
+    checkpoint.save(file, arrays, {"settings": description["settings"]})
+    with pytest.raises(CheckpointError, match=f"{CHECKPOINT}: place: Expected `object`"):
+        list(RunFolder(tmp_path / "run").features())
+
+
 def test_a_velocity_of_another_shape(trained, tmp_path):
     shutil.copytree(trained / "run", tmp_path / "run")
     file = tmp_path / "run" / CHECKPOINT

@@ -30,6 +30,7 @@ import numpy as np
 from minigrad.files import PREFIX, replacing, sweep
 from minigrad.text import shown
 from minigrad.training import checkpoint
+from minigrad.training.place import place_of
 
 FEATURES = "features"
 FEATURE_EPOCHS = (1, 2, 5, 10, 20, 30, 40, 64)  # Zeiler and Fergus, figure 4
@@ -277,18 +278,18 @@ class RunFolder:
         """(epoch, parameters) for each epoch that was kept, in order, then for the newest
         checkpoint. Raises CheckpointError."""
         tensors, description = self.newest("model.")
-        place = description["place"]
+        place = place_of(description, self.path / CHECKPOINT)
         kept = 0
         for path in sorted((self.path / FEATURES).glob("epoch-*.safetensors")):
             parameters, about = checkpoint.load(path)
-            if "epoch" not in about:
+            if not isinstance(about.get("epoch"), int):
                 raise checkpoint.CheckpointError(f"{path} holds no features that a run kept")
-            if about["epoch"] <= place["epoch"]:  # not later than the newest checkpoint
+            if about["epoch"] <= place.epoch:  # not later than the newest checkpoint
                 kept = about["epoch"]
                 yield kept, parameters
-        if place["batch"] or place["epoch"] != kept:
-            rows = [row for row in self.rows("steps.csv") if row["step"] == str(place["step"])]
-            now = float(rows[-1]["epoch"]) if rows else place["epoch"]
+        if place.batch or place.epoch != kept:
+            rows = [row for row in self.rows("steps.csv") if row["step"] == str(place.step)]
+            now = float(rows[-1]["epoch"]) if rows else place.epoch
             yield now, checkpoint.part(tensors, "model.")
 
     def newest(

@@ -10,10 +10,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-import msgspec
 import numpy as np
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from minigrad.distributed import Communicator
 from minigrad.training import checkpoint, health
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.gradients import Gradients
+from minigrad.training.place import PLACE, place_of
 from minigrad.training.run_folder import (
     CHECKPOINT,
     FEATURE_EPOCHS,
@@ -30,9 +30,6 @@ from minigrad.training.run_folder import (
     RunFolder,
     tensorboard,
 )
-from minigrad.written import read
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Stopped(Exception):
@@ -414,10 +411,7 @@ class Trainer:
         """Load weights, velocity and the state of training from the run's newest checkpoint."""
         tensors, description = self.run.newest()
         self.run.claimed = True
-        try:
-            place = read(Place, description.get("place"), "place")
-        except ValueError as error:
-            raise checkpoint.CheckpointError(f"{self.run.path / CHECKPOINT}: {error}") from error
+        place = place_of(description, self.run.path / CHECKPOINT)
         if self.in_columns:
             trained = {n: a for n, a in tensors.items() if n.startswith(("model.", "velocity."))}
             tensors = columns.cut(trained, self.comm.size, self.comm.rank)
@@ -441,36 +435,6 @@ class Trainer:
             setattr(self, key, getattr(place, key))
         if self.epoch and self.batch == 0:
             self.link_epoch()  # the run may have been killed between saving and linking
-
-
-@dataclass(frozen=True)
-class Plateau:
-    """The state of a PlateauSchedule."""
-
-    best: float
-    waited: Count
-    dropped: Count
-    factor: float
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a training is, as its checkpoint holds it: the fields of a Trainer that have these
-    names, the counters of the random streams, and the state of a PlateauSchedule."""
-
-    epoch: Count
-    batch: Count
-    step: Count
-    seconds: float
-    last_error: float | None
-    best_error: float
-    noted: Count
-    epoch_sums: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
-    streams: dict[str, Count]
-    plateau: Plateau | None = None
-
-
-PLACE = [f.name for f in fields(Place) if f.name not in ("streams", "plateau")]
 
 
 def sentence(row: Mapping[str, Any], epochs: int, left: float) -> str:
