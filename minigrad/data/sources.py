@@ -41,7 +41,7 @@ class DataError(ValueError):
 
 
 def is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+    return name.lower().endswith(SUFFIXES)
 
 
 @dataclass(frozen=True)
