@@ -16,7 +16,7 @@ from minigrad.columns import Column, column_of
 from minigrad.distributed import Communicator
 from minigrad.models.cifar import CIFAR10
 from minigrad.models.lenet import LENET5
-from minigrad.models.records import LRN, small_subset
+from minigrad.models.records import LRN, Dense, small_subset
 from minigrad.network import Network, shrunken
 from minigrad.training import checkpoint, session
 from minigrad.training.evaluation import scored
@@ -305,6 +305,14 @@ def test_finetune_copies_what_fits(pictures, tmp_path):
     other = Network(CIFAR10, 7, 0)
     with pytest.raises(ValueError, match="not one parameter fits this network: conv1.w"):
         session.load_weights(other, str(tmp_path))
+
+
+def test_finetune_compares_shapes_not_counts(pictures, tmp_path):
+    one = PRESET.changed(fc6=Dense(24), fc7=Dense(40))
+    trainer_of(pictures, tmp_path, Settings(Options(), "small", one, NAMES, NAMES, 30)).save()
+    other = Network(PRESET.changed(fc6=Dense(40), fc7=Dense(24)), 10)
+    said = session.load_weights(other, str(tmp_path))
+    assert "fc7.w (here 40x24, there 24x40)" in said
 
 
 @pytest.mark.parametrize(("rank", "count", "device"), [(4, 3, "gpu:0"), (5, 3, "gpu:1"),
