@@ -60,9 +60,9 @@ def use(lasting: bool) -> None:
     open_descriptors()
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream: Any = getattr(sys, name)
-        if stream is None or isinstance(stream, Terminal):
-            setattr(sys, name, Terminal(descriptor, lasting))
-        elif stream is getattr(sys, f"__{name}__"):
+        if stream is None or isinstance(stream, Terminal) or stream is getattr(sys, f"__{name}__"):
             with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-            setattr(sys, name, Terminal(descriptor, lasting, stream.encoding or "utf-8"))
+                if stream is not None:
+                    stream.flush()
+            encoding = getattr(stream, "encoding", None) or "utf-8"
+            setattr(sys, name, Terminal(descriptor, lasting, encoding))

@@ -8,8 +8,8 @@ compiled library on a CPU.
 
 The C signature in the source is the only declaration of a kernel. It is parsed here, and every
 launch is checked against it (count, dtype, range, contiguity, device), because neither CuPy nor a C
-library checks anything; a wrong call raises TypeError. Only the functions that launch a kernel can
-ensure that its arrays are as large as the sizes passed with them.
+library checks anything; a wrong call raises TypeError. The comment behind each pointer gives the
+elements that the kernel reads or writes there, and an array that has fewer is refused.
 
 `MINIGRAD_KERNELS` chooses: "none" for the array forms; "cpu" for the CPU's kernels only (an error
 if they were not built); "gpu" for the GPU's only. If it is unset, kernels are used where available.
