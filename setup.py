@@ -103,6 +103,7 @@ setup(
         "cuda13": ["cupy-cuda13x[ctk]>=14", "nvidia-nccl-cu13>=2.27"],
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
+        "onnx": ["onnx>=1.16"],
         "mpi": ["mpi4py>=4.1", "mpich>=5"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "clang-format==23.1.5"],

@@ -1,4 +1,5 @@
-"""The command-line program: train, evaluate, predict, summary and gradcheck, for given presets.
+"""The command-line program, for given presets; about_presets.py, actions.py and training/session.py
+hold what its commands do.
 
 `main(presets)` is a whole program; examples use `training_options` and `run_command`.
 """
@@ -13,34 +14,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from minigrad import functions as F
-from minigrad import kernels, look, machine, terminal
-from minigrad.columns import bytes_sent, column_of
-from minigrad.data import Loader, Pictures, open_validation, read_image
+from minigrad import about_presets, actions, kernels, look, machine, terminal
 from minigrad.distributed import Communicator, DistributedError, connect, launched
-from minigrad.engine import Tensor, no_grad
-from minigrad.files import default_cache_folder
 from minigrad.launcher import launch
-from minigrad.models.records import Preset, find
-from minigrad.network import Network, check_network, ledger, summary
+from minigrad.models.records import Preset
 from minigrad.training import session
-from minigrad.training.evaluation import (
-    Evaluation,
-    ensemble,
-    evaluate,
-    write_by_class,
-    write_predictions,
-)
-from minigrad.training.inside import INSTRUMENTS, Inside
+from minigrad.training.exported import export_run
+from minigrad.training.imported import import_weights
+from minigrad.training.inside import INSTRUMENTS
 from minigrad.training.options import Options
-from minigrad.training.report import write_report
 from minigrad.training.run_folder import RunError
-from minigrad.training.runs import held_out_by, load_run
 from minigrad.training.trainer import Stopped
 
 TYPES = {"str": str, "int": int, "float": float}
@@ -76,7 +61,9 @@ def training_options(
 
 def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentParser:
     """The parser of every command."""
-    about = "AlexNet and its relatives: count, train, evaluate, predict, look inside, check."
+    about = (
+        "AlexNet and its relatives: count, compare, train, evaluate, predict, look inside, check."
+    )
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog=program,
@@ -86,7 +73,7 @@ def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentP
         f"`python {program} COMMAND --help` shows more.",
         formatter_class=raw,
     )
-    names = "summary|train|evaluate|predict|look|report|gradcheck"
+    names = "models|summary|diff|train|evaluate|predict|look|report|import|export|gradcheck"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
     def add(name: str, about: str, *examples: str) -> argparse.ArgumentParser:
@@ -96,11 +83,13 @@ def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentP
             name, help=about, description=about, epilog=epilog, formatter_class=raw
         )
 
+    add("models", "list the presets: sources, counts, accuracy, weights that can be had", "")
     sub = add(
         "summary",
         "sizes, parameters and multiply-adds of a preset",
         "paper",
         "zfnet --compare paper --plot zfnet.png",
+        "paper --set pool1.size=2 --set pool2.size=2",
     )
     every = ", ".join(presets)
     sub.add_argument("preset", nargs="?", default="paper", help=f"one of {every}, or all")
@@ -111,11 +100,27 @@ def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentP
     apart = "print the table of one of N columns and the number of bytes that it sends"
     sub.add_argument("--columns", type=int, metavar="N", help=apart)
     sub.add_argument("--plot", metavar="FILE.png", help=drawn)
+    by_hand = "try a change first, such as pool1.size=2 or norm1=none; may be repeated"
+    sub.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=by_hand,
+    )
+    rows = "write it as CSV; - for standard output"
+    sub.add_argument("--csv", dest="table_file", metavar="FILE.csv", help=rows)
+    sub = add(
+        "diff", "how two presets or runs differ, with sources", "paper caffe", "paper runs/main"
+    )
+    for name in ("a", "b"):
+        sub.add_argument(name, help="a preset, a run folder or a checkpoint file")
     sub = add(
         "train",
         "train on a folder of pictures",
         "--data pictures --epochs 30",
-        "--data cifar-10.zip --preset cifar10 --seed 1",
+        "--data cifar-10.zip --preset cifar10_26pct --seed 1",
         "--resume runs/main",
     )
     add_options(sub, presets)
@@ -139,9 +144,19 @@ def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentP
     timeout = Options.worker_timeout
     sub.add_argument("--worker-timeout", type=float, default=timeout, metavar="SECONDS")
     sub.add_argument("--device", default=Options.device)
-    sub = add("predict", "classes of single pictures", "runs/main cat.jpg dog.png")
+    sub = add(
+        "predict",
+        "classes of single pictures",
+        "runs/main cat.jpg dog.png",
+        "runs/main pictures/ --plot guesses.png --json guesses.json",
+    )
     sub.add_argument("run", help=run)
-    sub.add_argument("pictures", nargs="+", help="picture files")
+    sub.add_argument("pictures", nargs="+", help="picture files, or folders of them")
+    bars = "draw the pictures with their five most probable classes as bars"
+    sub.add_argument("--plot", metavar="FILE.png", help=bars)
+    kept = "write them unrounded; - for standard output"
+    sub.add_argument("--json", dest="json_file", metavar="FILE.json", help=kept)
+    sub.add_argument("--csv", dest="csv_file", metavar="FILE.csv", help=kept)
     sub.add_argument("--device", default=Options.device)
     add_look(
         add(
@@ -165,6 +180,33 @@ def parser_of(presets: Mapping[str, Preset], program: str) -> argparse.ArgumentP
     page = "default: report.html in the run's folder"
     sub.add_argument("-o", "--output", metavar="FILE.html", help=page)
     sub.add_argument("--workers", type=int, default=Options.workers)
+    sub = add(
+        "import",
+        "make a run of weights that another program trained",
+        "lenet_iter_10000.caffemodel --preset caffe_lenet -o runs/lenet",
+        "alexnet-owt-7be5be79.pth --preset torchvision --classes synset_words.txt",
+    )
+    kinds = ".caffemodel, .pt or .pth (a state dict; not executed), or .safetensors"
+    sub.add_argument("file", help=kinds)
+    sub.add_argument("--preset", required=True, help=f"the network: {every}")
+    subtracted = "the mean of its training pictures: .npy or .binaryproto"
+    sub.add_argument("--mean", metavar="FILE", help=subtracted)
+    computed = "compute that mean from these training pictures"
+    sub.add_argument("--mean-of", metavar="WHERE", help=computed)
+    lines = "class names in the order of the outputs, one on a line; default: the preset's"
+    sub.add_argument("--classes", metavar="FILE", help=lines)
+    sub.add_argument(
+        "-o", "--output", metavar="RUN", help="run folder; default: a new one in runs/"
+    )
+    sub = add(
+        "export",
+        "write a run's network for other programs",
+        "runs/main -o main.onnx",
+        "runs/main -o main.safetensors",
+    )
+    sub.add_argument("run", help=run)
+    written = ".onnx (needs the package onnx) or .safetensors (PyTorch's axes)"
+    sub.add_argument("-o", "--output", required=True, metavar="FILE", help=written)
     sub = add("gradcheck", "check the gradients of a shrunken network", "zfnet")
     sub.add_argument("preset", nargs="?", default="paper")
     return parser
@@ -180,16 +222,20 @@ def main(
     command = given.pop("command")
     if command == "train" and not {"data", "resume", "config"} & set(given):
         parser.error("train needs --data WHERE (or --resume RUN, or --config FILE)")
-    actions: dict[str, Callable[[Communicator], object]] = {
-        "summary": lambda comm: print_summaries(presets, **given),
+    chosen: dict[str, Callable[[Communicator], object]] = {
+        "models": lambda comm: about_presets.print_models(presets),
+        "summary": lambda comm: about_presets.print_summaries(presets, **given),
+        "diff": lambda comm: about_presets.print_differences(presets, **given),
         "train": lambda comm: session.train(given, presets, comm=comm),
-        "evaluate": lambda comm: evaluate_runs(**given),
-        "predict": lambda comm: predict(**given),
-        "look": lambda comm: look_inside(**given),
-        "report": lambda comm: make_report(**given),
-        "gradcheck": lambda comm: gradcheck(presets, **given),
+        "evaluate": lambda comm: actions.evaluate_runs(**given),
+        "predict": lambda comm: actions.predict(**given),
+        "look": lambda comm: actions.look_inside(**given),
+        "report": lambda comm: actions.make_report(**given),
+        "import": lambda comm: import_weights(presets=presets, **given),
+        "export": lambda comm: export_run(presets=presets, **given),
+        "gradcheck": lambda comm: about_presets.gradcheck(presets, **given),
     }
-    return run_command(actions[command], given if command == "train" else None)
+    return run_command(chosen[command], given if command == "train" else None)
 
 
 def add_look(sub: argparse.ArgumentParser) -> None:
@@ -214,19 +260,6 @@ def add_look(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--batch-size", type=int, default=64)
     sub.add_argument("--workers", type=int, default=Options.workers)
     sub.add_argument("--device", default=Options.device)
-
-
-def make_report(run: str, kind: str, output: str | None, **options: Any) -> None:
-    """Write the report page of a run's network."""
-    print(f"written: {write_report(run, kind, output=Path(output) if output else None, **options)}")
-
-
-def look_inside(run: str, what: Sequence[str] | None, output: str | None, **options: Any) -> None:
-    """Draw what is inside a run's network."""
-    path = Path(run)
-    folder = path / "look" if path.is_dir() else path.with_name(f"look-{path.stem}")
-    inside = Inside(run, Path(output) if output else folder, **options)
-    inside.draw(what)
 
 
 def run_command(
@@ -278,136 +311,3 @@ def fail(comm: Communicator, sentence: str, code: int) -> int:
     finally:
         comm.abort(code)
     return code
-
-
-def print_summaries(
-    presets: Mapping[str, Preset],
-    preset: str,
-    classes: int | None,
-    compare: str | None,
-    columns: int | None,
-    plot: str | None,
-) -> None:
-    """Print the table of a preset (of every preset for "all"), or of one column of it, and compare
-    it with another preset; with `plot`, draw it."""
-    if plot:
-        names = list(presets) if preset == "all" else [preset]
-        drawn: dict[str, int | None] = dict.fromkeys(names, classes)
-        if compare is not None:
-            drawn.setdefault(compare, None)
-        chosen = {name: find(name, presets) for name in drawn}
-        seconds = {name: look.stage_seconds(Network(p, drawn[name])) for name, p in chosen.items()}
-        ledgers = {name: ledger(p, drawn[name]) for name, p in chosen.items()}
-        path = Path(plot) if plot.endswith(".png") else Path(f"{plot}.png")
-        print(f"written: {look.draw_ledgers(ledgers, path, seconds)}")
-    for name in presets if preset == "all" else [preset]:
-        own, count = find(name, presets), classes
-        if columns:
-            own, count = column_of(own, columns, 0, classes), None
-        print(summary(own, name, count))
-        if columns:
-            rows = ledger(own)
-            print(
-                f"one of {columns} columns: {sum(r.parameters for r in rows):,} parameters; in a"
-                f" step it sends {bytes_sent(rows, 0):,} bytes a picture"
-            )
-        if compare is not None:
-            both = ledger(find(name, presets), classes), ledger(find(compare, presets))
-            parameters = [sum(r.parameters for r in part) for part in both]
-            adds = [sum(r.multiply_adds for r in part) for part in both]
-            print(
-                f"{parameters[0] / parameters[1]:.4g} times the parameters and "
-                f"{adds[0] / adds[1]:.4g} times the multiply-adds of {compare} ({parameters[1]:,}; "
-                f"{adds[1]:,})"
-            )
-
-
-def gradcheck(presets: Mapping[str, Preset], preset: str) -> None:
-    """Check the gradients of a shrunken copy of a preset's network."""
-    error = check_network(find(preset, presets))
-    print(
-        f"{preset}: loss of the shrunken network against its input and every parameter: largest "
-        f"relative error {error:.1e}"
-    )
-
-
-def evaluate_runs(
-    runs: Sequence[str],
-    data: str | None,
-    views: str,
-    by_class: str | None,
-    predictions: str | None,
-    confusion: str | None,
-    batch_size: int,
-    workers: int,
-    worker_timeout: float,
-    device: str,
-) -> None:
-    """Print the accuracy of a run, or of several runs averaged, on validation pictures."""
-    results: list[Evaluation] = []
-    images, first = None, None
-    for run in runs:
-        model, preparation, settings = load_run(run, device)
-        first = first or settings
-        if settings.classes != first.classes:
-            raise ValueError(
-                f"{run} tells other classes apart than {runs[0]}: they cannot be averaged"
-            )
-        if data is None:
-            held_out = held_out_by(run, settings)
-            if images is not None and held_out.items != images.items:
-                raise ValueError(
-                    f"{run} held out other pictures than {runs[0]}: name what to evaluate on with "
-                    "--data"
-                )
-            images = held_out
-        elif images is None:
-            images = open_validation(data, settings.classes, default_cache_folder())
-        loader = Loader(
-            Pictures(images, shape=settings.network.preprocessing.shape),
-            preparation,
-            batch_size,
-            False,
-            workers=workers,
-            most_skipped=1.0,
-            ten_views=views == "ten",
-            worker_timeout=worker_timeout,
-        )
-        results.append(evaluate(model, loader, device, f"evaluating {run}"))
-        loader.close()
-        if len(runs) > 1:
-            print(sentence(run, results[-1]))
-    assert images is not None
-    assert first is not None
-    result = ensemble(results)
-    averaged = f", {len(results)} runs averaged" if len(results) > 1 else ""
-    view = "ten views" if views == "ten" else "centre view"
-    what = f"{len(result.labels):,} pictures of {images.root}, {view}{averaged}"
-    print(sentence(what, result))
-    for line in session.skipped_lines(loader.skipped):
-        print(line)
-    if by_class:
-        write_by_class(Path(by_class), result, first.classes, first.names)
-    if predictions:
-        where = [images.where(int(i)) for i in result.indices]
-        write_predictions(Path(predictions), result, where, first.classes)
-    if confusion:
-        look.draw_confusion(result.confusion(), first.names, Path(confusion))
-    for path in filter(None, (by_class, predictions, confusion)):
-        print(f"written: {path}")
-
-
-def sentence(what: str, result: Evaluation) -> str:
-    return f"{what}: loss {result.loss:.4f}, top-1 {result.top(1):.2%}, top-5 {result.top(5):.2%}"
-
-
-def predict(run: str, pictures: Sequence[str], device: str) -> None:
-    """The most probable classes of single pictures."""
-    model, preparation, settings = load_run(run, device)
-    for file in pictures:
-        x = preparation.centre(read_image(file, settings.network.preprocessing.shape)[None])
-        with no_grad():
-            p = F.softmax(model(Tensor(x).to(device))).numpy()[0]
-        best = np.argsort(-p, kind="stable")[: min(5, len(p))]
-        guesses = (f"{settings.names[k].split(',')[0]} {p[k]:.1%}" for k in best)
-        print(f"{file}: " + ", ".join(guesses))

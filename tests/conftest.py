@@ -100,3 +100,24 @@ def pictures(tmp_path_factory):
     root = tmp_path_factory.mktemp("synthetic")
     synthetic.draw_set(root, train=3, val=2)
     return [data.Pictures(data.open_folder(root / part)) for part in ("train", "val")]
+
+
+@pytest.fixture(scope="session")
+def lenet_run(tmp_path_factory):
+    """(run folder, parameters) of Caffe's LeNet with random weights, imported from a file."""
+    import weight_files
+
+    import alexnet
+    from minigrad import weights
+    from minigrad.network import Network
+
+    preset = alexnet.MODELS["caffe_lenet"]
+    own = {name: p.data for name, p in Network(preset, 10, 1).named_parameters()}
+    layers: dict[str, list[np.ndarray]] = {}
+    for name, array in weights.unfit(own, preset, 10).items():
+        layers.setdefault(name.rpartition(".")[0], []).append(array)
+    place = tmp_path_factory.mktemp("lenet")
+    (place / "net.caffemodel").write_bytes(weight_files.caffemodel(layers))
+    command = ["import", str(place / "net.caffemodel"), "--preset", "caffe_lenet"]
+    assert alexnet.main([*command, "-o", str(place / "run")]) == 0
+    return place / "run", own

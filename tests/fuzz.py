@@ -5,8 +5,9 @@ by a sentence.
     python tests/fuzz.py 10 --seed 7    # other inputs
 
 What is tried: files of a run folder, edited, cut off, or with right checksums and wrong contents;
-values on the command line; archives; pictures. Each input must end with exit code 0, 2 or 130,
-within ten seconds, with no traceback, no process started and no file outside its folder touched.
+values on the command line; archives; pictures; files of weights. Each input must end with exit code
+0, 2 or 130, within ten seconds, with no traceback, no process started and no file outside its
+folder touched.
 The exit code is 1 if one did not; the input is then named by its number, and `--only NUMBER`
 repeats it alone and shows the traceback.
 """
@@ -35,15 +36,19 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import safetensors.numpy
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import weight_files  # noqa: E402
+
 import alexnet  # noqa: E402
+from minigrad import weights  # noqa: E402
 from minigrad.data import synthetic  # noqa: E402
 from minigrad.models.records import LRN  # noqa: E402
-from minigrad.network import shrunken  # noqa: E402
+from minigrad.network import Network, shrunken  # noqa: E402
 from minigrad.training import checkpoint, session  # noqa: E402
 from minigrad.training.options import Options, flag_of  # noqa: E402
 from minigrad.training.trainer import Trainer  # noqa: E402
@@ -55,6 +60,8 @@ ABSURD = [
     "9" * 30, "9" * 5000, str(2**31), str(2**63), "0x10", "1_000", "\ufeff1", "$\\foo$", "\x1b[31m",
     "a" * 5000, "../..", "/dev/null", "/proc/self/mem", ".", "\udcff", "set", "run", "é",
 ]  # fmt: skip
+FIELDS = ["conv1.filters", "norm1.k", "pool1.size", "fc8.units", "preprocessing.size",
+          "preprocessing.mean", "recipe.lr_drops", "recipe", "conv9.size", "norm1"]  # fmt: skip
 JUNK = [
     None, True, -1, 0, 1, 2**40, 10**400, 1.5, float("nan"), float("inf"), "", "x", "$\\foo$", [],
     [[]], {}, {"a": 1}, ["a", "a"], "9" * 5000,
@@ -158,6 +165,20 @@ class Ground:
             Image.open(self.picture).convert("RGB").save(drawn, kind)
             self.pictures.append(drawn.getvalue())
 
+        small = shrunken(alexnet.MODELS["caffe_lenet"], 10)
+        alexnet.MODELS["small"] = small
+        drawn = {name: p.data for name, p in Network(small, 10).named_parameters()}
+        tensors = weights.unfit(drawn, small, 10)
+        layers: dict[str, list[np.ndarray]] = {}
+        for name, array in tensors.items():
+            layers.setdefault(name.rpartition(".")[0], []).append(array)
+        self.weights = [
+            weight_files.caffemodel(layers, old=True),
+            weight_files.caffemodel(layers),
+            weight_files.pt(tensors),
+            safetensors.numpy.save(tensors),
+        ]
+
     def damaged_run(self, rng: random.Random) -> Path:
         """A copy of the run with one file changed."""
         run = self.place / "run"
@@ -226,6 +247,10 @@ class Ground:
             ["predict", clean, rng.choice(ABSURD)],
             ["predict", rng.choice(ABSURD), str(self.picture)],
             ["summary", rng.choice(ABSURD), "--classes", rng.choice(ABSURD)],
+            ["summary", "paper", "--set", f"{rng.choice(FIELDS)}={rng.choice(ABSURD)}"],
+            ["diff", "paper", rng.choice(ABSURD)],
+            ["import", rng.choice(ABSURD), "--preset", "small", "-o", "new"],
+            ["export", clean, "-o", rng.choice(ABSURD)],
             ["look", clean, "--what", "filters", "--stage", rng.choice(ABSURD), "-o", "drawn"],
             ["look", clean, "--what", "maps", "--picture", rng.choice(ABSURD), "-o", "drawn"],
         ]
@@ -240,6 +265,12 @@ class Ground:
         path = self.place / "broken"
         path.write_bytes(bytes_changed(rng, rng.choice(self.pictures)))
         return ["predict", str(self.clean), str(path)]
+
+    def file_of_weights(self, rng: random.Random) -> list[str]:
+        path = self.place / "broken"
+        path.write_bytes(bytes_changed(rng, rng.choice(self.weights)))
+        mean = rng.choice(([], [], ["--mean", str(path)], ["--classes", str(path)]))
+        return ["import", str(path), "--preset", "small", *mean, "-o", "new"]
 
 
 def state(folder: Path) -> str:
@@ -315,7 +346,10 @@ def main() -> int:
             with contextlib.redirect_stdout(io.StringIO()):
                 ground = Ground(place)
             before, clean = state(outside), state(ground.clean)
-            kinds = [ground.run_folder, ground.command_line, ground.archive, ground.one_picture]
+            kinds = [
+                ground.run_folder, ground.command_line, ground.archive, ground.one_picture,
+                ground.file_of_weights,
+            ]  # fmt: skip
             end, number = time.monotonic() + 60 * given.minutes, 0
             while time.monotonic() < end if given.only is None else number <= given.only:
                 kind = kinds[number % len(kinds)]

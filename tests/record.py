@@ -116,7 +116,8 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
     for parameter, p in model.named_parameters():
         rows[f"weights {parameter}"] = [*p.shape, *numbers(p.data)]
     size = preset.preprocessing.size
-    x = np.float32(1 if preset.preprocessing.unit_std else 60) * np.sin(
+    p = preset.preprocessing
+    x = np.float32(1 if p.unit_std or p.scale != (1.0,) else 60) * np.sin(
         np.arange(2.0 * size * size * 3) / 3
     ).reshape(2, size, size, 3)
     with no_grad():
@@ -312,6 +313,11 @@ OTHERS: dict[tuple[str, str], list[str] | str] = {
     ("summary", "--help"): "prints this list",
     ("summary", "--classes"): ["tiny-paper", "--classes", "7"],
     ("summary", "--compare"): ["tiny-paper", "--compare", "lenet5"],
+    ("predict", "--plot"): "tests/test_predict.py",
+    ("predict", "--json"): "tests/test_predict.py",
+    ("predict", "--csv"): "tests/test_predict.py",
+    ("summary", "--set"): "tests/test_about_presets.py",
+    ("summary", "--csv"): "tests/test_about_presets.py",
     ("summary", "--columns"): "tests/test_columns.py",
     ("summary", "--plot"): "measures time; drawn in tests/test_command_line.py",
     ("gradcheck", "--help"): "prints this list",

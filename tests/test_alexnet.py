@@ -162,8 +162,8 @@ def test_initial_weights_and_biases():
 LENET = MODELS["lenet5"]
 # Section 2 and 5 of the paper, as every field has it; then what is different in each preset.
 PICTURES = {
-    "picture": 256, "channels": 3, "mean": "pixel", "colour_noise": 0.0, "shrink": 1.0,
-    "unit_std": False, "mirror": True,
+    "picture": 256, "channels": 3, "mean": "pixel", "scale": (1.0,), "colour_noise": 0.0,
+    "shrink": 1.0, "unit_std": False, "mirror": True,
 }  # fmt: skip
 RECIPE = {
     "batch_size": 128, "epochs": 90, "lr": 0.01, "lr_drops": None, "momentum": 0.9,
@@ -172,8 +172,7 @@ RECIPE = {
     "colour_until": math.inf, "standardize": False, "least": 100_000,
 }  # fmt: skip
 CAFFES = {
-    "batch_size": 256, "lr_drops": (20, 40, 60, 80), "form": "torch", "bias_lr_scale": 2.0,
-    "bias_decay": False,
+    "batch_size": 256, "lr_drops": (20, 40, 60, 80), "bias_lr_scale": 2.0, "bias_decay": False,
 }  # fmt: skip
 SPECIAL = {
     "paper": ({"size": 227, "colour_noise": 0.1}, {}),
@@ -188,7 +187,10 @@ SPECIAL = {
     "caffe": ({"size": 227}, CAFFES),
     "caffenet": ({"size": 227}, CAFFES),
     "torchvision": (
-        {"size": 224, "mean": "channel", "unit_std": True},
+        {
+            "size": 224, "mean": (255 * 0.485, 255 * 0.456, 255 * 0.406),
+            "scale": tuple(1 / (255 * s) for s in (0.229, 0.224, 0.225)),
+        },
         {"batch_size": 256, "lr_drops": (30, 60), "weight_decay": 1e-4, "form": "torch"},
     ),
     "zfnet": ({"size": 224}, {"epochs": 70, "max_filter_rms": 0.1}),
@@ -196,7 +198,7 @@ SPECIAL = {
         {"size": 28, "picture": 28, "channels": 1, "unit_std": True, "mirror": False},
         {"batch_size": 64, "epochs": 12, "lr": 0.02, "lr_drops": (7, 10), "least": 0},
     ),
-    "cifar10": (
+    "cifar10_26pct": (
         {"size": 32, "picture": 32, "mirror": False},
         {
             "epochs": 10, "lr": 0.001, "lr_drops": (8,), "weight_decay": 0.004,
@@ -204,15 +206,55 @@ SPECIAL = {
             "bias_decay": False, "least": 0,
         },
     ),
+    "cifar10_18pct": (
+        {"size": 32, "picture": 32, "mirror": False},
+        {
+            "epochs": 140, "lr": 0.001, "lr_drops": (120, 130), "weight_decay": 0.004,
+            "decays": (("fc4.w", 1.0),), "bias_lr_scale": 2.0, "bias_decay": False, "least": 0,
+        },
+    ),
+    "caffe_cifar10_quick": (
+        {"size": 32, "picture": 32, "mirror": False},
+        {
+            "batch_size": 100, "epochs": 10, "lr": 0.001, "lr_drops": (8,),
+            "weight_decay": 0.004, "bias_lr_scale": 2.0, "least": 0,
+        },
+    ),
+    "caffe_cifar10_full": (
+        {"size": 32, "picture": 32, "mirror": False},
+        {
+            "batch_size": 100, "epochs": 140, "lr": 0.001, "lr_drops": (120, 130),
+            "weight_decay": 0.004, "decays": (("fc4.w", 1.0),), "bias_lr_scale": 2.0,
+            "bias_decay": False, "least": 0,
+        },
+    ),
+    "caffe_lenet": (
+        {
+            "size": 28, "picture": 28, "channels": 1, "mean": (0.0,), "scale": (0.00390625,),
+            "mirror": False,
+        },
+        {"batch_size": 64, "epochs": 11, "lr_drops": (), "bias_lr_scale": 2.0, "least": 0},
+    ),
+    "lenet_32": (
+        {
+            "size": 32, "picture": 32, "channels": 1, "mean": (255 * 0.1307,),
+            "scale": (1 / (255 * 0.3081),), "mirror": False,
+        },
+        {"batch_size": 64, "epochs": 12, "lr": 0.02, "lr_drops": (7, 10), "least": 0},
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", MODELS)
 def test_recipes_and_preprocessing(preset):
     pictures, recipe = SPECIAL[preset]
-    assert asdict(MODELS[preset].preprocessing) == PICTURES | pictures
+    found, expected = asdict(MODELS[preset].preprocessing), PICTURES | pictures
+    for field in ("mean", "scale"):  # 123.675 and 255 0.485 differ in the last bit
+        if not isinstance(expected[field], str):
+            assert found.pop(field) == pytest.approx(expected.pop(field))
+    assert found == expected
     assert asdict(MODELS[preset].recipe) == RECIPE | recipe
-    assert MODELS[preset].classes == (10 if preset in ("lenet5", "cifar10") else 1000)
+    assert MODELS[preset].classes == (1000 if preset in PRESETS else 10)
 
 
 def test_layers_of_the_small_presets():
@@ -229,7 +271,7 @@ def test_layers_of_the_small_presets():
         ("tanh4", Tanh()),
         ("fc5", Dense()),
     ]
-    assert list(MODELS["cifar10"].layers.items()) == [
+    assert list(MODELS["cifar10_26pct"].layers.items()) == [
         ("conv1", Conv(32, 5, padding=2, std=0.0001)),
         ("pool1", Pool(3, 2, ceil=True)),
         ("relu1", ReLU()),
@@ -242,6 +284,39 @@ def test_layers_of_the_small_presets():
         ("fc4", Dense(64, std=0.1)),
         ("relu4", ReLU()),
         ("fc5", Dense(std=0.1)),
+    ]
+    small = MODELS["cifar10_26pct"].layers
+    quick = {name: layer for name, layer in small.items() if name != "relu4"}
+    assert list(MODELS["caffe_cifar10_quick"].layers.items()) == list(quick.items())
+    norm = LRNWithinMap(3, 1.0, 5e-5, 0.75)
+    names = [
+        "conv1", "pool1", "relu1", "norm1", "conv2", "relu2", "pool2", "norm2", "conv3", "relu3",
+        "pool3", "fc4",
+    ]  # fmt: skip
+    full = dict(small) | {"norm1": norm, "norm2": norm, "fc4": Dense(std=0.01)}
+    for name in ("caffe_cifar10_full", "cifar10_18pct"):
+        assert list(MODELS[name].layers.items()) == [(n, full[n]) for n in names]
+    assert list(MODELS["caffe_lenet"].layers.items()) == [
+        ("conv1", Conv(20, 5, std=0.2)),  # 1 / sqrt(25), 500, 800, 500
+        ("pool1", Pool(2, 2, ceil=True)),
+        ("conv2", Conv(50, 5, std=0.0447)),
+        ("pool2", Pool(2, 2, ceil=True)),
+        ("fc3", Dense(500, std=0.0354)),
+        ("relu3", ReLU()),
+        ("fc4", Dense(std=0.0447)),
+    ]
+    assert list(MODELS["lenet_32"].layers.items()) == [
+        ("conv1", Conv(6, 5)),
+        ("relu1", ReLU()),
+        ("pool1", Pool(2, 2)),
+        ("conv2", Conv(16, 5)),
+        ("relu2", ReLU()),
+        ("pool2", Pool(2, 2)),
+        ("conv3", Conv(120, 5)),
+        ("relu3", ReLU()),
+        ("fc4", Dense(84)),
+        ("relu4", ReLU()),
+        ("fc5", Dense()),
     ]
 
 
@@ -300,7 +375,7 @@ def test_special_rates_reach_the_optimiser():
     assert {n: g["rates"] for n, g in by_name.items() if g["rates"]} == {
         "conv1.w": ((67, 1e-5), (72, 0.0))
     }
-    _, by_name = groups("cifar10")
+    _, by_name = groups("cifar10_26pct")
     decays = {n: g["weight_decay"] for n, g in by_name.items()}
     assert decays == {
         **dict.fromkeys(("conv1.w", "conv2.w", "conv3.w"), 0.004),
@@ -521,7 +596,7 @@ def test_standardized_initial_weights(monkeypatch):
 def test_the_ledger_against_the_network_itself():
     """Shapes, parameters, and the bytes that a graph keeps for backward, array by array."""
     presets = {name: shrunken_preset(preset) for name, preset in MODELS.items()}
-    presets["sigmoid"] = presets["cifar10"].changed(relu1=Sigmoid(), relu2=Sigmoid())
+    presets["sigmoid"] = presets["cifar10_26pct"].changed(relu1=Sigmoid(), relu2=Sigmoid())
     for name, preset in presets.items():
         model, rows = Network(preset, 3), {r.stage: r for r in ledger(preset, 3)}
         p = preset.preprocessing
@@ -584,7 +659,10 @@ def test_a_window_that_does_not_fit_is_named():
             lambda: PAPER.with_preprocessing(size=300),
         ),
         ("3 channels, or 1 in grey, not 2", lambda: PAPER.with_preprocessing(channels=2)),
-        ("mean must be 'pixel' or 'channel'", lambda: PAPER.with_preprocessing(mean="pixels")),
+        (
+            "mean must be 'pixel', 'channel' or numbers, not 'pixels'",
+            lambda: PAPER.with_preprocessing(mean="pixels"),
+        ),
     ],
 )
 def test_presets_that_cannot_be_built_are_named(words, action):

@@ -23,7 +23,7 @@ from PIL import Image
 
 import alexnet
 import minigrad.__main__ as about
-from minigrad import commands, kernel_build, look
+from minigrad import about_presets, actions, commands, kernel_build, look
 from minigrad import functions as F
 from minigrad.columns import bytes_sent, column_of
 from minigrad.data import Loader, Pictures, open_validation, read_image, synthetic
@@ -288,7 +288,7 @@ def test_options_of_evaluate_reach_the_loader(two, monkeypatch):
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(commands, "Loader", Told)
+    monkeypatch.setattr(actions, "Loader", Told)
     run("evaluate seed1 --batch-size 9 --workers 0 --worker-timeout 45", two)
     run("evaluate seed1 --views ten --workers 1", two)
     first, second = made
@@ -310,8 +310,8 @@ def test_options_of_look_and_report_reach_them(tmp_path, monkeypatch):
         def draw(self, what):
             drawn.append(what)
 
-    monkeypatch.setattr(commands, "Inside", Inside)
-    monkeypatch.setattr(commands, "write_report", lambda *a, **o: told.append((a, o)))
+    monkeypatch.setattr(actions, "Inside", Inside)
+    monkeypatch.setattr(actions, "write_report", lambda *a, **o: told.append((a, o)))
     run(
         "look r --what nine maps --picture a.png --data set --stage conv4 --map 7 12"
         " --method guided --size 5 --stride 2 -o there --batch-size 6 --workers 0 --device gpu",
@@ -687,7 +687,7 @@ def test_summaries_by_number(tmp_path):
         [sum(getattr(row, what) for row in rows) for what in ("parameters", "multiply_adds")]
         for rows in (
             ledger(alexnet.MODELS["lenet5"], 7),
-            ledger(alexnet.MODELS["cifar10"]),
+            ledger(alexnet.MODELS["cifar10_26pct"]),
         )
     )
     assert f" {own[0]:,} " in out
@@ -713,23 +713,25 @@ def test_summaries_by_number(tmp_path):
 
 def test_what_summary_draws(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(commands, "Network", lambda preset, classes: classes or preset.classes)
+    monkeypatch.setattr(about_presets, "Network", lambda preset, classes: classes or preset.classes)
     monkeypatch.setattr(look, "stage_seconds", lambda classes: {"all": classes})
     monkeypatch.setattr(look, "draw_ledgers", lambda *a: drawn.append(a) or a[1])
     out = run("summary lenet5 --classes 7 --compare cifar10 --plot there", tmp_path)
     assert out.startswith("written: there.png\n")
     ((ledgers, path, seconds),) = drawn
     assert path == Path("there.png")
-    assert list(ledgers) == ["lenet5", "cifar10"]
+    assert list(ledgers) == ["lenet5", "cifar10_26pct"]
     assert [rows[-1].shape for rows in ledgers.values()] == [(7,), (10,)]
-    assert seconds == {"lenet5": {"all": 7}, "cifar10": {"all": 10}}
+    assert seconds == {"lenet5": {"all": 7}, "cifar10_26pct": {"all": 10}}
     run("summary all --plot all.png", tmp_path)
     assert set(drawn[1][0]) == set(alexnet.MODELS) | {"tiny"}
 
 
 def test_gradcheck_checks_the_preset_that_is_named(tmp_path, monkeypatch):
     checked = []
-    monkeypatch.setattr(commands, "check_network", lambda preset: checked.append(preset) or 1e-9)
+    monkeypatch.setattr(
+        about_presets, "check_network", lambda preset: checked.append(preset) or 1e-9
+    )
     out = run("gradcheck zfnet", tmp_path)
     run("gradcheck", tmp_path)
     assert checked == [alexnet.MODELS["zfnet"], alexnet.MODELS["paper"]]

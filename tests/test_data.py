@@ -327,7 +327,9 @@ def test_what_is_asked_of_a_set_arrives(parted, tmp_path):
 
 def test_a_set_to_evaluate_on(parted):
     images = data.open_validation(parted, ["c", "a"])
-    assert (images.root.name, images.classes, len(images)) == ("val", ["a", "c"], 4)
+    assert (images.root.name, images.classes, len(images)) == ("val", ["c", "a"], 4)
+    assert [item[0] for item in images.items] == ["c", "c", "a", "a"], "in a network's own order"
+    assert images.labels.tolist() == [0, 0, 1, 1]
     assert len(data.open_validation(parted / "train", ["a", "c"])) == 16, "it has one part only"
 
 
@@ -756,19 +758,38 @@ def test_what_a_model_asks_for_is_prepared():
         prep.colour, 0.2 * STATISTICS.eigenvectors @ np.diag([4.0, 3.0, 2.0]), rtol=1e-6
     )
     assert (prep.size, prep.shrink, prep.mirror) == (5, 1.25, False)
-    assert prep.scale == float(np.float32(1 / 50)), "as a checkpoint keeps it"
+    assert prep.scale.tolist() == [float(np.float32(1 / 50))] * 3, "as a checkpoint keeps it"
     little = Preparation.of(Preprocessing(size=5, picture=9, mean="channel"), STATISTICS)
-    assert (little.scale, little.colour, little.shrink, little.mirror) == (1.0, None, 1.0, True)
+    assert (little.colour, little.shrink, little.mirror) == (None, 1.0, True)
+    assert little.scale.tolist() == [1.0] * 3
     mean = STATISTICS.mean.mean(axis=(0, 1))
     np.testing.assert_allclose(little.mean, np.broadcast_to(mean, (5, 5, 3)), rtol=1e-6)
+
+
+def test_a_model_may_fix_the_mean_and_the_scale():
+    fixed = Preprocessing(size=5, picture=9, mean=(1.0, 2.0, 3.0), scale=(0.1, 0.2, 0.4))
+    prep = Preparation.of(fixed, STATISTICS)
+    assert prep.mean[4, 0].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(prep.scale, np.float32([0.1, 0.2, 0.4]))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3)).astype(np.uint8)
+    expected = (pictures[:, 2:7, 2:7] - np.array([1.0, 2, 3])) * [0.1, 0.2, 0.4]
+    np.testing.assert_allclose(prep.centre(pictures), expected, rtol=1e-6)
+    one = Preparation.of(Preprocessing(size=5, picture=9, mean=(7.0,), scale=(0.5,)), STATISTICS)
+    np.testing.assert_allclose(one.centre(pictures), (pictures[:, 2:7, 2:7] - 7.0) / 2, rtol=1e-6)
+    for wrong in ({"mean": (1.0, 2.0)}, {"scale": (1.0, 1.0)}):
+        with pytest.raises(ValueError, match="must be one number, or one for each channel"):
+            Preprocessing(size=5, picture=9, **wrong)
+    with pytest.raises(ValueError, match="mean must be 'pixel', 'channel' or numbers"):
+        Preprocessing(size=5, picture=9, mean="none")
+    with pytest.raises(ValueError, match="scale must be from 1e-09"):
+        Preprocessing(size=5, picture=9, scale=(0.0,))
 
 
 def test_a_checkpoint_keeps_the_preparation():
     prep = Preparation.of(ALL_OF_IT, STATISTICS)
     again = Preparation.from_arrays(prep.arrays(), ALL_OF_IT)
-    assert (again.size, again.scale, again.shrink, again.mirror) == (
-        prep.size, prep.scale, prep.shrink, prep.mirror,
-    )  # fmt: skip
+    assert (again.size, again.shrink, again.mirror) == (prep.size, prep.shrink, prep.mirror)
+    np.testing.assert_array_equal(again.scale, prep.scale)
     np.testing.assert_array_equal(again.mean, prep.mean)
     np.testing.assert_array_equal(again.colour, prep.colour.astype(np.float32))
     plain_one = Preparation.from_arrays(plain(5).arrays(), ALL_OF_IT)

@@ -60,7 +60,10 @@ def build(folder: Path, flags: list[str], change=lambda name, text: text) -> Pat
     return folder
 
 
-def run_kernel_tests(folder: Path, **environment: str) -> subprocess.CompletedProcess:
+KERNEL_TESTS = ("tests/test_kernels.py", "tests/layers")
+
+
+def run_kernel_tests(folder: Path, *tests: str, **environment: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
@@ -74,8 +77,7 @@ def run_kernel_tests(folder: Path, **environment: str) -> subprocess.CompletedPr
         folder,
         "-m",
         "kernels",
-        "tests/test_kernels.py",
-        "tests/layers",
+        *(tests or KERNEL_TESTS),
     ]
     variables = {k: v for k, v in os.environ.items() if k != "MINIGRAD_KERNELS"} | environment
     return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
@@ -87,17 +89,14 @@ def test_blocks_of_several_threads(threads, tmp_path):
     assert result.returncode == 0, result.stdout[-4000:]
 
 
-def without_barriers(file):
-    return lambda name, text: text.replace("__syncthreads();", "") if name == file else text
-
-
 @pytest.mark.parametrize("tiles", ["avx2", "avx512"])
 def test_tiles_of_each_instruction_set(tiles, tmp_path):
     """The other builds here have the baseline's, as a processor without either would."""
     processor = Path("/proc/cpuinfo").read_text()
     if ("fma" if tiles == "avx2" else "avx512f") not in processor:
         pytest.skip(f"this processor has no {tiles}")
-    result = run_kernel_tests(build(tmp_path, ["-std=c++17", "-O2", f"-DTILES={tiles}"]))
+    folder = build(tmp_path, ["-std=c++17", "-O1", f"-DTILES={tiles}"])
+    result = run_kernel_tests(folder, "tests/test_kernels.py", "tests/layers/test_conv2d.py")
     assert result.returncode == 0, result.stdout[-4000:]
 
 
@@ -130,27 +129,37 @@ def test_the_best_clone_is_chosen(tmp_path):
     assert names[address("relu_forward") - start].endswith(best)
 
 
-@pytest.mark.parametrize("file", ["lrn.cu", "prelude.cuh", "conv2d_direct.cpp"])
-def test_a_missing_barrier_is_found(file, tmp_path):
-    """The barriers of LRN, those of the block reduction that softmax uses, and those of the
-    convolution."""
-    assert "__syncthreads();" in (kernels.folder() / file).read_text()
-    result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], without_barriers(file)))
+FAULTS_OF_A_BLOCK = {  # file: (the text, what stands in its place, the tests that find it)
+    "lrn.cu": ("__syncthreads();", "", "tests/layers/test_lrn.py"),
+    "prelude.cuh": ("__syncthreads();", "", "tests/layers/test_softmax_cross_entropy.py"),
+    "conv2d_direct.cpp": ("__syncthreads();", "", "tests/layers/test_conv2d.py"),
+    "sgd.cu": (  # right for one thread only
+        "w[at] += step * velocity;",
+        "w[at] += step * velocity / blockDim.x;",
+        "tests/test_kernels.py",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def faults_of_a_block(tmp_path_factory):
+    """One build with all of them: no test here runs kernels of two of the files."""
+
+    def plant(name: str, text: str) -> str:
+        before, after, _ = FAULTS_OF_A_BLOCK.get(name, ("", "", ""))
+        assert before in text
+        return text.replace(before, after) if before else text
+
+    return build(tmp_path_factory.mktemp("faults"), [*BLOCK, "-DHOST_BLOCK=4"], plant)
+
+
+@pytest.mark.parametrize("file", FAULTS_OF_A_BLOCK)
+def test_a_fault_of_a_block_is_found(file, faults_of_a_block):
+    """A missing barrier of LRN, of the block reduction that softmax uses and of the convolution,
+    and a kernel that is right for one thread only."""
+    result = run_kernel_tests(faults_of_a_block, FAULTS_OF_A_BLOCK[file][2])
     assert result.returncode == 1, result.stdout[-4000:]
     assert "AssertionError" in result.stdout  # other numbers, not a crash
-
-
-def test_a_kernel_right_for_one_thread_only_is_found(tmp_path):
-
-    def plant(name, text):
-        return (
-            text.replace("w[at] += step * velocity;", "w[at] += step * velocity / blockDim.x;")
-            if name == "sgd.cu"
-            else text
-        )
-
-    result = run_kernel_tests(build(tmp_path, [*BLOCK, "-DHOST_BLOCK=4"], plant))
-    assert result.returncode == 1, result.stdout[-4000:]
 
 
 def library(name: str) -> str:
@@ -176,26 +185,34 @@ def test_under_the_sanitizers(sanitizers, tmp_path):
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
 
-def test_the_sanitizers_see_a_planted_overrun(sanitizers, tmp_path):
-    folder = build(
-        tmp_path,
-        SANITIZERS,
-        lambda n, t: t.replace(
-            "int count = size - first < span ? (int)(size - first) : span;", "int count = span;"
-        ),
-    )
-    result = run_kernel_tests(folder, **sanitizers)
-    assert result.returncode != 0
-    assert "AddressSanitizer" in result.stdout + result.stderr
+OVERRUNS = {  # the text, what stands in its place, the file of tests that runs over the end
+    "an array": (
+        "int count = size - first < span ? (int)(size - first) : span;",
+        "int count = span;",
+        "tests/layers/test_relu.py",
+    ),
+    "shared memory": (
+        "shared(shared_bytes + 64)",
+        "shared(shared_bytes)",
+        "tests/layers/test_lrn.py",
+    ),
+}
 
 
-def test_the_sanitizers_see_too_little_shared_memory(sanitizers, tmp_path):
-    folder = build(
-        tmp_path,
-        SANITIZERS,
-        lambda n, t: t.replace("shared(shared_bytes + 64)", "shared(shared_bytes)"),
-    )
-    result = run_kernel_tests(folder, **sanitizers)
+@pytest.fixture(scope="module")
+def overruns(tmp_path_factory):
+
+    def plant(_, text: str) -> str:
+        for before, after, _ in OVERRUNS.values():
+            text = text.replace(before, after)
+        return text
+
+    return build(tmp_path_factory.mktemp("overruns"), SANITIZERS, plant)
+
+
+@pytest.mark.parametrize("of", OVERRUNS)
+def test_the_sanitizers_see_an_overrun(of, overruns, sanitizers):
+    result = run_kernel_tests(overruns, OVERRUNS[of][2], **sanitizers)
     assert result.returncode != 0
     assert "AddressSanitizer" in result.stdout + result.stderr
 

@@ -50,10 +50,11 @@ def prepared(dtype, device="cpu", C=3):
         rng.uniform(0, 255, (5, 5, C)).astype(dtype),
         rng.standard_normal((3, C)).astype(dtype),
     )
-    pictures, crops, mean, shift, out = (
-        backend.to_device(a, device) for a in (pictures, crops, mean, shift, out)
+    scale = rng.uniform(0.01, 0.02, C).astype(dtype)
+    pictures, crops, mean, shift, scale, out = (
+        backend.to_device(a, device) for a in (pictures, crops, mean, shift, scale, out)
     )
-    prepare_images(pictures, crops, mean, shift, 1 / 60, out)
+    prepare_images(pictures, crops, mean, shift, scale, out)
     return out
 
 
@@ -419,7 +420,7 @@ def test_every_pointer_has_a_size():
         (
             lambda: prepare_images(
                 np.zeros((2, 9, 9, 3), np.uint8), np.zeros((2, 3), np.int32), np.zeros((4, 4, 3)),
-                np.zeros((2, 3)), 1.0, np.zeros((2, 5, 5, 3)),
+                np.zeros((2, 3)), np.ones(3), np.zeros((2, 5, 5, 3)),
             ),
             r"mean: size \* size \* channels = 75 elements are needed, and the array has 48",
         ),

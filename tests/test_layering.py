@@ -17,10 +17,12 @@ FLOORS = {
     "minigrad.gradcheck": 4, "minigrad.nn": 4, "minigrad.optim": 4, "minigrad.data": 4,
     "minigrad.network": 5, "minigrad.kernels.examples": 5, "minigrad.kernels.__main__": 6,
     "minigrad.look": 6, "minigrad.page": 6, "minigrad.columns": 6,
+    "minigrad.differences": 6, "minigrad.weights": 6,
     "minigrad.training": 7,
-    "minigrad.launcher": 3, "minigrad.commands": 8,
-    "alexnet": 9,
-    "examples": 10, "benchmarks": 10,
+    "minigrad.launcher": 3, "minigrad.actions": 8, "minigrad.about_presets": 9,
+    "minigrad.commands": 10,
+    "alexnet": 11,
+    "examples": 12, "benchmarks": 12,
 }  # fmt: skip
 FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
 SOURCES = [

@@ -738,7 +738,8 @@ def test_predictions_are_drawn(tmp_path, monkeypatch):
 
 def test_stages_to_look_at():
     for name, features, hidden in (
-        ("paper", "relu5", "relu7"), ("lenet5", "tanh2", "tanh4"), ("cifar10", "relu3", "relu4"),
+        ("paper", "relu5", "relu7"), ("lenet5", "tanh2", "tanh4"),
+        ("cifar10_26pct", "relu3", "relu4"),
     ):  # fmt: skip
         found = feature_stage(alexnet.MODELS[name]), last_hidden_stage(alexnet.MODELS[name])
         assert found == (features, hidden)

@@ -29,11 +29,20 @@ ODD = ["pipe", "socket", "/dev/zero", "/dev/null", "empty", "nowhere", "set/trai
 NEW = "train --preset tiny --epochs 1 --workers 0 --report off --cache off --output new"
 
 
+# Instead of `odd`, a picture; a folder of pictures is none that is refused.
+PREDICT = [("predict run {}", odd) for odd in ODD if odd != "set/train"]
+
+
+@pytest.mark.parametrize(("command", "odd"), PREDICT)
+def test_what_is_no_picture_is_refused(place, command, odd):
+    test_what_is_no_file_is_refused(place, command, odd)
+
+
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize(
     "command",
     [
-        "predict run {}", "predict {} set/train/dots/0000.JPEG", "evaluate {} --workers 0",
+        "predict {} set/train/dots/0000.JPEG", "evaluate {} --workers 0",
         "look {} --what filters", "report {}", "train --resume {}", NEW + " --data {}/x",
         NEW + " --data set --finetune {}", NEW + " --data set --config {}",
     ],

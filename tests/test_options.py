@@ -14,7 +14,7 @@ import alexnet
 from minigrad import backend, commands, data, optim
 from minigrad.columns import Column, column_of
 from minigrad.distributed import Communicator
-from minigrad.models.cifar import CIFAR10
+from minigrad.models.cifar import CIFAR10_26PCT
 from minigrad.models.lenet import LENET5
 from minigrad.models.records import LRN, Dense, small_subset
 from minigrad.network import Network, shrunken
@@ -302,7 +302,7 @@ def test_finetune_copies_what_fits(pictures, tmp_path):
     for name, w in t.model.state_dict().items():
         source = fresh if name.startswith("fc8") else own.model.state_dict()
         np.testing.assert_array_equal(w, source[name], err_msg=name)
-    other = Network(CIFAR10, 7, 0)
+    other = Network(CIFAR10_26PCT, 7, 0)
     with pytest.raises(ValueError, match="not one parameter fits this network: conv1.w"):
         session.load_weights(other, str(tmp_path))
 

@@ -17,7 +17,7 @@ import alexnet
 from minigrad import page
 from minigrad.data import synthetic
 from minigrad.engine import no_grad
-from minigrad.models.cifar import CIFAR10
+from minigrad.models.cifar import CIFAR10_26PCT
 from minigrad.models.lenet import LENET5
 from minigrad.models.records import LRN, Conv, Pool, Sigmoid, Tanh
 from minigrad.network import Network, ledger, shrunken
@@ -105,7 +105,7 @@ ARITHMETIC = {
     "zfnet": shrunken(alexnet.PRESETS["zfnet"]),
     "caffe": shrunken(alexnet.PRESETS["caffe"]),
     "lenet5": LENET5,
-    "cifar10": CIFAR10,
+    "cifar10_26pct": CIFAR10_26PCT,
     "sigmoid": TINY.changed(relu1=Sigmoid(), relu2=Tanh()),
 }
 

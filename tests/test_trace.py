@@ -106,7 +106,7 @@ def large(beyond) -> dict[str, tuple]:
         "sgd_update": (blocks, 0, *real(flat, flat, flat), flat[0], span, 0.1, 0.9, 0.1, 1),
         "prepare_images": (
             N * 64, 0, *bytes_, beyond((N, 3), "int32"),
-            *real((64, 64, 4), (N, 4), images), 64, 64, 4, 1.0,
+            *real((64, 64, 4), (N, 4), (4,), images), 64, 64, 4,
         ),
     }  # fmt: skip
 

@@ -102,7 +102,7 @@ def choose(
             )
         chosen = present[:classes]
     else:
-        chosen = sorted(set(classes))
+        chosen = list(dict.fromkeys(classes))
         absent = [c for c in chosen if c not in tree]
         if absent:
             raise DataError(
@@ -140,7 +140,8 @@ def open_folder(
 
     Args:
         root: e.g. imagenet/train.
-        classes: None for all, a number N for the first N in sorted order, or folder names.
+        classes: None for all, a number N for the first N in sorted order, or folder names, in the
+            order that they have here.
         images_per_class: at most this many of each class, chosen at random by seed; None for all.
     Raises DataError: no such folder, no classes, an empty class, a class that is not there.
     """

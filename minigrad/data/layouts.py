@@ -62,6 +62,7 @@ def open_sets(
     chosen: int | list[str] | None = None
     if classes is not None:
         words = Path(classes).read_text().split() if is_file(classes) else classes.split(",")
+        words = sorted(words)
         chosen = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
     train, val = trees(root, cache)
     wanted = choose(*train, chosen, images_per_class, seed)

@@ -83,34 +83,34 @@ def prepare_images(
     crops: np.ndarray,
     mean: np.ndarray,
     shift: np.ndarray,
-    scale: float,
+    scale: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """out = (mirror(crop(picture)) - mean + shift) * scale. Shapes as in Preparation.into;
-    shift (n, channels). Kernel: kernels/images.cu."""
+    shift (n, channels), scale (channels,). Kernel: kernels/images.cu."""
     n, size = out.shape[:2]
     if kernels.ready(out):
-        given = [kernels.contiguous(a) for a in (pictures, crops, mean, shift)]
+        given = [kernels.contiguous(a) for a in (pictures, crops, mean, shift, scale)]
         kernels.launch(
-            "prepare_images", n * size, *given, out, pictures.shape[1], size, out.shape[3], scale
+            "prepare_images", n * size, *given, out, pictures.shape[1], size, out.shape[3]
         )
         return
     for i, (top, left, mirror) in enumerate(backend.to_numpy(crops)):
         crop = pictures[i, top : top + size, left : left + size]
         np.subtract(crop[:, ::-1] if mirror else crop, mean, out=out[i])
     out += shift[:, None, None]
-    out *= out.dtype.type(scale)
+    out *= scale
 
 
 @dataclass
 class Preparation:
     """How a picture becomes input. size: side of the crop; mean: (size, size, C) or (C,); scale: a
-    factor; colour: (C, C) with columns 0.1 p_i s_i, or None for no colour noise; shrink: the
-    divisor of coloured pictures, which is 1.1 in the 2012 code."""
+    factor, or one for each channel; colour: (C, C) with columns 0.1 p_i s_i, or None for no colour
+    noise; shrink: the divisor of coloured pictures, which is 1.1 in the 2012 code."""
 
     size: int
     mean: np.ndarray
-    scale: float
+    scale: np.ndarray | float
     colour: np.ndarray | None = None
     shrink: float = 1.0
     mirror: bool = True  # training pictures may be mirrored
@@ -119,7 +119,8 @@ class Preparation:
         shape = (self.size, self.size, np.shape(self.mean)[-1])
         self.mean = np.ascontiguousarray(np.broadcast_to(self.mean, shape), np.float32)
         # Round them as a checkpoint does, so that a resumed run computes with the same numbers.
-        self.scale, self.shrink = float(np.float32(self.scale)), float(np.float32(self.shrink))
+        self.scale = np.broadcast_to(np.asarray(self.scale, np.float32), shape[2:]).copy()
+        self.shrink = float(np.float32(self.shrink))
 
     @classmethod
     def of(cls, p: Preprocessing, stats: Statistics) -> Preparation:
@@ -129,10 +130,15 @@ class Preparation:
         mean = stats.mean[inside, inside]  # every crop has the mean's centre subtracted, as in 2012
         if p.mean == "channel":
             mean = stats.mean.mean(axis=(0, 1))
+        elif not isinstance(p.mean, str):
+            mean = np.full(p.channels, p.mean)
+        scale = np.array(p.scale)
+        if p.unit_std:
+            scale = scale / stats.std
         colour = None
         if p.colour_noise:
             colour = p.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
-        return cls(p.size, mean, 1 / stats.std if p.unit_std else 1.0, colour, p.shrink, p.mirror)
+        return cls(p.size, mean, scale, colour, p.shrink, p.mirror)
 
     def prepare_into(
         self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None
@@ -173,10 +179,10 @@ class Preparation:
                 f"a crop of {self.size}x{self.size} at {outside} reaches outside pictures of"
                 f" {side}x{side}"
             )
-        shift, scale = np.zeros((n, C), np.float32), self.scale
+        shift, scale = np.zeros((n, C), np.float32), np.asarray(self.scale)
         if self.colour is not None and noise is not None:
             shift[:] = (noise[:, None] * self.colour).sum(axis=2)  # for each picture separately
-            scale /= self.shrink
+            scale = (scale.astype(np.float64) / self.shrink).astype(np.float32)
         prepare_images(pictures, crops, self.mean, shift, scale, out)
 
     def centre(self, pictures: np.ndarray) -> np.ndarray:
@@ -222,6 +228,4 @@ class Preparation:
         mean, scale, colour, shrink = (
             tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")
         )
-        return cls(
-            p.size, mean, float(scale), colour if colour.any() else None, float(shrink), p.mirror
-        )
+        return cls(p.size, mean, scale, colour if colour.any() else None, float(shrink), p.mirror)

@@ -37,7 +37,7 @@ def examples() -> dict[str, Launch]:
         sgd_update(w, v, g, 0.01, 0.9, 5e-4, "paper")
         pictures = rng.integers(0, 256, (1, 256, 256, 3)).astype(np.uint8)
         crop, mean = np.array([[5, 9, 1]], np.int32), numbers(227, 227, 3)
-        prepare_images(pictures, crop, mean, numbers(1, 3), 1.0, np.empty_like(mean[None]))
+        prepare_images(pictures, crop, mean, numbers(1, 3), numbers(3), np.empty_like(mean[None]))
     return {launch.kernel: launch for launch in reversed(kept)}
 
 

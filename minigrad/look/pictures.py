@@ -62,20 +62,25 @@ def draw_curves(
 
 def draw_predictions(
     pictures: Sequence[np.ndarray],
-    labels: Sequence[int],
+    labels: Sequence[int] | None,
     probabilities: np.ndarray,
     names: Sequence[str],
     path: Path,
     best: int = 4,
     side: int = 150,
+    captions: Sequence[str] = (),
 ) -> Path:
     """Draw pictures with their class above and the `best` most probable classes as bars below, the
-    right one in green (the paper's figure 4)."""
+    right one in green (the paper's figure 4). If the right classes are not known, labels is None
+    and the captions stand above."""
     tiles = []
-    for picture, label, p in zip(pictures, labels, probabilities):
+    known = [-1] * len(pictures) if labels is None else labels
+    for picture, label, p in zip(pictures, known, probabilities):
         tile = shrunk(enlarged(photograph(picture), side), side)
         tiles.append(np.concatenate([tile, bars(p, label, names, tile.shape[1], best)]))
-    captions = [short(names[label]) for label in labels]
+    if labels is not None:
+        captions = [names[label] for label in labels]
+    captions = [short(caption) for caption in captions]
     return save(sheet(tiles, 4 if len(tiles) <= 8 else 6, captions), path)
 
 

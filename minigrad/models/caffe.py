@@ -12,12 +12,26 @@ from minigrad.models.records import (
     Pool,
     Preprocessing,
     Preset,
+    Pretrained,
     Recipe,
     ReLU,
+    WeightsFile,
 )
 
 CAFFE = Preset(
-    source="BVLC/caffe models/bvlc_alexnet; published 57.1 / 80.2 % accuracy, centre crop",
+    source="BVLC/caffe models/bvlc_alexnet",
+    accuracy="57.1 / 80.2 %, centre view, ILSVRC-2012 validation (readme.md)",
+    sources={
+        "norm*.k": "caffe.proto: 1, and train_val.prototxt leaves it so",
+        "norm*.divide_by_n": "src/caffe/layers/lrn_layer.cpp",
+        "drop*.inverted": "src/caffe/layers/dropout_layer.cpp",
+        "recipe.form": "src/caffe/solvers/sgd_solver.cpp",
+        "recipe.bias_*": "train_val.prototxt, lr_mult and decay_mult",
+        "recipe.batch_size": "train_val.prototxt",
+        "recipe.*": "solver.prototxt",
+        "preprocessing.colour_noise": "readme.md: no relighting",
+        "*": "train_val.prototxt",
+    },
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),
@@ -50,16 +64,35 @@ CAFFE = Preset(
         lr_drops=(20, 40, 60, 80),  # stepsize 100,000
         momentum=0.9,
         weight_decay=0.0005,
-        form="torch",
         bias_lr_scale=2.0,  # lr_mult
         bias_decay=False,  # decay_mult
+    ),
+    pretrained=Pretrained(
+        blue_first=True,
+        files=(
+            WeightsFile(
+                "dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
+                "sha1:9116a64c0fbe4459d18f4bb6b56d647b63920377",
+                "57.1 / 80.2 % of ILSVRC-2012's validation pictures (readme.md)",
+            ),
+        ),
     ),
 )
 
 CAFFENET = Preset(
-    source=(
-        "BVLC/caffe models/bvlc_reference_caffenet; published 57.4 / 80.4 % accuracy, centre crop"
-    ),
+    source="BVLC/caffe models/bvlc_reference_caffenet",
+    accuracy="57.4 / 80.4 %, centre view, ILSVRC-2012 validation (readme.md)",
+    sources={
+        "norm*.k": "caffe.proto: 1, and train_val.prototxt leaves it so",
+        "norm*.divide_by_n": "src/caffe/layers/lrn_layer.cpp",
+        "drop*.inverted": "src/caffe/layers/dropout_layer.cpp",
+        "recipe.form": "src/caffe/solvers/sgd_solver.cpp",
+        "recipe.bias_*": "train_val.prototxt, lr_mult and decay_mult",
+        "recipe.batch_size": "train_val.prototxt",
+        "recipe.*": "solver.prototxt",
+        "preprocessing.colour_noise": "readme.md: no relighting",
+        "*": "train_val.prototxt",
+    },
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),
@@ -92,8 +125,17 @@ CAFFENET = Preset(
         lr_drops=(20, 40, 60, 80),
         momentum=0.9,
         weight_decay=0.0005,
-        form="torch",
         bias_lr_scale=2.0,
         bias_decay=False,
+    ),
+    pretrained=Pretrained(
+        blue_first=True,
+        files=(
+            WeightsFile(
+                "dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
+                "sha1:4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
+                "57.4 / 80.4 % of ILSVRC-2012's validation pictures (readme.md)",
+            ),
+        ),
     ),
 )

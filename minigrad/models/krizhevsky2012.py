@@ -19,7 +19,27 @@ from minigrad.models.records import (
 )
 
 KRIZHEVSKY2012 = Preset(
-    source="the 2012 source, run 145: 40.664 / 18.210 % error on ILSVRC-2012 validation",
+    source="the 2012 source, layers-145.cfg and layer-params-145.cfg",
+    accuracy="59.3 / 81.8 % (40.664 / 18.210 % error), ten views, ILSVRC-2012 validation",
+    sources={
+        "layers": "layers-145.cfg; the text has ReLU before LRN and no within2",
+        "*.ceil": "layer.py rounds all output sizes up",
+        "norm*.divide_by_n": "layer.py",
+        "norm*.k": "layers-145.cfg, minDiv=2",
+        "norm*.groups": "layers-145.cfg: each column is normalised alone",
+        "within2*": "layers-145.cfg, rnorm; not in the paper",
+        "*.std": "layers-145.cfg, initW",
+        "*.bias": "layers-145.cfg, initB",
+        "drop*": "src/layer.cu",
+        "preprocessing.*": "convdata.py",
+        "recipe.bias_decay": "src/layer.cu",
+        "recipe.bias_lr": "layer-params-145.cfg, epsB",
+        "recipe.lr_drops": "notes at the end of layer-params-145.cfg",
+        "recipe.rates": "notes at the end of layer-params-145.cfg",
+        "recipe.colour_until": "notes at the end of layer-params-145.cfg",
+        "recipe.epochs": "notes at the end of layer-params-145.cfg",
+        "recipe.*": "layer-params-145.cfg",
+    },
     layers={
         # layer.py rounds all output sizes up, and divides LRN's alpha by n
         "conv1": Conv(96, 11, stride=4, ceil=True, std=0.01, bias=0.0),

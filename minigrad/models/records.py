@@ -8,8 +8,9 @@ builds it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 from minigrad.written import read
 
@@ -156,14 +157,19 @@ class Preprocessing:
     size: int  # side of the crop that the network sees
     picture: int = PHOTOGRAPH[0]  # side to which pictures are scaled before they are cropped
     channels: int = PHOTOGRAPH[2]  # 3: red, green, blue; 1: grey
-    mean: str = "pixel"  # subtract the mean image; "channel": subtract the mean of each channel
+    # "pixel": subtract the mean image; "channel": the mean of each channel; or these numbers
+    mean: Literal["pixel", "channel"] | tuple[float, ...] = "pixel"
+    scale: tuple[float, ...] = (1.0,)  # then multiply by this, or by one number for each channel
     colour_noise: float = 0.0  # the paper's PCA noise, 0.1 there; 0: none
     shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
     unit_std: bool = False  # divide by the standard deviation of the training pixels
     mirror: bool = True  # mirror every second training picture
 
     def __post_init__(self) -> None:
-        check(self, picture=(1, 1 << 14), colour_noise=(0, 100), shrink=(1e-3, 1e3))
+        check(
+            self, picture=(1, 1 << 14), colour_noise=(0, 100), shrink=(1e-3, 1e3),
+            scale=(1e-9, 1e9),
+        )  # fmt: skip
         if not 1 <= self.size <= self.picture:
             raise ValueError(
                 f"a crop of {self.size} does not fit into pictures of {self.picture}: size must be "
@@ -171,8 +177,13 @@ class Preprocessing:
             )
         if self.channels not in (1, PHOTOGRAPH[2]):
             raise ValueError(f"pictures have 3 channels, or 1 in grey, not {self.channels}")
-        if self.mean not in ("pixel", "channel"):
-            raise ValueError(f"mean must be 'pixel' or 'channel', not {self.mean!r}")
+        if isinstance(self.mean, str) and self.mean not in ("pixel", "channel"):
+            raise ValueError(f"mean must be 'pixel', 'channel' or numbers, not {self.mean!r}")
+        if not isinstance(self.mean, str):
+            check(self, mean=(-1e9, 1e9))
+        for name, numbers in (("mean", self.mean), ("scale", self.scale)):
+            if not isinstance(numbers, str) and len(numbers) not in (1, self.channels):
+                raise ValueError(f"{name} must be one number, or one for each channel")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -227,14 +238,47 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights that others trained: its address, the checksum of its content ("sha256:" or
+    "sha1:", then the first or all digits), and what the network must score with it."""
+
+    where: str
+    checksum: str
+    scores: str
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """How the weights that others trained for a model are read (weights/fitting.py)."""
+
+    names: Mapping[str, str] = field(default_factory=dict)  # of the file's layers; else those here
+    blue_first: bool = False  # the file's first layer and mean take blue, green, red
+    files: tuple[WeightsFile, ...] = ()
+
+
+@dataclass(frozen=True)
 class Preset:
-    """A model: its layers by name and in order, its preprocessing, its recipe, and its source."""
+    """A model: its layers by name and in order, its preprocessing, its recipe, and its source.
+
+    What a run does not need is not written into its settings: accuracy, as published; sources, by
+    field, such as "conv1.std", where * stands for any part of a name; names of the classes, in
+    order; and how weights of others are read.
+    """
 
     source: str
     layers: Mapping[str, Layer]
     preprocessing: Preprocessing
     recipe: Recipe
     classes: int = 1000  # the number of classes that it was made for
+    accuracy: str = field(default="", compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    names: tuple[str, ...] = field(default=(), compare=False)
+    pretrained: Pretrained = field(default_factory=Pretrained, compare=False)
+
+    def source_of(self, what: str) -> str:
+        """The source of a field, such as "conv1.std"."""
+        found = (text for pattern, text in self.sources.items() if fnmatchcase(what, pattern))
+        return next(found, self.source)
 
     def changed(self, **layers: Layer | None) -> Preset:
         """The preset with the named layers replaced, or left out where the value is None."""
@@ -317,10 +361,10 @@ def diff(a: Preset, b: Preset) -> list[tuple[str, Any, Any]]:
         if type(one) is not type(other):
             found.append((name, one, other))
             continue
-        for field in fields(one):
-            values = getattr(one, field.name), getattr(other, field.name)
+        for f in fields(one):
+            values = getattr(one, f.name), getattr(other, f.name)
             if values[0] != values[1]:
-                found.append((f"{name}.{field.name}", *values))
+                found.append((f"{name}.{f.name}", *values))
     return found
 
 
@@ -352,4 +396,4 @@ def small_subset(preset: Preset) -> Preset:
         if isinstance(layer, Conv) or (isinstance(layer, Dense) and layer.units is not None)
     }
     small = preset.changed(**hidden)
-    return replace(small.with_preprocessing(unit_std=True, shrink=1.0), recipe=recipe)
+    return replace(small.with_preprocessing(unit_std=True, scale=(1.0,), shrink=1.0), recipe=recipe)

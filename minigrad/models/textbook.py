@@ -17,6 +17,10 @@ from minigrad.models.records import (
 
 TEXTBOOK = Preset(
     source="the single-tower network of most lecture notes: the paper's without groups",
+    sources={
+        "conv*.groups": "lecture notes draw one tower",
+        "*": "as the preset paper",
+    },
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),

@@ -4,11 +4,29 @@ Source: torchvision/models/alexnet.py, its documentation page, and references/cl
 torchvision draws weights and biases from +-1/sqrt(fan in); here they are He's weights and zeros.
 """
 
-from minigrad.models.records import Conv, Dense, Dropout, Pool, Preprocessing, Preset, Recipe, ReLU
+from minigrad.models.records import (
+    Conv,
+    Dense,
+    Dropout,
+    Pool,
+    Preprocessing,
+    Preset,
+    Pretrained,
+    Recipe,
+    ReLU,
+    WeightsFile,
+)
 
 TORCHVISION = Preset(
-    source="torchvision alexnet, after arXiv 1404.5997; "
-    "published 56.52 / 79.07 % accuracy, centre crop",
+    source="torchvision alexnet, after arXiv 1404.5997",
+    accuracy="56.52 / 79.07 %, centre view, ILSVRC-2012 validation (documentation page)",
+    sources={
+        "*.std": "here He's; torchvision/models/alexnet.py draws within 1 / sqrt(fan in)",
+        "*.bias": "here 0; torchvision/models/alexnet.py draws within 1 / sqrt(fan in)",
+        "recipe.*": "references/classification: train.py, README.md",
+        "preprocessing.*": "references/classification/presets.py",
+        "*": "torchvision/models/alexnet.py",
+    },
     layers={
         "conv1": Conv(64, 11, stride=4, padding=2),
         "relu1": ReLU(),
@@ -31,7 +49,12 @@ TORCHVISION = Preset(
         "relu7": ReLU(),
         "fc8": Dense(),
     },
-    preprocessing=Preprocessing(size=224, mean="channel", unit_std=True),
+    preprocessing=Preprocessing(
+        size=224,
+        # references/classification/presets.py: 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 of 255
+        mean=(123.675, 116.28, 103.53),
+        scale=(1 / 58.395, 1 / 57.12, 1 / 57.375),
+    ),
     recipe=Recipe(
         batch_size=256,
         epochs=90,
@@ -40,5 +63,24 @@ TORCHVISION = Preset(
         momentum=0.9,
         weight_decay=1e-4,
         form="torch",
+    ),
+    pretrained=Pretrained(
+        names={
+            "conv1": "features.0",
+            "conv2": "features.3",
+            "conv3": "features.6",
+            "conv4": "features.8",
+            "conv5": "features.10",
+            "fc6": "classifier.1",
+            "fc7": "classifier.4",
+            "fc8": "classifier.6",
+        },
+        files=(
+            WeightsFile(
+                "download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+                "sha256:7be5be79",  # the first digits, which PyTorch's hub compares
+                "56.52 / 79.07 % of ILSVRC-2012's validation pictures (documentation page)",
+            ),
+        ),
     ),
 )

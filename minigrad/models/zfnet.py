@@ -18,7 +18,19 @@ from minigrad.models.records import (
 )
 
 ZFNET = Preset(
-    source="Zeiler and Fergus, arXiv 1311.2901; 38.4 / 16.5 % error",
+    source="Zeiler and Fergus, arXiv 1311.2901",
+    accuracy="61.6 / 83.5 % (38.4 / 16.5 % error), ILSVRC-2012 validation (table 2)",
+    sources={
+        "conv*.padding": "what the sizes of figure 3 require",
+        "*.ceil": "what the sizes of figure 3 require",
+        "*.std": "section 3",
+        "*.bias": "section 3",
+        "norm*": "not given: AlexNet's",
+        "recipe.weight_decay": "not given: AlexNet's",
+        "preprocessing.*": "section 3",
+        "recipe.*": "section 3",
+        "*": "figure 3",
+    },
     layers={
         "conv1": Conv(96, 7, stride=2, padding=1, std=0.01, bias=0.0),  # figure 3
         "relu1": ReLU(),

@@ -71,17 +71,19 @@ def check_arrays(
 def check_preparation(path: Path, arrays: Mapping[str, np.ndarray], p: Preprocessing) -> None:
     """Raise CheckpointError unless these arrays describe a preparation of pictures."""
     C = p.channels
-    needed = {"mean": (p.size, p.size, C), "scale": (), "colour": (C, C), "shrink": ()}
+    needed = {"mean": (p.size, p.size, C), "scale": (C,), "colour": (C, C), "shrink": ()}
     for name, shape in needed.items():
         array = arrays.get(name)
         if array is None:
             raise CheckpointError(f"{path}: preparation.{name} is missing")
+        if name == "scale" and array.shape == ():  # before there was one a channel
+            shape = ()
         if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise CheckpointError(
                 f"{path}: preparation.{name} is {array.dtype} {array.shape}; finite numbers of the"
                 f" shape {shape} are needed"
             )
-    if not (arrays["scale"] > 0 and arrays["shrink"] > 0):
+    if not ((arrays["scale"] > 0).all() and arrays["shrink"] > 0):
         raise CheckpointError(f"{path}: preparation.scale and preparation.shrink must be above 0")
 
 
@@ -98,7 +100,14 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
 
 def held_out_by(run: str, settings: Settings) -> data.ImageSet:
     """The pictures that a run validated on, opened again from its data."""
+    if not settings.pictures and not settings.options.data:
+        raise data.DataError(
+            f"{run} holds imported weights, and no pictures that they were validated on: name some"
+            " with --data"
+        )
     sets = open_sets(settings.options)
+    if not settings.pictures and sets[0].classes == settings.classes:
+        return sets[1]
     if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
         raise data.DataError(
             f"{sets[0].root} has changed since the run {run}: it has {len(sets[0])} training"

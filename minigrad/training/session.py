@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def train(
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):
         tensors, before = read_run(given["resume"])
+        if not before.pictures:
+            raise ValueError(
+                f"{given['resume']} holds imported weights, and no training to go on with: start"
+                f" one from them with --finetune {given['resume']}"
+            )
         options = before.options.resumed(given, report)
     elif given.get("config"):
         options = configured(Path(given["config"])).repeated(given)
@@ -70,6 +76,8 @@ def train(
     comm = between_gpus(comm, device, report)
     sets = comm.in_turn(lambda: open_sets(options))
     settings = settled(options, before, sets[0], presets)
+    if options.finetune and not before:
+        tensors, settings = prepared_as_before(options.finetune, settings, report)
     if comm.rank == 0 and before:
         run = RunFolder.resume(given["resume"], report)
     elif comm.rank == 0:
@@ -241,6 +249,9 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
     drops = "when validation stops improving"
     if recipe.lr_drops is not None:
         drops = "at epoch " + ", ".join(f"{epoch:g}" for epoch in recipe.lr_drops)
+    scaled = "on the 0..255 scale"
+    if p.unit_std or p.scale != (1.0,):
+        scaled = "scaled to unit variance" if p.unit_std else "multiplied as the preset says"
     weights = [x for x in settings.network.layers.values() if isinstance(x, (Conv, Dense))]
     kind = "He" if weights and weights[0].std is None else "Gaussian"
     lines = [
@@ -254,7 +265,7 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
             f" {recipe.lr:g} divided by 10 {drops}, momentum {recipe.momentum:g}, decay"
             f" {recipe.weight_decay:g}, {kind} initial weights"
             f"{' fitted to the data' * recipe.standardize}, pictures"
-            f" {'scaled to unit variance' if p.unit_std else 'on the 0..255 scale'}"
+            f" {scaled}"
         ),
     ]
     if settings.recipe == "small":
@@ -263,6 +274,19 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
             " for longer than such a run)"
         )
     return lines
+
+
+def prepared_as_before(
+    run: str, settings: Settings, report: Report
+) -> tuple[dict[str, np.ndarray], Settings]:
+    """--finetune: the preparation of pictures that the run's weights were trained with, and the
+    settings that say so; nothing and the settings as they are, if pictures have another size."""
+    tensors, source = read_run(run, ("preparation.",))
+    old, own = source.network.preprocessing, settings.network.preprocessing
+    if (old.size, old.channels) != (own.size, own.channels):
+        return {}, settings
+    report(f"pictures are prepared as for {run}, with its mean and scale")
+    return tensors, replace(settings, network=replace(settings.network, preprocessing=old))
 
 
 def load_weights(model: nn.Module, run: str) -> str:
