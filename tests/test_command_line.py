@@ -465,7 +465,7 @@ def test_look_without_the_runs_pictures(trained, tmp_path):
 
 
 def test_a_ledger_is_drawn(tmp_path):
-    out = run("summary lenet5 --compare cifar10 --plot l.png", cwd=tmp_path)
+    out = run("summary lenet5 --compare cifar10_26pct --plot l.png", cwd=tmp_path)
     assert "written: l.png" in out
     assert np.asarray(Image.open(tmp_path / "l.png")).std() > 5
 
@@ -682,7 +682,7 @@ def test_summary_and_gradcheck(tmp_path):
 
 
 def test_summaries_by_number(tmp_path):
-    out = run("summary lenet5 --classes 7 --compare cifar10", tmp_path)
+    out = run("summary lenet5 --classes 7 --compare cifar10_26pct", tmp_path)
     own, other = (
         [sum(getattr(row, what) for row in rows) for what in ("parameters", "multiply_adds")]
         for rows in (
@@ -693,7 +693,7 @@ def test_summaries_by_number(tmp_path):
     assert f" {own[0]:,} " in out
     assert out.splitlines()[-1] == (
         f"{own[0] / other[0]:.4g} times the parameters and {own[1] / other[1]:.4g} times the"
-        f" multiply-adds of cifar10 ({other[0]:,}; {other[1]:,})"
+        f" multiply-adds of cifar10_26pct ({other[0]:,}; {other[1]:,})"
     )
     out = run("summary krizhevsky2012 --columns 2", tmp_path)
     assert out.splitlines()[-1] == (
@@ -716,7 +716,7 @@ def test_what_summary_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(about_presets, "Network", lambda preset, classes: classes or preset.classes)
     monkeypatch.setattr(look, "stage_seconds", lambda classes: {"all": classes})
     monkeypatch.setattr(look, "draw_ledgers", lambda *a: drawn.append(a) or a[1])
-    out = run("summary lenet5 --classes 7 --compare cifar10 --plot there", tmp_path)
+    out = run("summary lenet5 --classes 7 --compare cifar10_26pct --plot there", tmp_path)
     assert out.startswith("written: there.png\n")
     ((ledgers, path, seconds),) = drawn
     assert path == Path("there.png")
