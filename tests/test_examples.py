@@ -5,6 +5,8 @@ import importlib.util
 import re
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -211,3 +213,84 @@ def test_the_set_that_is_drawn_if_none_is_given(subset, tmp_path, monkeypatch, c
 def test_every_example_has_cells():
     for path in (ROOT / "examples").glob("[0-9]_*.py"):
         assert path.read_text().count("# %%") >= 3, path
+
+
+@pytest.fixture(scope="module")
+def cifar():
+    """examples/cifar10_26pct.py as a module."""
+    path = ROOT / "examples" / "cifar10_26pct.py"
+    spec = importlib.util.spec_from_file_location("cifar10_26pct", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_small_network_trains_and_draws_its_curve(cifar, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 14), ("test", 2)):
+        for label in "0123456789":
+            folder = tmp_path / "set" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+                Image.fromarray(picture).save(folder / f"{i}.png")
+    with zipfile.ZipFile("set.zip", "w") as archive:
+        for path in sorted((tmp_path / "set").rglob("*.png")):
+            archive.write(path, path.relative_to(tmp_path / "set"))
+    drawn = []
+    draw = cifar.draw_curve
+    monkeypatch.setattr(
+        cifar, "draw_curve", lambda rows, path: drawn.append(rows) or draw(rows, path)
+    )
+    words = "--data set.zip --epochs 2 --workers 0 --cache off --report off --output run"
+    monkeypatch.setattr(sys, "argv", ["cifar10_26pct.py", *words.split()])
+    assert cifar.main() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("cuda-convnet, layers-80sec.cfg\n")
+    assert [row["epoch"] for row in drawn[0]] == ["1", "2"]
+    error = 1 - float(drawn[0][-1]["val_top1"])
+    assert f"test error {error:.2%}; the curve, beside Caffe's: run/curve.png" in said
+    with Image.open("run/curve.png") as curve:
+        assert curve.size == (770, 495)
+
+
+def test_the_small_network_without_options(cifar, monkeypatch):
+    """CIFAR-10 by name, and the network of 26 %."""
+    given = []
+
+    def train(options, presets, comm):
+        given.append(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cifar.session, "train", train)
+    for options in ({}, {"resume": "run"}, {"preset": "cifar10_18pct", "data": "set"}):
+        with pytest.raises(KeyboardInterrupt):
+            cifar.run(options, None)
+    assert given == [
+        {"data": "cifar10", "preset": "cifar10_26pct"},
+        {"resume": "run"},
+        {"preset": "cifar10_18pct", "data": "set"},
+    ]
+
+
+def test_what_the_curve_shows(cifar, tmp_path, monkeypatch):
+    lines = {}
+
+    def plot(self, x, y, *args, label, **kwargs):
+        lines[label] = list(zip(x, y))
+
+    from matplotlib.axes import Axes
+
+    monkeypatch.setattr(Axes, "plot", plot)
+    rows = [
+        {"epoch": "1", "train_top1": "0.5", "val_top1": "0.25"},
+        {"epoch": "2", "train_top1": "0.75", "val_top1": "0.5"},
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is nothing for a legend
+        cifar.draw_curve(rows, tmp_path / "curve.png")
+    assert lines["training pictures"] == [(1, 50), (2, 75)]
+    assert lines["test pictures"] == [(1, 25), (2, 50)]
+    caffe = lines["Caffe's cifar10_quick, test pictures"]
+    assert caffe[8:] == [(8, pytest.approx(68.54)), (9, pytest.approx(74.92)), (10, 74.91)]
