@@ -30,6 +30,8 @@ def print_summaries(
     """Print the table of a preset (of every preset for "all"), or of one column of it, and compare
     it with another preset; with `plot`, draw it; with `table_file`, write it as CSV. assignments:
     fields that are set by hand first, such as "pool1.size=2"."""
+    if assignments and preset == "all":
+        raise ValueError("--set changes one preset: name it in place of all")
     if assignments:
         changed = with_values(find(preset, presets), assignments)
         presets = {**presets, preset: changed}

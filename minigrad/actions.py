@@ -30,6 +30,7 @@ from minigrad.training.evaluation import (
 )
 from minigrad.training.inside import Inside
 from minigrad.training.report import write_report
+from minigrad.training.run_folder import check_outputs
 from minigrad.training.runs import held_out_by, load_run
 
 
@@ -59,6 +60,7 @@ def evaluate_runs(
     device: str,
 ) -> None:
     """Print the accuracy of a run, or of several runs averaged, on validation pictures."""
+    check_outputs((by_class, predictions, confusion), runs)
     results: list[Evaluation] = []
     images, first = None, None
     for run in runs:
@@ -129,6 +131,7 @@ def predict(
 ) -> None:
     """The five most probable classes of single pictures, and of all pictures below folders:
     printed, drawn, and written as JSON and CSV ("-" for standard output, instead of the lines)."""
+    check_outputs((plot, json_file, csv_file), (run, *pictures))
     model, preparation, settings = load_run(run, device)
     rows: list[dict[str, Any]] = []
     drawn: list[tuple[str, np.ndarray, np.ndarray]] = []
@@ -209,5 +212,5 @@ def write_text(file: str, text: str) -> None:
         sys.stdout.write(text)
         return
     with replacing(Path(file)) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
     print(f"written: {file}")

@@ -286,6 +286,9 @@ def run_command(
         if "MINIGRAD_TRACEBACK" in os.environ:
             return fail(comm, traceback.format_exc(), 2)
         return fail(comm, f"error: {error}", 2)
+    except (MemoryError, RecursionError) as error:
+        what = "out of memory" if isinstance(error, MemoryError) else "nested too deeply"
+        return fail(comm, f"error: {what}", 2)
     except Stopped as stop:  # all ranks stop together
         if comm.rank == 0:
             print(stop, file=sys.stderr)

@@ -50,9 +50,10 @@ def effect(a: Preset, b: Preset, what: str) -> str:
         return ""  # the layers that one of them lacks have rows of their own
     found = counted(before, after)
     layers = a.layers.get(name), changed.layers.get(name)
-    if isinstance(layers[0], LRN) and isinstance(layers[1], LRN) and field != "groups":
-        ones = np.full((1, max(layer.n for layer in layers if isinstance(layer, LRN))), 100.0)
-        values = [normalised(layer, ones) for layer in layers if isinstance(layer, LRN)]
+    norms = [layer for layer in layers if isinstance(layer, LRN) and layer.n < 100]
+    if len(norms) == 2 and field != "groups":
+        ones = np.full((1, max(layer.n for layer in norms)), 100.0)
+        values = [normalised(layer, ones) for layer in norms]
         found.append(
             f"where all neighbours are 100, 100 becomes {values[1]:.1f}, not {values[0]:.1f}"
         )
@@ -179,5 +180,5 @@ def parsed(value: str) -> Any:
     """A value of the command line: a number, true, false, none, a list, or a word."""
     try:
         return None if value == "none" else json.loads(value.lower())
-    except ValueError:
+    except (ValueError, RecursionError):
         return value

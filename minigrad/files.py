@@ -3,6 +3,7 @@ then synced to disk, then renamed."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Anything else that the block, or a library that it calls, leaves beside that path is deleted. If
     the process is killed, `sweep` deletes it later.
     """
+    path = path.resolve() if path.is_symlink() else path
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no folder", str(path.parent))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(errno.EEXIST, "is no file that can be written over", str(path))
     own = Path(tempfile.mkdtemp(prefix=PREFIX, dir=path.parent))
     try:
         unfinished = own / path.name

@@ -86,3 +86,20 @@ def test_the_cache_folder(monkeypatch):
             monkeypatch.setenv("XDG_CACHE_HOME", value)
         expected = expected or "/home/somebody/.cache"
         assert files.default_cache_folder() == Path(expected, "minigrad")
+
+
+def test_links_are_followed_and_devices_left(tmp_path):
+    (tmp_path / "there").write_text("old")
+    (tmp_path / "link").symlink_to("there")
+    with files.replacing(tmp_path / "link") as unfinished:
+        unfinished.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/full")):
+        with pytest.raises(OSError, match="is no file that can be written over"), \
+                files.replacing(place):  # fmt: skip
+            pass
+    with pytest.raises(OSError, match="there is no folder: '.*/nodir'"), \
+            files.replacing(tmp_path / "nodir" / "x"):  # fmt: skip
+        pass

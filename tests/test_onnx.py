@@ -4,9 +4,11 @@ import base64
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import alexnet
 from minigrad.data import Preparation
@@ -14,6 +16,7 @@ from minigrad.engine import no_grad
 from minigrad.functions import softmax
 from minigrad.models.records import LRN, Conv, Gather
 from minigrad.network import Network, ledger, shrunken
+from minigrad.training import checkpoint
 from minigrad.training.checkpoint import part
 from minigrad.training.runs import read_run
 from minigrad.weights import WeightsError
@@ -180,8 +183,31 @@ def test_export(tmp_path, monkeypatch, capsys, lenet_run):
     for name, array in part(read_run("again")[0], "model.").items():
         np.testing.assert_array_equal(array, own[name], err_msg=name)
     capsys.readouterr()
+    newest = str(run / "checkpoint.safetensors")
+    before = Path(newest).read_bytes()
+    for source in (str(run), newest):
+        assert alexnet.main(["export", source, "-o", newest]) == 2
+        assert f"{newest} would be written over" in capsys.readouterr().err
+    assert Path(newest).read_bytes() == before
     assert alexnet.main(["export", str(run), "-o", "net.pth"]) == 2
     assert "the name must end in .onnx or .safetensors" in capsys.readouterr().err
+
+
+def test_export_of_a_run_that_changed_a_field(tmp_path, lenet_run):
+    """Its preset's files have other shapes, so that the run's own record counts."""
+    run, own = lenet_run
+    tensors, description = checkpoint.load(run / "checkpoint.safetensors")
+    layers = description["settings"]["network"]["layers"]
+    assert layers[2]["name"] == "conv2"
+    layers[2]["padding"] = 2
+    fc3 = np.arange(6 * 6 * 50 * 500.0, dtype=np.float32).reshape(-1, 500)
+    changed = tmp_path / "changed.safetensors"
+    checkpoint.save(changed, tensors | {"model.fc3.w": fc3}, description)
+    out = tmp_path / "out.safetensors"
+    assert alexnet.main(["export", str(changed), "-o", str(out)]) == 0
+    written_ = safetensors.numpy.load_file(out)
+    expected = fc3.reshape(6, 6, 50, 500).transpose(3, 2, 0, 1).reshape(500, -1)
+    np.testing.assert_array_equal(written_["fc3.weight"], expected)
 
 
 def test_the_graph_that_onnx_ships(tmp_path):

@@ -426,3 +426,15 @@ def test_a_network_without_convolutions(tmp_path, monkeypatch):
     code, said = record.command("train", *options.split())
     assert code == 0, said
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MemoryError(), "error: out of memory"), (RecursionError(), "error: nested too deeply")],
+)
+def test_too_little_memory_is_a_sentence(error, words, capsys):
+    def command(comm):
+        raise error
+
+    assert commands.run_command(command) == 2
+    assert capsys.readouterr().err.strip() == words

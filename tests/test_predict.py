@@ -112,3 +112,18 @@ def test_what_cannot_be_predicted(place, lenet_run, capsys):
     (place / "empty").mkdir()
     assert main(run, "empty") == 2
     assert "no picture can be read below empty" in capsys.readouterr().err
+
+
+def test_nothing_that_is_read_is_written_over(place, lenet_run, capsys):
+    run, _ = lenet_run
+    for outputs in (
+        ["--csv", run / "checkpoint.safetensors"],
+        ["--json", run / "settings.json"],
+        ["--csv", "single.png"],
+        ["--csv", "same", "--json", "same"],
+    ):
+        assert main(run, "single.png", *outputs) == 2
+        assert f"{outputs[1]} would be written over" in capsys.readouterr().err.replace(
+            f"{place}/", ""
+        )
+    assert main(run, "single.png") == 0

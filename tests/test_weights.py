@@ -292,17 +292,18 @@ def rebuilt(offset=0, shape=(2, 3), strides=(3, 1), size=6, kind="FloatStorage",
         ({"offset": 1}, r"shape \(2, 3\) reaches outside its storage of 6"),
         ({"strides": (4, 1)}, "reaches outside"),
         ({"shape": (2, 4)}, "reaches outside"),
-        ({"shape": (1 << 20, 1 << 20), "strides": (0, 0)}, "reaches outside"),
+        ({"shape": (1 << 20, 1 << 20), "strides": (0, 0)}, "share their numbers"),
         ({"shape": (2, 0)}, "is empty"),
-        ({"strides": (1,)}, "has other strides"),
+        ({"shape": (8, 3), "strides": (0, 1)}, "reaches outside its storage"),
         ({"size": 7}, "is not all there"),
         ({"size": 1 << 39}, "is not all there|is said to have"),
         ({"size": 1 << 60}, "numbers"),
         ({"size": 0}, "numbers"),
-        ({"kind": "BFloat16Storage"}, "torch.BFloat16Storage"),
+        ({"strides": (1,)}, "a tensor of 2 sides has 1 strides"),
+        ({"kind": "BFloat16Storage"}, r"numbers of 'BFloat16Storage' are not read; save them with"),
         ({"kind": "DoubleStorage"}, "is not all there"),
         ({"key": "../0"}, "no item named"),
-        ({"shape": (1,) * 9, "strides": (1,) * 9}, "other strides"),
+        ({"shape": (1,) * 9, "strides": (1,) * 9}, "more than 8 sides"),
     ],
 )
 def test_a_tensor_that_is_not_there(tmp_path, change, words):
@@ -312,6 +313,57 @@ def test_a_tensor_that_is_not_there(tmp_path, change, words):
     path = in_a_zip(tmp_path / "bad.pt", rebuilt(**change), **data)
     with pytest.raises(WeightsError, match=words):
         load(path)
+
+
+def doubled(times: int) -> bytes:
+    """Opcodes for ((..), (..)) with 2^times leaves, in a few bytes."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
+
+
+SMALL = {  # a few bytes that describe much
+    "a nested key": b"\x80\x02}" + b")" + b"\x85" * 200_000 + b"Ns.",
+    "an exponential key": b"\x80\x02}" + doubled(40) + b"Ns.",
+    "an exponential name": b"\x80\x02" + doubled(40) + doubled(40) + b"\x93.",
+    "an exponential storage": b"\x80\x02(" + doubled(40) + b"NNNNtQ.",
+    "an exponential shape": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NK\x00"
+    + doubled(40) + doubled(40) + b"\x89NtR.",
+    "a long shape": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(NK\x00("
+    + b"K\x02" * 400_000 + b"t(" + b"K\x01" * 400_000 + b"t\x89NtR.",
+    "many dicts": b"\x80\x02" + b"}" * 3_000_000 + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", [*SMALL, "many views"])
+def test_small_pickles_that_would_take_for_ever(tmp_path, what):
+    """Or all memory, or the stack of C: each is refused at once."""
+    base = weight_files.tensor("0", 0, (64, 64), (64, 1), 4096)
+    views = weight_files.state_dict({f"l{i}.weight": base for i in range(200)})
+    path = in_a_zip(tmp_path / "a.pt", SMALL.get(what, views), **{"data/0": bytes(16384)})
+    with pytest.raises(WeightsError) as error:
+        load(path)
+    assert len(str(error.value)) < 400
+
+
+def test_a_negated_view_is_refused(tmp_path):
+    """Its sign is a flag beside the numbers."""
+    state = {"a.weight": torch._neg_view(torch.arange(6.0).view(2, 3))}
+    with pytest.raises(WeightsError, match=r"negated or conjugated view; save it with .clone()"):
+        load(saved(state, tmp_path / "neg.pt"))
+
+
+def test_what_a_file_names_is_clipped_and_on_one_line(tmp_path):
+    name = "a\nerror: " + "b" * 5000
+    path = tmp_path / "net"
+    path.write_bytes(weight_files.caffemodel({name: [np.zeros((2, 2), np.float32)] * 3}))
+    with pytest.raises(WeightsError) as error:
+        load(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    with pytest.raises(WeightsError, match="'model' is a dict in it; save that one alone"):
+        load(saved({"model": {"a.weight": torch.ones(2)}}, path))
+    with pytest.raises(WeightsError) as error:
+        load(in_a_zip(tmp_path / "long.pt", b"\x80\x02c" + b"m" * 100_000 + b"\nx\n."))
+    assert len(str(error.value)) < 400
 
 
 def test_a_zip_that_is_compressed_or_of_another_order(tmp_path):
@@ -351,6 +403,10 @@ def test_nested_depth_is_no_recursion(tmp_path):
         (b"\x93NUMPY....", "a mean is named with --mean"),
         (bytes(257) + b"ustar", "a tar file, as PyTorch wrote before"),
         (b"\xff" * 40, "more than ten bytes"),
+        (bytes(60_000_000), "field 1 of a message, of number 0, at byte 1"),
+        (b"\x08\x00" * (1 << 23), "field 4194305 of a message"),
+        (b"\x89PNG....", "none of the other formats"),
+        (b"\x80\x05N.", "not one that PyTorch wrote"),
         (weight_files.field(100, b"\x0f"), "wire type 7"),
         (b"\xa2\x06\x7f" + bytes(3), "it is cut off: a field of 127 bytes, 3 left"),
         (b"\x80\x02N.", "not one that PyTorch wrote"),
@@ -443,6 +499,10 @@ def test_layers_found_by_order_and_what_does_not_fit(tmp_path):
         fitted(layers | {"conv1": [layers["conv1"][0], np.zeros(7)]})
     with pytest.raises(WeightsError, match=r"differs is extra: the preset has none like it"):
         fitted(layers | {"extra": [np.zeros((2, 2))]})
+    with pytest.raises(WeightsError, match=r"the layers conv1, ip1 are not where the preset has"
+                                           r" them, and there is no 'conv2'"):  # fmt: skip
+        fitted({"conv1": [], "x": [], "y": [], "ip1": []} | dict(zip(("conv1", "ip1", "x", "y"),
+                                                                   layers.values())))  # fmt: skip
     few = dict(list(layers.items())[:3])
     with pytest.raises(WeightsError, match=r"it has 3 layers with weights \(conv1, conv2, ip1\)"
                                            r", and the preset has 4"):  # fmt: skip
@@ -523,7 +583,7 @@ def test_finetuning_keeps_the_preparation(lenet, tmp_path, capsys, monkeypatch):
     place, own = lenet
     file = place / "lenet.caffemodel"
     assert main("import", file, "--preset", "caffe_lenet", "-o", "run") == 0
-    new = ("train", "--preset", "caffe_lenet", "--data", place / "digits", "--finetune", "run")
+    new = ("train", "--data", place / "digits", "--finetune", "run")  # the run's own preset
     less = ("--epochs", 1, "--recipe", "small", "--workers", 0, "--report", "off", "--cache", "off")
     assert main(*new, *less, "--output", "tuned") == 0
     said = capsys.readouterr().out
@@ -551,6 +611,9 @@ def test_import_of_a_network_that_needs_a_mean(tmp_path, capsys, monkeypatch):
     preparation = load_run("run")[1]
     np.testing.assert_array_equal(preparation.mean, mean.transpose(1, 2, 0))
     assert preparation.scale.tolist() == [1, 1, 1]
+    np.save("mean.npy", np.full((3, 32, 32), 1e300))
+    assert main(*wanted[:-1], "other", "--mean", "mean.npy") == 2
+    assert "a mean is (C, H, W) or (C,), and finite" in capsys.readouterr().err
     np.save("mean.npy", np.array([{}]))
     assert main(*wanted[:-1], "other", "--mean", "mean.npy") == 2
     assert "mean.npy: no whole .npy file" in capsys.readouterr().err
@@ -595,6 +658,25 @@ def test_class_names(tmp_path):
     words.write_text("cat\ncat\n")
     with pytest.raises(WeightsError, match="it must name each class once"):
         imported.class_names(str(words), QUICK, None)
+
+
+def test_class_names_that_do_not_fit(lenet, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place, _ = lenet
+    words = tmp_path / "names.txt"
+    command = ("import", place / "lenet.caffemodel", "--preset", "caffe_lenet", "--classes", words)
+    words.write_text("cat\ndog\n")
+    assert main(*command) == 2
+    said = capsys.readouterr().err
+    assert "its last layer has 10 outputs, and there are 2 class names: give --classes" in said
+    words.write_bytes(b"\xff\xfe")
+    assert main(*command) == 2
+    assert f"{words}: class names are text in UTF-8" in capsys.readouterr().err
+    for odd in ("/dev/zero", tmp_path):
+        assert main(*command[:-1], odd) == 2
+        assert f"{odd}: a file of class names is needed" in capsys.readouterr().err
+    words.write_bytes(b"\xef\xbb\xbfcat\ndog\n")
+    assert imported.class_names(str(words), LENET, None) == (["cat", "dog"],) * 2
 
 
 @pytest.mark.parametrize("kind", ["sha256", "sha1"])

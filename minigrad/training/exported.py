@@ -12,6 +12,7 @@ from minigrad.data import Preparation
 from minigrad.files import replacing
 from minigrad.models.records import Preset
 from minigrad.training.checkpoint import part
+from minigrad.training.run_folder import check_outputs
 from minigrad.training.runs import read_run
 from minigrad.weights.onnx_file import Described, save_onnx
 
@@ -20,6 +21,7 @@ def export_run(run: str, output: str, presets: Mapping[str, Preset]) -> None:
     """Write a run's network as an ONNX file, or its parameters as a safetensors file under the
     names of its preset's files. The suffix says which."""
     path = Path(output)
+    check_outputs([output], [run])
     if path.suffix not in (".onnx", ".safetensors"):
         raise ValueError(f"{output}: the name must end in .onnx or .safetensors")
     tensors, settings = read_run(run)
@@ -31,7 +33,7 @@ def export_run(run: str, output: str, presets: Mapping[str, Preset]) -> None:
         with replacing(path) as unfinished:
             save_onnx(network, parameters, about, unfinished)
     else:
-        if named is not None and list(named.layers) == list(network.layers):
+        if named is not None and list(named.layers.items()) == list(network.layers.items()):
             network = named
         renamed = weights.unfit(parameters, network, len(settings.classes))
         with replacing(path) as unfinished:

@@ -19,6 +19,7 @@ from minigrad.training.run_folder import RunFolder
 from minigrad.training.settings import Settings
 from minigrad.weights import WeightsError
 
+LARGEST_NAMES = 1 << 24  # bytes
 MOST = 200_000  # pictures that a mean is computed from, at about a thousand a second
 
 
@@ -47,6 +48,12 @@ def import_weights(
         images, _ = data.open_sets(mean_of, cache=default_cache_folder())
     named = class_names(classes, network, images)
     outputs = len(named[0]) if named else network.classes
+    last = list(read.arrays.values())[-1].get("bias")
+    if named and read.ordered and last is not None and last.size != outputs:
+        raise WeightsError(
+            f"{path}: its last layer has {last.size} outputs, and there are {outputs} class names:"
+            " give --classes FILE with one line for each output"
+        )
     parameters, lines = weights.fit(read, network, outputs)
     if not named:
         width = len(str(outputs - 1))
@@ -99,7 +106,13 @@ def class_names(
     """(folder names, names in words) of the classes, in the order of the outputs: from a file, the
     preset, or the pictures; None if none of these says."""
     if path is not None:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        file = Path(path)
+        if not file.is_file() or file.stat().st_size > LARGEST_NAMES:
+            raise WeightsError(f"{path}: a file of class names is needed, one on each line")
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError as error:
+            raise WeightsError(f"{path}: class names are text in UTF-8 ({error})") from error
         rows = [line for line in lines if line]
         synsets = [row.split(None, 1) for row in rows]
         if synsets and all(r[0][:1] == "n" and r[0][1:].isdigit() for r in synsets):

@@ -331,6 +331,17 @@ def checkpoint_of(run: str | Path) -> Path:
     return path / CHECKPOINT if path.is_dir() else path
 
 
+def check_outputs(outputs: Sequence[str | None], inputs: Sequence[str]) -> None:
+    """Raise ValueError if a file that a command is to write is one that it reads, a file of the run
+    that it reads, or named twice. None and "-" stand for no file."""
+    files = [Path(name).resolve() for name in outputs if name not in (None, "-")]
+    read = {Path(name).resolve() for name in inputs}
+    for path in files:
+        of_a_run = path.parent in read and path.name in RunFolder(path.parent).files_of_a_run()
+        if path in read or of_a_run or files.count(path) > 1:
+            raise ValueError(f"{path} would be written over: choose another name for the output")
+
+
 def listed(names: list[str]) -> str:
     """The first five of several names, as part of a sentence."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

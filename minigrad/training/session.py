@@ -64,6 +64,9 @@ def train(
         options = configured(Path(given["config"])).repeated(given)
     else:
         options = Options(**given)
+        if options.finetune and "preset" not in given:
+            own = read_run(options.finetune, ())[1].options.preset
+            options = replace(options, preset=own if own in presets else options.preset)
     if options.columns not in (None, comm.size):
         raise ValueError(
             f"--columns {options.columns} needs {options.columns} ranks, one for each column, and"

@@ -23,8 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
+from minigrad.text import shown
 from minigrad.weights.file import Weights, WeightsError
 
+MOST_FIELDS = 1 << 22
 V1 = {"layer": 2, "name": 4, "blobs": 6}
 V2 = {"layer": 100, "name": 1, "blobs": 7}
 
@@ -48,10 +50,12 @@ def read_caffemodel(path: Path) -> Weights:
                 continue
             if name in layers or len(blobs) > 2:
                 what = "is there twice" if name in layers else f"has {len(blobs)} arrays"
-                raise ValueError(f"the layer {name!r} {what}")
+                raise ValueError(f"the layer {shown(name[:80])!r} {what}")
             layers[name] = dict(zip(("weight", "bias"), blobs))
     except ValueError as error:
-        raise WeightsError(f"{path}: no whole .caffemodel ({error})") from error
+        raise WeightsError(
+            f"{path}: no whole .caffemodel, and none of the other formats ({error})"
+        ) from error
     if not layers:
         raise WeightsError(f"{path}: no .caffemodel: it holds no layer with weights")
     return Weights(path, "Caffe", layers)
@@ -69,17 +73,16 @@ def read_blob(message: memoryview) -> np.ndarray:
     """The array of a BlobProto, float32."""
     old = {1: 0, 2: 0, 3: 0, 4: 0}
     shape: list[int] | None = None
-    parts: list[np.ndarray] = []
+    parts = {5: bytearray(), 8: bytearray()}  # float and double numbers
     for number, value in messages(message):
         if number in old and isinstance(value, int):
             old[number] = value
         elif number == 7 and isinstance(value, memoryview):
             shape = dimensions(value)
-        elif number in (5, 8) and isinstance(value, memoryview):
-            kind = "<f4" if number == 5 else "<f8"
-            parts.append(np.frombuffer(value, kind))  # packed, or one number
+        elif number in parts and isinstance(value, memoryview):
+            parts[number] += value  # packed, or one number
     sides = list(old.values()) if shape is None else shape
-    data = np.concatenate(parts) if parts else np.empty(0)
+    data = np.frombuffer(parts[5], "<f4") if parts[5] else np.frombuffer(parts[8], "<f8")
     if any(side < 1 for side in sides) or math.prod(sides) != data.size:
         raise ValueError(f"{data.size} numbers for an array of the shape {tuple(sides[:8])}")
     return data.astype(np.float32).reshape(sides)
@@ -103,10 +106,12 @@ def dimensions(message: memoryview) -> list[int]:
 
 def messages(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(number, value) for each field of a message: an int for a varint, else its bytes."""
-    at = 0
+    at, count = 0, 0
     while at < len(message):
         key, at = varint(message, at)
-        number, wire = key >> 3, key & 7
+        number, wire, count = key >> 3, key & 7, count + 1
+        if number == 0 or count > MOST_FIELDS:
+            raise ValueError(f"field {count} of a message, of number {number}, at byte {at}")
         if wire == 0:
             value, at = varint(message, at)
             yield number, value

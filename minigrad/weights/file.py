@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minigrad.text import shown
+
 
 class WeightsError(ValueError):
     """A file of weights that cannot be read or does not fit; the message names the file and the
@@ -34,8 +36,8 @@ def by_layer(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, dict[str, 
         layer, _, kind = name.rpartition(".")
         if kind not in ("weight", "bias"):
             raise WeightsError(
-                f"{path}: {name} is neither a weight nor a bias; only convolutions and dense"
-                " layers are read"
+                f"{path}: {shown(name[:80])} is neither a weight nor a bias; only convolutions and"
+                " dense layers are read"
             )
         layers.setdefault(layer, {})[kind] = array
     return layers

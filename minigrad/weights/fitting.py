@@ -18,6 +18,7 @@ import numpy as np
 
 from minigrad.models.records import Conv, Preset
 from minigrad.network import Row, ledger
+from minigrad.text import shown
 from minigrad.weights.file import Weights, WeightsError
 
 
@@ -42,19 +43,19 @@ def fit(
             if array is None and kind == "bias":
                 array = np.zeros(there, np.float32)
             if array is None or squeezed(array.shape, there) != there:
-                shape = "absent" if array is None else by(array.shape)
+                shape = "absent" if array is None else by(array.shape) or "one number"
                 raise WeightsError(
                     f"{weights.path}: the first layer that differs is {row.stage}: the file's"
-                    f" {name}.{kind} is {shape}, and the preset needs {by(there)}"
+                    f" {listed([name])}.{kind} is {shape}, and the preset needs {by(there)}"
                 )
             if not np.isfinite(array).all():
                 raise WeightsError(
-                    f"{weights.path}: {name}.{kind} holds values that are not finite"
+                    f"{weights.path}: {listed([name])}.{kind} holds values that are not finite"
                 )
             own = to_ours(array.reshape(there), row, first)
             parameters[f"{row.stage}.{short}"] = own
             lines.append(
-                f"{f'{row.stage}.{short}':12}{by(own.shape):>16}   from {name}.{kind}"
+                f"{f'{row.stage}.{short}':12}{by(own.shape):>16}   from {listed([name])}.{kind}"
                 f" {by(array.shape)}"
             )
     return parameters, lines
@@ -68,18 +69,23 @@ def found(weights: Weights, preset: Preset, rows: list[Row]) -> list[str]:
         more = [name for name in theirs if name not in expected]
         if more:
             raise WeightsError(
-                f"{weights.path}: the first layer that differs is {more[0]}: the preset has none"
-                " like it"
+                f"{weights.path}: the first layer that differs is {listed(more[:1])}: the preset"
+                " has none like it"
             )
         return expected
-    if not weights.ordered:
+    known = [i for i, name in enumerate(expected) if name in theirs]
+    if weights.ordered and any(theirs[i : i + 1] != [expected[i]] for i in known):
         missing = next(name for name in expected if name not in theirs)
         raise WeightsError(
-            f"{weights.path}: there is no {missing!r}; it holds {', '.join(theirs[:16])}"
+            f"{weights.path}: the layers {', '.join(expected[i] for i in known)} are not where the"
+            f" preset has them, and there is no {missing!r}: neither names nor order fit"
         )
+    if not weights.ordered:
+        missing = next(name for name in expected if name not in theirs)
+        raise WeightsError(f"{weights.path}: there is no {missing!r}; it holds {listed(theirs)}")
     if len(theirs) != len(rows):
         raise WeightsError(
-            f"{weights.path}: it has {len(theirs)} layers with weights ({', '.join(theirs[:16])}),"
+            f"{weights.path}: it has {len(theirs)} layers with weights ({listed(theirs)}),"
             f" and the preset has {len(rows)} ({', '.join(row.stage for row in rows)})"
         )
     return theirs
@@ -163,6 +169,11 @@ def fitted_mean(mean: np.ndarray, preset: Preset, path: str | Path) -> np.ndarra
     margin = (side - p.size) // 2
     inside = mean[:, margin : margin + p.size, margin : margin + p.size]
     return np.ascontiguousarray(inside.transpose(1, 2, 0))
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a file, as a message shows them."""
+    return ", ".join(shown(name[:80]) for name in names[:16])
 
 
 def by(shape: tuple[int, ...]) -> str:

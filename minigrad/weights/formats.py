@@ -33,7 +33,7 @@ def load(path: str | Path) -> Weights:
             f"{path} is a tar file, as PyTorch wrote before version 0.2: it cannot be read; save"
             " its state dict with a later version"
         )
-    if start.startswith(b"PK\x03\x04") or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+    if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] <= b"\x05"):
         return read_pytorch(path)
     if start[8:9] == b"{":
         return read_safetensors(path)
@@ -52,12 +52,16 @@ def read_safetensors(path: Path) -> Weights:
     """The layers of a safetensors file. Their order is not the network's."""
     try:
         with safe_open(path, framework="np") as file:
-            tensors = {
-                name: file.get_tensor(name).astype(np.float32) for name in sorted(file.keys())
-            }
+            tensors = {name: single(file.get_tensor(name)) for name in sorted(file.keys())}
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"{path}: no whole safetensors file ({error})") from error
     return Weights(path, "safetensors", by_layer(path, tensors), ordered=False)
+
+
+def single(array: np.ndarray) -> np.ndarray:
+    """An array in float32; what is too large becomes infinite, and is refused later."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def load_mean(path: str | Path) -> np.ndarray:
@@ -72,8 +76,11 @@ def load_mean(path: str | Path) -> np.ndarray:
     else:
         mean = read_binaryproto(path)
     mean = mean.reshape(mean.shape[mean.ndim == 4 and len(mean) == 1 :])
-    if mean.ndim not in (1, 3) or mean.dtype.kind not in "fiu" or not np.isfinite(mean).all():
+    if mean.dtype.kind in "fiu":
+        with np.errstate(over="ignore"):
+            mean = mean.astype(np.float32)
+    if mean.ndim not in (1, 3) or mean.dtype.kind != "f" or not np.isfinite(mean).all():
         raise WeightsError(
             f"{path} holds {mean.dtype} {mean.shape}; a mean is (C, H, W) or (C,), and finite"
         )
-    return mean.astype(np.float32)
+    return mean

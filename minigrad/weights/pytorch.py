@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from minigrad.text import shown
 from minigrad.weights.file import Weights, WeightsError, by_layer
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of the old layout
@@ -36,6 +37,8 @@ STORAGES = {
     "IntStorage": "<i4",
 }
 LARGEST_PICKLE = 1 << 26  # bytes; a state dict's has some hundred a layer
+MOST_OPCODES = 1 << 20  # a state dict has some forty a tensor
+MOST_SIDES = 8
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,30 @@ class View:
     strides: tuple[int, ...]  # in numbers
 
 
-def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> View:
-    """torch._utils._rebuild_tensor_v2. rest: whether it needs a gradient, and its hooks."""
-    numbers = [offset, *shape, *strides]
-    if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError(f"a tensor with the shape {shape!r}")
-    return View(storage, offset, tuple(shape), tuple(strides))
+def rebuild_tensor(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    needs_gradient: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+) -> View:
+    """torch._utils._rebuild_tensor_v2."""
+    sides = (shape, strides)
+    if not all(type(s) is tuple and len(s) <= MOST_SIDES for s in sides):
+        raise ValueError(f"a tensor's shape has more than {MOST_SIDES} sides, or is none")
+    if len(shape) != len(strides):
+        raise ValueError(f"a tensor of {len(shape)} sides has {len(strides)} strides")
+    if type(storage) is not Storage or not all(is_count(n) for n in (offset, *shape, *strides)):
+        raise ValueError("a tensor's shape, strides or storage are none")
+    if metadata:
+        raise ValueError("a tensor is a negated or conjugated view; save it with .clone()")
+    return View(storage, offset, shape, strides)
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 48
 
 
 ALLOWED: dict[str, Any] = {
@@ -92,16 +113,19 @@ def named_tensors(state: Any) -> dict[str, View]:
     if not isinstance(state, dict) or not state:
         raise ValueError("it holds no state dict, as torch.save(model.state_dict(), ...) writes")
     for name, view in state.items():
-        if not isinstance(name, str) or not isinstance(view, View):
-            raise ValueError(f"{name!r} in its state dict is no tensor")
+        if isinstance(view, dict):
+            raise ValueError(f"{clipped(name)} is a dict in it; save that one alone, as a file")
+        if not isinstance(view, View):
+            raise ValueError(f"{clipped(name)} in its state dict is no tensor")
+    tensors = {view.storage.key: view.storage.size for view in state.values()}
+    if sum(math.prod(view.shape) for view in state.values()) > 4 * sum(tensors.values()):
+        raise ValueError("its tensors share their numbers more than four times over")
     return state
 
 
 def tensor(view: View, arrays: Callable[[Storage], np.ndarray]) -> np.ndarray:
     """The array of a tensor, float32. Raises ValueError if it reaches outside its storage."""
     storage, count = view.storage, math.prod(view.shape)
-    if len(view.shape) != len(view.strides) or len(view.shape) > 8:
-        raise ValueError(f"a tensor of the shape {view.shape[:8]} has other strides")
     if 0 in view.shape:
         raise ValueError(f"a tensor of the shape {view.shape} is empty")
     last = view.offset + sum((n - 1) * step for n, step in zip(view.shape, view.strides))
@@ -150,7 +174,7 @@ def storages(state: Any) -> list[Storage]:
     found: dict[str, Storage] = {}
     for view in named_tensors(state).values():
         if found.setdefault(view.storage.key, view.storage) != view.storage:
-            raise ValueError(f"the storage {view.storage.key!r} is described in two ways")
+            raise ValueError(f"the storage {clipped(view.storage.key)} is described in two ways")
     return list(found.values())
 
 
@@ -170,7 +194,7 @@ def read_stream(file: mmap.mmap) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     for key in keys:
         storage = known.get(key)
         if storage is None:
-            raise ValueError(f"no tensor has the storage {key!r}")
+            raise ValueError(f"no tensor has the storage {clipped(key)}")
         if (count := int.from_bytes(file.read(8), "little")) != storage.size:
             raise ValueError(f"a storage has {count} numbers, and is said to have {storage.size}")
         size = count * np.dtype(storage.dtype).itemsize
@@ -201,7 +225,9 @@ def execute(file: Any) -> Any:
 
     try:
         argument: Any
-        for opcode, argument, _ in pickletools.genops(file):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > MOST_OPCODES:
+                raise ValueError(f"its pickle has more than {MOST_OPCODES:,} opcodes")
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -235,10 +261,10 @@ def execute(file: Any) -> Any:
                     stack[-1].extend(items)
                 case "SETITEM":
                     value, key = stack.pop(), stack.pop()
-                    stack[-1][key] = value
+                    set_items(stack[-1], [key, value])
                 case "SETITEMS":
                     items = popped_to_mark()
-                    stack[-1].update(zip(items[::2], items[1::2], strict=True))
+                    set_items(stack[-1], items)
                 case "BINPUT" | "LONG_BINPUT":
                     memo[argument] = stack[-1]
                 case "MEMOIZE":
@@ -249,6 +275,8 @@ def execute(file: Any) -> Any:
                     stack.append(allowed(argument))
                 case "STACK_GLOBAL":
                     name, module = stack.pop(), stack.pop()
+                    if type(name) is not str or type(module) is not str:
+                        raise ValueError("its pickle asks for something without a name; refused")
                     stack.append(allowed(f"{module} {name}"))
                 case "REDUCE":
                     arguments, function = stack.pop(), stack.pop()
@@ -263,22 +291,41 @@ def execute(file: Any) -> Any:
                 case _:
                     raise ValueError(f"its pickle has the opcode {opcode.name}; refused")
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
+        raise ValueError(f"its pickle is damaged ({type(error).__name__})") from error
     except RecursionError as error:
         raise ValueError("its pickle is nested too deeply") from error
     raise ValueError("its pickle is cut off")
 
 
+def set_items(target: Any, items: list[Any]) -> None:
+    """Put keys and values into a dict. Keys are names: hashing one that is nested may take for
+    ever."""
+    if not isinstance(target, dict) or not all(type(key) is str for key in items[::2]):
+        raise ValueError("its pickle holds a dict whose keys are no names; refused")
+    target.update(zip(items[::2], items[1::2], strict=True))
+
+
+def clipped(name: Any) -> str:
+    """A name that stands in a file, as a message shows it."""
+    return repr(shown(name[:80])) if type(name) is str else "something without a name"
+
+
 def allowed(name: str) -> Any:
     """What stands here for a function or class that a pickle names."""
     if name not in ALLOWED:
-        raise ValueError(f"its pickle asks for {name.replace(' ', '.')!r}; refused, and not run")
+        kind = name.removeprefix("torch ")
+        if kind != name and kind.endswith("Storage"):
+            raise ValueError(f"numbers of {clipped(kind)} are not read; save them with .float()")
+        raise ValueError(
+            f"its pickle asks for {clipped(name.replace(' ', '.'))}; refused, and not run. A state"
+            " dict is read, as torch.save(model.state_dict(), ...) writes it"
+        )
     return ALLOWED[name]
 
 
 def call(function: Any, arguments: Any) -> Any:
     """What one of the two functions in ALLOWED makes of its arguments."""
-    if function is OrderedDict and arguments == ():
+    if function is OrderedDict and type(arguments) is tuple and not arguments:
         return OrderedDict()
     if function is rebuild_tensor and isinstance(arguments, tuple):
         return rebuild_tensor(*arguments)
@@ -291,7 +338,7 @@ def storage_of(described: Any) -> Storage:
         raise ValueError("its pickle refers to something other than a storage")
     kind, dtype, key, _, size, *view = described
     if kind != "storage" or dtype not in STORAGES.values() or any(view):
-        raise ValueError(f"a storage of an unknown kind: {described[:2]!r}")
-    if not isinstance(key, str) or type(size) is not int or not 0 < size < 1 << 40:
-        raise ValueError(f"a storage {key!r} of {size!r} numbers")
+        raise ValueError("a storage of an unknown kind")
+    if type(key) is not str or not is_count(size) or not 0 < size < 1 << 40:
+        raise ValueError(f"a storage {clipped(key)} of an impossible number of numbers")
     return Storage(key, size, dtype)
