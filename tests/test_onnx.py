@@ -214,10 +214,7 @@ def test_the_graph_that_onnx_ships(tmp_path):
     """light_bvlc_alexnet.onnx of the package onnx: its constant weights replaced by random ones,
     against the preset `caffe` at 224 with pool5 rounded up."""
 
-    path = next(
-        p
-        for p in (__import__("pathlib").Path(onnx.__file__).parent).rglob("light_bvlc_alexnet.onnx")
-    )
+    path = next(p for p in Path(onnx.__file__).parent.rglob("light_bvlc_alexnet.onnx"))
     preset = alexnet.MODELS["caffe"].with_preprocessing(size=224)
     preset = preset.changed(pool5=replace(preset.layers["pool5"], ceil=True))
     rows = {r.stage: r for r in ledger(preset)}
