@@ -36,6 +36,7 @@ from minigrad.training.runs import held_out_by, load_run
 
 def make_report(run: str, kind: str, output: str | None, **options: Any) -> None:
     """Write the report page of a run's network."""
+    check_outputs([output], [run])
     print(f"written: {write_report(run, kind, output=Path(output) if output else None, **options)}")
 
 

@@ -571,6 +571,8 @@ def test_import_makes_a_run(lenet, tmp_path, capsys, monkeypatch):
     assert main("look", "run", "--what", "filters", "-o", "drawn") == 0
     assert main("report", "run", "--data", place / "digits", "--kind", "numbers") == 0
     assert "written: run/report.html" in capsys.readouterr().out
+    assert main("report", "run", "-o", "run/checkpoint.safetensors") == 2
+    assert "run/checkpoint.safetensors would be written over" in capsys.readouterr().err
     assert main("import", file, "--preset", "caffe_lenet", "-o", "run") == 2
     assert "run is not empty" in capsys.readouterr().err
     np.save("mean.npy", np.zeros((1, 28, 28)))

@@ -18,20 +18,22 @@ from minigrad.models.records import (
     WeightsFile,
 )
 
+SOURCES = {
+    "norm*.k": "caffe.proto: 1, and train_val.prototxt leaves it so",
+    "norm*.divide_by_n": "src/caffe/layers/lrn_layer.cpp",
+    "drop*.inverted": "src/caffe/layers/dropout_layer.cpp",
+    "recipe.form": "src/caffe/solvers/sgd_solver.cpp",
+    "recipe.bias_*": "train_val.prototxt, lr_mult and decay_mult",
+    "recipe.batch_size": "train_val.prototxt",
+    "recipe.*": "solver.prototxt",
+    "preprocessing.colour_noise": "readme.md: no relighting",
+    "*": "train_val.prototxt",
+}
+
 CAFFE = Preset(
     source="BVLC/caffe models/bvlc_alexnet",
     accuracy="57.1 / 80.2 %, centre view, ILSVRC-2012 validation (readme.md)",
-    sources={
-        "norm*.k": "caffe.proto: 1, and train_val.prototxt leaves it so",
-        "norm*.divide_by_n": "src/caffe/layers/lrn_layer.cpp",
-        "drop*.inverted": "src/caffe/layers/dropout_layer.cpp",
-        "recipe.form": "src/caffe/solvers/sgd_solver.cpp",
-        "recipe.bias_*": "train_val.prototxt, lr_mult and decay_mult",
-        "recipe.batch_size": "train_val.prototxt",
-        "recipe.*": "solver.prototxt",
-        "preprocessing.colour_noise": "readme.md: no relighting",
-        "*": "train_val.prototxt",
-    },
+    sources=SOURCES,
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),
@@ -82,17 +84,7 @@ CAFFE = Preset(
 CAFFENET = Preset(
     source="BVLC/caffe models/bvlc_reference_caffenet",
     accuracy="57.4 / 80.4 %, centre view, ILSVRC-2012 validation (readme.md)",
-    sources={
-        "norm*.k": "caffe.proto: 1, and train_val.prototxt leaves it so",
-        "norm*.divide_by_n": "src/caffe/layers/lrn_layer.cpp",
-        "drop*.inverted": "src/caffe/layers/dropout_layer.cpp",
-        "recipe.form": "src/caffe/solvers/sgd_solver.cpp",
-        "recipe.bias_*": "train_val.prototxt, lr_mult and decay_mult",
-        "recipe.batch_size": "train_val.prototxt",
-        "recipe.*": "solver.prototxt",
-        "preprocessing.colour_noise": "readme.md: no relighting",
-        "*": "train_val.prototxt",
-    },
+    sources=SOURCES,
     layers={
         "conv1": Conv(96, 11, stride=4, std=0.01, bias=0.0),
         "relu1": ReLU(),
