@@ -183,6 +183,7 @@ def test_summary_of_a_change(capsys, tmp_path):
     )
     total = f"{sum(r.parameters for r in ledger(changed)):,}"
     assert total in said.splitlines()[-3]
+    assert {line.split()[0]: line.split()[1] for line in said.splitlines()}["pool1"] == "28x28x96"
     assert main("summary", "paper", "--csv", "-") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     for row, r in zip(rows, ledger(alexnet.PAPER), strict=True):
