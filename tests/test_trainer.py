@@ -631,3 +631,20 @@ def test_the_list_of_skipped_pictures_outlives_a_process(tmp_path):
         ["a.jpg", "empty, or so"],
         ["b.jpg", "cut off"],
     ]
+
+
+def test_a_signal_that_comes_while_ranks_agree_is_not_lost(pictures, tmp_path):
+    """It sets `stopping` between the moment when the wishes are sent and the one when they are
+    back."""
+    t = trainer(pictures, tmp_path / "run")
+    exchange, calls = t.comm.exchange, []
+
+    def interrupted(wish):
+        calls.append(wish)
+        t.stopping = True
+        return exchange(wish)
+
+    t.comm.exchange = interrupted
+    with pytest.raises(Stopped, match="stopped in epoch 1, step 0"):
+        t.fit(4)
+    assert [wish[0] for wish in calls if isinstance(wish, tuple)] == [False, True]

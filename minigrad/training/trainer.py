@@ -354,10 +354,11 @@ class Trainer:
         self.comm.beat(step=self.step, run=str(self.run.path))
         due = time.monotonic() - self.saved_at > self.save_every
         wishes = self.comm.exchange((self.stopping, due))
-        self.stopping = any(stopping for stopping, _ in wishes)
-        if wishes[0][1] and not self.stopping and self.batch:
+        # A signal that came during the exchange stays noted, for the next time.
+        stop = any(stopping for stopping, _ in wishes)
+        if wishes[0][1] and not stop and self.batch:
             self.save(essential=False)
-        if self.stopping:
+        if stop:
             self.save()
             raise Stopped(
                 f"stopped in epoch {self.epoch + 1}, step {self.step}; go on with "
