@@ -168,6 +168,8 @@ def verdict(beats: list[dict[str, Any]], dead: Sequence[int], killed_by: int, wh
     """One sentence: which rank failed, at which step, and how to go on. Empty if a rank has already
     said why and there is no run to resume."""
     lost = [beat for beat in beats if beat["pid"] in dead and not beat["done"]]
+    # Of several found dead at once, one that waited for the others was ended by mpiexec.
+    lost.sort(key=lambda beat: bool(beat.get("waiting")))
     if not why and killed_by:
         why = f"{name(lost[0]) if lost else 'a rank'} was killed by signal {killed_by}"
     said = not why and any(beat.get("said") for beat in beats)

@@ -500,6 +500,10 @@ def test_the_verdict_on_a_run_that_failed():
     assert verdict(done, [51, 50], 9, "") == (
         f"error: rank 0 on here (process 50) was killed by signal 9 {rest}"
     )
+    at_once = [beat(0, 4, waiting=True), beat(1, 3, waiting=False), beat(2, 3, waiting=True)]
+    assert verdict(at_once, [50, 51, 52], 0, "") == (
+        f"error: rank 1 on here (process 51) ended before its work was done {rest}"
+    )
     said = [beat(0, 4), beat(1, 3, said=True)]
     assert verdict(said, [51], 0, "") == f"error: a rank failed, as it says above {rest}"
     early = [beat(0, None, None), beat(1, None, None, said=True)]
