@@ -11,8 +11,7 @@
 template <int fixed>
 __device__ inline void prepare_row(const u8 *__restrict__ in, const real *__restrict__ average,
                                    const real *__restrict__ shift, real *__restrict__ row, int size,
-                                   int channels, int mirror,
-                                   const real *__restrict__ scale) {
+                                   int channels, int mirror, const real *__restrict__ scale) {
   const int C = fixed ? fixed : channels;
   for (int w = threadIdx.x; w < size; w += blockDim.x) {
     int from = mirror ? size - 1 - w : w;
