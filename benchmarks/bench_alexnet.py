@@ -55,7 +55,7 @@ def batch(chosen, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Noise with about the values of this preset's pictures, and labels."""
     rng, p = np.random.default_rng(0), chosen.preprocessing
     x = rng.standard_normal((n, p.size, p.size, p.channels), dtype=np.float32)
-    return x if p.unit_std or p.scale != (1.0,) else 60 * x, rng.integers(0, 1000, n)
+    return x if p.scaled else 60 * x, rng.integers(0, 1000, n)
 
 
 class Ours:

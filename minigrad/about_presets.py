@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from minigrad import look
-from minigrad.actions import write_text
+from minigrad.actions import png_name, write_csv
 from minigrad.columns import bytes_sent, column_of
 from minigrad.differences import differences, table, with_values
 from minigrad.models.records import Preset, find
@@ -35,7 +33,7 @@ def print_summaries(
     if assignments:
         changed = with_values(find(preset, presets), assignments)
         presets = {**presets, preset: changed}
-    if plot:
+    if plot := png_name(plot):
         names = list(presets) if preset == "all" else [preset]
         drawn: dict[str, int | None] = dict.fromkeys(names, classes)
         if compare is not None:
@@ -43,8 +41,7 @@ def print_summaries(
         chosen = {name: find(name, presets) for name in drawn}
         seconds = {name: look.stage_seconds(Network(p, drawn[name])) for name, p in chosen.items()}
         ledgers = {name: ledger(p, drawn[name]) for name, p in chosen.items()}
-        path = Path(plot) if plot.endswith(".png") else Path(f"{plot}.png")
-        print(f"written: {look.draw_ledgers(ledgers, path, seconds)}")
+        print(f"written: {look.draw_ledgers(ledgers, Path(plot), seconds)}")
     named = list(presets) if preset == "all" else [preset]
     if table_file:
         write_ledgers({name: ledger(find(name, presets), classes) for name in named}, table_file)
@@ -78,15 +75,13 @@ LEDGER = (
 
 def write_ledgers(ledgers: Mapping[str, Sequence[Row]], file: str) -> None:
     """Write ledgers as CSV, to a file or for "-" to standard output."""
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(LEDGER)
+    lines = []
     for name, rows in ledgers.items():
         for r in rows:
             shape, kind = "x".join(map(str, r.shape)), type(r.layer).__name__
             counts = r.parameters, r.multiply_adds, r.bytes_out, r.bytes_kept
-            out.writerow([name, r.stage, kind, shape, *counts, r.field, r.jump])
-    write_text(file, text.getvalue())
+            lines.append([name, r.stage, kind, shape, *counts, r.field, r.jump])
+    write_csv(file, LEDGER, lines)
 
 
 def print_models(presets: Mapping[str, Preset]) -> None:

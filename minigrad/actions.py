@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def predict(
 ) -> None:
     """The five most probable classes of single pictures, and of all pictures below folders:
     printed, drawn, and written as JSON and CSV ("-" for standard output, instead of the lines)."""
+    plot = png_name(plot)
     check_outputs((plot, json_file, csv_file), (run, *pictures))
     model, preparation, settings = load_run(run, device)
     rows: list[dict[str, Any]] = []
@@ -160,21 +161,19 @@ def predict(
     if json_file:
         write_text(json_file, json.dumps(rows, indent=1) + "\n")
     if csv_file:
-        text = io.StringIO()
-        out = csv.writer(text, lineterminator="\n")
-        out.writerow(["picture", "rank", "class", "name", "probability"])
-        for row in rows:
-            for rank, guess in enumerate(row["best"], start=1):
-                out.writerow([row["picture"], rank, *guess.values()])
-        write_text(csv_file, text.getvalue())
+        lines = [
+            [row["picture"], rank, *guess.values()]
+            for row in rows
+            for rank, guess in enumerate(row["best"], start=1)
+        ]
+        write_csv(csv_file, ["picture", "rank", "class", "name", "probability"], lines)
     if plot:
         names, images, values = zip(*drawn)
-        path = Path(plot) if plot.endswith(".png") else Path(f"{plot}.png")
         captions = [Path(name).name for name in names]
         look.draw_predictions(
-            images, None, np.stack(values), settings.names, path, best=5, captions=captions
+            images, None, np.stack(values), settings.names, Path(plot), best=5, captions=captions
         )
-        print(f"written: {path}", file=sys.stderr if quiet else sys.stdout)
+        print(f"written: {plot}", file=sys.stderr if quiet else sys.stdout)
 
 
 def batches_of(
@@ -205,6 +204,18 @@ def batches_of(
         yield names, images
     if not found:
         raise DataError(f"no picture can be read below {', '.join(pictures)}")
+
+
+def png_name(name: str | None) -> str | None:
+    """The name of a drawing's file, with its suffix."""
+    return f"{name}.png" if name and not name.endswith(".png") else name
+
+
+def write_csv(file: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as write_text does."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(file, text.getvalue())
 
 
 def write_text(file: str, text: str) -> None:

@@ -32,9 +32,8 @@ def differences(a: Preset, b: Preset) -> list[Difference]:
     """Every field in which b differs from a. The effect of a layer's field is that of changing this
     field alone in a."""
     return [
-        Difference(what, values, (a.source_of(what), b.source_of(what)), effect(a, b, what))
-        for what, *values_ in diff(a, b)
-        for values in [(values_[0], values_[1])]
+        Difference(what, (one, other), (a.source_of(what), b.source_of(what)), effect(a, b, what))
+        for what, one, other in diff(a, b)
     ]
 
 

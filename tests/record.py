@@ -117,9 +117,9 @@ def preset_rows(name: str, recipe: str) -> dict[str, Any]:
         rows[f"weights {parameter}"] = [*p.shape, *numbers(p.data)]
     size = preset.preprocessing.size
     p = preset.preprocessing
-    x = np.float32(1 if p.unit_std or p.scale != (1.0,) else 60) * np.sin(
-        np.arange(2.0 * size * size * 3) / 3
-    ).reshape(2, size, size, 3)
+    x = np.float32(1 if p.scaled else 60) * np.sin(np.arange(2.0 * size * size * 3) / 3).reshape(
+        2, size, size, 3
+    )
     with no_grad():
         rows["logits in training"] = numbers(model(x.astype(np.float32)).numpy())
         model.eval()

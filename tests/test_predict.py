@@ -126,4 +126,6 @@ def test_nothing_that_is_read_is_written_over(place, lenet_run, capsys):
         assert f"{outputs[1]} would be written over" in capsys.readouterr().err.replace(
             f"{place}/", ""
         )
+    assert main(run, "single.png", "--plot", "single") == 2  # the drawing would be single.png
+    assert "single.png would be written over" in capsys.readouterr().err
     assert main(run, "single.png") == 0

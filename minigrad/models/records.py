@@ -186,6 +186,11 @@ class Preprocessing:
                 raise ValueError(f"{name} must be one number, or one for each channel")
 
     @property
+    def scaled(self) -> bool:
+        """Whether pixels are multiplied, and so leave the scale 0 .. 255."""
+        return self.unit_std or self.scale != (1.0,)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of a picture before it is cropped: (side, side, channels)."""
         return self.picture, self.picture, self.channels

@@ -87,11 +87,10 @@ def import_weights(
 
 def known_file(path: Path, presets: Mapping[str, Preset]) -> tuple[str, WeightsFile] | None:
     """(name of the preset, record) of a file that a preset lists, by its checksum."""
-    content = path.read_bytes()
-    sums = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "sha1": hashlib.sha1(content).hexdigest(),
-    }
+    sums = {}
+    for kind in ("sha256", "sha1"):
+        with open(path, "rb") as content:
+            sums[kind] = hashlib.file_digest(content, kind).hexdigest()
     for name, preset in presets.items():
         for file in preset.pretrained.files:
             kind, _, digits = file.checksum.partition(":")
@@ -139,14 +138,10 @@ def prepared_with(
         raise WeightsError(
             f"the preset subtracts {p.mean}, as its source does; leave {mean or mean_of} out"
         )
-    if fixed:
-        return data.Preparation(
-            p.size, np.full(p.channels, p.mean), np.array(p.scale), mirror=p.mirror
-        )
     if images is not None and not mean:
         pictures = data.Pictures(images, shape=p.shape)
         return data.Preparation.of(p, data.statistics(pictures, most=MOST))
-    if p.unit_std or not mean:
+    if not fixed and (p.unit_std or not mean):
         what = "and their standard deviation, " if p.unit_std else ""
         kind = "image" if p.mean == "pixel" else "of each channel"
         raise WeightsError(
@@ -154,5 +149,8 @@ def prepared_with(
             " weights does not hold: give --mean-of PICTURES"
             + (" or --mean FILE (.npy or .binaryproto)" if not p.unit_std else "")
         )
-    own = weights.fitted_mean(weights.load_mean(mean), network, mean)
+    if mean:
+        own = weights.fitted_mean(weights.load_mean(mean), network, mean)
+    else:
+        own = np.full(p.channels, p.mean)
     return data.Preparation(p.size, own, np.array(p.scale), None, p.shrink, p.mirror)

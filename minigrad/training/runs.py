@@ -100,13 +100,13 @@ def load_run(run: str, device: str = "cpu") -> tuple[Network, data.Preparation, 
 
 def held_out_by(run: str, settings: Settings) -> data.ImageSet:
     """The pictures that a run validated on, opened again from its data."""
-    if not settings.pictures and not settings.options.data:
+    if settings.imported and not settings.options.data:
         raise data.DataError(
             f"{run} holds imported weights, and no pictures that they were validated on: name some"
             " with --data"
         )
     sets = open_sets(settings.options)
-    if not settings.pictures and sets[0].classes == settings.classes:
+    if settings.imported and sets[0].classes == settings.classes:
         return sets[1]
     if (sets[0].classes, len(sets[0])) != (settings.classes, settings.pictures):
         raise data.DataError(

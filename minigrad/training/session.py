@@ -54,7 +54,7 @@ def train(
     tensors: dict[str, np.ndarray] = {}
     if given.get("resume"):
         tensors, before = read_run(given["resume"])
-        if not before.pictures:
+        if before.imported:
             raise ValueError(
                 f"{given['resume']} holds imported weights, and no training to go on with: start"
                 f" one from them with --finetune {given['resume']}"
@@ -253,7 +253,7 @@ def announcement(sets: Sequence[data.ImageSet], settings: Settings) -> list[str]
     if recipe.lr_drops is not None:
         drops = "at epoch " + ", ".join(f"{epoch:g}" for epoch in recipe.lr_drops)
     scaled = "on the 0..255 scale"
-    if p.unit_std or p.scale != (1.0,):
+    if p.scaled:
         scaled = "scaled to unit variance" if p.unit_std else "multiplied as the preset says"
     weights = [x for x in settings.network.layers.values() if isinstance(x, (Conv, Dense))]
     kind = "He" if weights and weights[0].std is None else "Gaussian"

@@ -77,6 +77,11 @@ class Settings:
         return settings
 
     @property
+    def imported(self) -> bool:
+        """Whether the weights were trained by another program (imported.py)."""
+        return self.pictures == 0
+
+    @property
     def run(self) -> tuple[Any, ...]:
         """What does not change when a run is resumed: two runs that differ in it are different."""
         layers = list(self.network.layers.items())

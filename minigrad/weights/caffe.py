@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrad.text import shown
-from minigrad.weights.file import Weights, WeightsError
+from minigrad.weights.file import Weights, WeightsError, clipped
 
 MOST_FIELDS = 1 << 22
 V1 = {"layer": 2, "name": 4, "blobs": 6}
@@ -50,7 +49,7 @@ def read_caffemodel(path: Path) -> Weights:
                 continue
             if name in layers or len(blobs) > 2:
                 what = "is there twice" if name in layers else f"has {len(blobs)} arrays"
-                raise ValueError(f"the layer {shown(name[:80])!r} {what}")
+                raise ValueError(f"the layer {clipped(name)!r} {what}")
             layers[name] = dict(zip(("weight", "bias"), blobs))
     except ValueError as error:
         raise WeightsError(

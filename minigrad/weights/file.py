@@ -29,6 +29,11 @@ class Weights:
     ordered: bool = True
 
 
+def clipped(name: str) -> str:
+    """A name that stands in a file, as a message shows it: on one line, and not too long."""
+    return shown(name[:80])
+
+
 def by_layer(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """PyTorch's names, such as features.0.weight, split into layer and array."""
     layers: dict[str, dict[str, np.ndarray]] = {}
@@ -36,7 +41,7 @@ def by_layer(path: Path, tensors: dict[str, np.ndarray]) -> dict[str, dict[str, 
         layer, _, kind = name.rpartition(".")
         if kind not in ("weight", "bias"):
             raise WeightsError(
-                f"{path}: {shown(name[:80])} is neither a weight nor a bias; only convolutions and"
+                f"{path}: {clipped(name)} is neither a weight nor a bias; only convolutions and"
                 " dense layers are read"
             )
         layers.setdefault(layer, {})[kind] = array

@@ -18,8 +18,7 @@ import numpy as np
 
 from minigrad.models.records import Conv, Preset
 from minigrad.network import Row, ledger
-from minigrad.text import shown
-from minigrad.weights.file import Weights, WeightsError
+from minigrad.weights.file import Weights, WeightsError, clipped
 
 
 def fit(
@@ -173,7 +172,7 @@ def fitted_mean(mean: np.ndarray, preset: Preset, path: str | Path) -> np.ndarra
 
 def listed(names: list[str]) -> str:
     """The first names of a file, as a message shows them."""
-    return ", ".join(shown(name[:80]) for name in names[:16])
+    return ", ".join(clipped(name) for name in names[:16])
 
 
 def by(shape: tuple[int, ...]) -> str:

@@ -18,15 +18,13 @@ import mmap
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from minigrad.text import shown
-from minigrad.weights.file import Weights, WeightsError, by_layer
+from minigrad.weights.file import Weights, WeightsError, by_layer, clipped
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of the old layout
 STORAGES = {
@@ -49,6 +47,10 @@ class Storage:
     size: int
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class View:
@@ -58,6 +60,10 @@ class View:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in numbers
+
+
+# The tensors of a file by name, and the numbers of its storages by key.
+Held = tuple[dict[str, View], dict[str, np.ndarray]]
 
 
 def rebuild_tensor(
@@ -97,8 +103,8 @@ def read_pytorch(path: Path) -> Weights:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as all_:
             # A mapped file gives what there is, however many bytes it is asked for.
-            state, arrays = read_zip(file) if all_[:4] == b"PK\x03\x04" else read_stream(all_)
-            tensors = {name: tensor(view, arrays) for name, view in named_tensors(state).items()}
+            views, held = read_zip(file) if all_[:4] == b"PK\x03\x04" else read_stream(all_)
+            tensors = {name: tensor(view, held[view.storage.key]) for name, view in views.items()}
     except MemoryError:
         raise
     except Exception as error:  # Python's reader of zip files raises many types for damaged ones
@@ -114,17 +120,18 @@ def named_tensors(state: Any) -> dict[str, View]:
         raise ValueError("it holds no state dict, as torch.save(model.state_dict(), ...) writes")
     for name, view in state.items():
         if isinstance(view, dict):
-            raise ValueError(f"{clipped(name)} is a dict in it; save that one alone, as a file")
+            raise ValueError(f"{clipped(name)!r} is a dict in it; save that one alone, as a file")
         if not isinstance(view, View):
-            raise ValueError(f"{clipped(name)} in its state dict is no tensor")
+            raise ValueError(f"{clipped(name)!r} in its state dict is no tensor")
     tensors = {view.storage.key: view.storage.size for view in state.values()}
     if sum(math.prod(view.shape) for view in state.values()) > 4 * sum(tensors.values()):
         raise ValueError("its tensors share their numbers more than four times over")
     return state
 
 
-def tensor(view: View, arrays: Callable[[Storage], np.ndarray]) -> np.ndarray:
-    """The array of a tensor, float32. Raises ValueError if it reaches outside its storage."""
+def tensor(view: View, numbers: np.ndarray) -> np.ndarray:
+    """The array of a tensor, float32, from its storage's numbers. Raises ValueError if it reaches
+    outside its storage."""
     storage, count = view.storage, math.prod(view.shape)
     if 0 in view.shape:
         raise ValueError(f"a tensor of the shape {view.shape} is empty")
@@ -133,14 +140,13 @@ def tensor(view: View, arrays: Callable[[Storage], np.ndarray]) -> np.ndarray:
         raise ValueError(
             f"a tensor of the shape {view.shape} reaches outside its storage of {storage.size}"
         )
-    numbers = arrays(storage)
     strides = tuple(step * numbers.itemsize for step in view.strides)
     own = np.lib.stride_tricks.as_strided(numbers[view.offset :], view.shape, strides)
     return own.astype(np.float32)
 
 
-def read_zip(file: BinaryIO) -> tuple[Any, Callable[[Storage], np.ndarray]]:
-    """(state, a function that gives a storage's numbers) of a file of the new layout."""
+def read_zip(file: BinaryIO) -> Held:
+    """The tensors of a file of the new layout, and the numbers of its storages."""
     archive = zipfile.ZipFile(file)
     names = archive.namelist()
     pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
@@ -149,14 +155,12 @@ def read_zip(file: BinaryIO) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     folder = pickles[0].removesuffix("data.pkl")
     if f"{folder}byteorder" in names and member(archive, f"{folder}byteorder") != b"little":
         raise ValueError("its numbers are stored highest byte first")
-    state = execute(io.BytesIO(member(archive, pickles[0], LARGEST_PICKLE)))
-
-    def arrays(storage: Storage) -> np.ndarray:
-        size = storage.size * np.dtype(storage.dtype).itemsize
-        return numbers_of(member(archive, f"{folder}data/{storage.key}", size), storage)
-
-    held = {s.key: arrays(s) for s in storages(state)}
-    return state, lambda storage: held[storage.key]
+    views = named_tensors(execute(io.BytesIO(member(archive, pickles[0], LARGEST_PICKLE))))
+    held = {
+        key: numbers_of(member(archive, f"{folder}data/{key}", storage.nbytes), storage)
+        for key, storage in storages(views).items()
+    }
+    return views, held
 
 
 def member(archive: zipfile.ZipFile, name: str, most: int = 1 << 10) -> bytes:
@@ -169,44 +173,43 @@ def member(archive: zipfile.ZipFile, name: str, most: int = 1 << 10) -> bytes:
     return archive.read(info)
 
 
-def storages(state: Any) -> list[Storage]:
-    """The storages of a state dict's tensors. Raises ValueError if two have one key."""
+def storages(views: dict[str, View]) -> dict[str, Storage]:
+    """The storages of tensors, by their keys. Raises ValueError if two have one key."""
     found: dict[str, Storage] = {}
-    for view in named_tensors(state).values():
+    for view in views.values():
         if found.setdefault(view.storage.key, view.storage) != view.storage:
-            raise ValueError(f"the storage {clipped(view.storage.key)} is described in two ways")
-    return list(found.values())
+            raise ValueError(f"the storage {clipped(view.storage.key)!r} is described in two ways")
+    return found
 
 
-def read_stream(file: mmap.mmap) -> tuple[Any, Callable[[Storage], np.ndarray]]:
-    """(state, a function that gives a storage's numbers) of a file of the old layout."""
+def read_stream(file: mmap.mmap) -> Held:
+    """The tensors of a file of the old layout, and the numbers of its storages."""
     if execute(file) != MAGIC:
         raise ValueError("a pickle, but not one that PyTorch wrote")
     execute(file)  # the version of the layout
     system = execute(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are stored highest byte first")
-    state, keys = execute(file), execute(file)
-    known = {storage.key: storage for storage in storages(state)}
+    views, keys = named_tensors(execute(file)), execute(file)
+    known = storages(views)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError("it has no list of storages")
     held: dict[str, np.ndarray] = {}
     for key in keys:
         storage = known.get(key)
         if storage is None:
-            raise ValueError(f"no tensor has the storage {clipped(key)}")
+            raise ValueError(f"no tensor has the storage {clipped(key)!r}")
         if (count := int.from_bytes(file.read(8), "little")) != storage.size:
             raise ValueError(f"a storage has {count} numbers, and is said to have {storage.size}")
-        size = count * np.dtype(storage.dtype).itemsize
-        held[key] = numbers_of(file.read(size), storage)
+        held[key] = numbers_of(file.read(storage.nbytes), storage)
     if set(held) != set(known):
         raise ValueError("it is cut off: storages are missing")
-    return state, lambda storage: held[storage.key]
+    return views, held
 
 
 def numbers_of(content: bytes, storage: Storage) -> np.ndarray:
     """A storage's bytes as numbers."""
-    if len(content) != storage.size * np.dtype(storage.dtype).itemsize:
+    if len(content) != storage.nbytes:
         raise ValueError(f"it is cut off: a storage of {storage.size:,} numbers is not all there")
     return np.frombuffer(content, storage.dtype)
 
@@ -305,20 +308,15 @@ def set_items(target: Any, items: list[Any]) -> None:
     target.update(zip(items[::2], items[1::2], strict=True))
 
 
-def clipped(name: Any) -> str:
-    """A name that stands in a file, as a message shows it."""
-    return repr(shown(name[:80])) if type(name) is str else "something without a name"
-
-
 def allowed(name: str) -> Any:
     """What stands here for a function or class that a pickle names."""
     if name not in ALLOWED:
         kind = name.removeprefix("torch ")
         if kind != name and kind.endswith("Storage"):
-            raise ValueError(f"numbers of {clipped(kind)} are not read; save them with .float()")
+            raise ValueError(f"numbers of {clipped(kind)!r} are not read; save them with .float()")
         raise ValueError(
-            f"its pickle asks for {clipped(name.replace(' ', '.'))}; refused, and not run. A state"
-            " dict is read, as torch.save(model.state_dict(), ...) writes it"
+            f"its pickle asks for {clipped(name.replace(' ', '.'))!r}; refused, and not run. A"
+            " state dict is read, as torch.save(model.state_dict(), ...) writes it"
         )
     return ALLOWED[name]
 
@@ -340,5 +338,5 @@ def storage_of(described: Any) -> Storage:
     if kind != "storage" or dtype not in STORAGES.values() or any(view):
         raise ValueError("a storage of an unknown kind")
     if type(key) is not str or not is_count(size) or not 0 < size < 1 << 40:
-        raise ValueError(f"a storage {clipped(key)} of an impossible number of numbers")
+        raise ValueError("a storage without a name, or of an impossible number of numbers")
     return Storage(key, size, dtype)
