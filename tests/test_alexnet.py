@@ -163,7 +163,7 @@ LENET = MODELS["lenet5"]
 # Section 2 and 5 of the paper, as every field has it; then what is different in each preset.
 PICTURES = {
     "picture": 256, "channels": 3, "mean": "pixel", "scale": (1.0,), "colour_noise": 0.0,
-    "shrink": 1.0, "unit_std": False, "mirror": True,
+    "shrink": 1.0, "unit_std": False, "mirror": True, "random_crops": True,
 }  # fmt: skip
 RECIPE = {
     "batch_size": 128, "epochs": 90, "lr": 0.01, "lr_drops": None, "momentum": 0.9,

@@ -747,7 +747,13 @@ STATISTICS = Statistics(
     50.0,
 )
 ALL_OF_IT = Preprocessing(
-    size=5, picture=9, colour_noise=0.2, shrink=1.25, unit_std=True, mirror=False
+    size=5,
+    picture=9,
+    colour_noise=0.2,
+    shrink=1.25,
+    unit_std=True,
+    mirror=False,
+    random_crops=False,
 )
 
 
@@ -788,7 +794,8 @@ def test_a_model_may_fix_the_mean_and_the_scale():
 def test_a_checkpoint_keeps_the_preparation():
     prep = Preparation.of(ALL_OF_IT, STATISTICS)
     again = Preparation.from_arrays(prep.arrays(), ALL_OF_IT)
-    assert (again.size, again.shrink, again.mirror) == (prep.size, prep.shrink, prep.mirror)
+    for name in ("size", "shrink", "mirror", "random_crops"):
+        assert getattr(again, name) == getattr(prep, name), name
     np.testing.assert_array_equal(again.scale, prep.scale)
     np.testing.assert_array_equal(again.mean, prep.mean)
     np.testing.assert_array_equal(again.colour, prep.colour.astype(np.float32))
@@ -1089,6 +1096,16 @@ def test_no_mirrored_pictures_where_none_are_wanted(tmp_path):
     prep = Preparation.of(p, statistics(pictures))
     for x, _, i in data.Loader(pictures, prep, 8, True, workers=0).batches():
         expected = np.stack([pictures.read(int(k)) for k in i]) - prep.mean
+        np.testing.assert_array_equal(x, expected)
+
+
+def test_no_crops_at_random_where_none_are_wanted(tmp_path):
+    train, _ = data.open_sets(mnist_like(tmp_path / "set"))
+    pictures = data.Pictures(train, shape=(28, 28, 1))
+    p = Preprocessing(size=23, picture=28, channels=1, mirror=False, random_crops=False)
+    prep = Preparation.of(p, statistics(pictures))
+    for x, _, i in data.Loader(pictures, prep, 8, True, workers=0).batches():
+        expected = np.stack([pictures.read(int(k))[2:25, 2:25] for k in i]) - prep.mean
         np.testing.assert_array_equal(x, expected)
 
 

@@ -159,7 +159,10 @@ class Loader:
             x = self.preparation.centre(batch.pictures)
         else:
             corners, mirrors, noise = draws
-            mirrors = mirrors if self.preparation.mirror else 0 * mirrors
+            if not self.preparation.mirror:
+                mirrors = 0 * mirrors
+            if not self.preparation.random_crops:
+                corners = 0 * corners + (self.pictures.shape[0] - self.preparation.size) // 2
             crops = np.concatenate([corners[i], mirrors[i][:, None]], axis=1).astype(np.int32)
             x = np.empty((n, *self.preparation.mean.shape), np.float32)
             self.preparation.prepare_into(

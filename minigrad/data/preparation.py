@@ -114,6 +114,7 @@ class Preparation:
     colour: np.ndarray | None = None
     shrink: float = 1.0
     mirror: bool = True  # training pictures may be mirrored
+    random_crops: bool = True  # training pictures are not cropped at the centre alone
 
     def __post_init__(self) -> None:
         shape = (self.size, self.size, np.shape(self.mean)[-1])
@@ -138,7 +139,7 @@ class Preparation:
         colour = None
         if p.colour_noise:
             colour = p.colour_noise * stats.eigenvectors * np.sqrt(stats.eigenvalues)
-        return cls(p.size, mean, scale, colour, p.shrink, p.mirror)
+        return cls(p.size, mean, scale, colour, p.shrink, p.mirror, p.random_crops)
 
     def prepare_into(
         self, out: np.ndarray, pictures: np.ndarray, crops: np.ndarray, noise: np.ndarray | None
@@ -224,8 +225,9 @@ class Preparation:
 
     @classmethod
     def from_arrays(cls, tensors: Mapping[str, np.ndarray], p: Preprocessing) -> Preparation:
-        """The inverse of arrays(); size and mirror come from the model's preprocessing."""
+        """The inverse of arrays(); what is no array comes from the model's preprocessing."""
         mean, scale, colour, shrink = (
             tensors[f"preparation.{name}"] for name in ("mean", "scale", "colour", "shrink")
         )
-        return cls(p.size, mean, scale, colour if colour.any() else None, float(shrink), p.mirror)
+        noise = colour if colour.any() else None
+        return cls(p.size, mean, scale, noise, float(shrink), p.mirror, p.random_crops)

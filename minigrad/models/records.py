@@ -164,6 +164,7 @@ class Preprocessing:
     shrink: float = 1.0  # the 2012 code divides pictures with colour noise by 1.1
     unit_std: bool = False  # divide by the standard deviation of the training pixels
     mirror: bool = True  # mirror every second training picture
+    random_crops: bool = True  # crop training pictures anywhere; False: at their centre
 
     def __post_init__(self) -> None:
         check(

@@ -153,4 +153,6 @@ def prepared_with(
         own = weights.fitted_mean(weights.load_mean(mean), network, mean)
     else:
         own = np.full(p.channels, p.mean)
-    return data.Preparation(p.size, own, np.array(p.scale), None, p.shrink, p.mirror)
+    return data.Preparation(
+        p.size, own, np.array(p.scale), None, p.shrink, p.mirror, p.random_crops
+    )
