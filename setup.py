@@ -104,6 +104,7 @@ setup(
         "tensorboard": ["tensorboardX>=2.6"],
         "imagenet": ["scipy>=1.11"],
         "onnx": ["onnx>=1.16"],
+        "before": ["scikit-image>=0.24", "scikit-learn>=1.5"],
         "mpi": ["mpi4py>=4.1", "mpich>=5"],
         "test": ["pytest>=8", "hypothesis>=6.100", "scipy>=1.11", "setuptools>=68", "wheel"],
         "dev": ["ruff>=0.12", "mypy>=1.15", "clang-format==23.1.5"],

@@ -12,7 +12,6 @@ belongs to its 95 % interval over pictures.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from itertools import combinations
@@ -22,9 +21,9 @@ import numpy as np
 
 from minigrad import commands, data
 from minigrad.data.loader import Loader
-from minigrad.files import replacing
 from minigrad.training import runs
 from minigrad.training.evaluation import Evaluation, ensemble, evaluate
+from minigrad.training.run_folder import RunFolder
 
 TABLE = "ensembles.csv"
 COLUMNS = ("networks", "views", "members", "test_error", "gain", "half_width")
@@ -72,10 +71,8 @@ def compare(folders: Sequence[str], table: Path) -> list[dict[str, str]]:
         for count in range(1, len(found) + 1)
         for members in combinations(range(len(found)), count)
     ]
-    with replacing(table) as unfinished, open(unfinished, "w", newline="") as file:
-        out = csv.DictWriter(file, COLUMNS)
-        out.writeheader()
-        out.writerows(rows)
+    written = ([row[c] for c in COLUMNS] for row in rows)
+    RunFolder(table.parent).write(table.name, COLUMNS, written)
     return rows
 
 

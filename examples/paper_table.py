@@ -18,7 +18,6 @@ command goes on.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +47,7 @@ from minigrad.models.records import (
 from minigrad.training import runs
 from minigrad.training.evaluation import Evaluation, evaluate
 from minigrad.training.options import Options
+from minigrad.training.run_folder import RunFolder
 from minigrad.training.series import Cell, train_series
 from minigrad.training.trainer import Trainer
 
@@ -273,14 +273,6 @@ def draw(found: Mapping[str, Gain], path: Path) -> Path:
     return path
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none without one."""
-    if not path.is_file():
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def show(rows: Sequence[Mapping[str, str]], averaged: Sequence[Mapping[str, str]]) -> dict:
     """Print the table. Returns the gains."""
     found = gains(rows, averaged)
@@ -300,10 +292,12 @@ def chosen(names: str | None) -> dict[str, Preset]:
 def run(given: argparse.Namespace) -> None:
     """Train what is missing from the table, and print and draw it."""
     if given.show:
-        rows = read_rows(Path(given.show))
+        path = Path(given.show)
+        files = RunFolder(path.parent)
+        rows = files.rows(path.name)
         if not rows:
             raise ValueError(f"{given.show} is no table of this program: it has no rows")
-        show(rows, read_rows(Path(given.show).with_name(ensembles.TABLE)))
+        show(rows, files.rows(ensembles.TABLE))
         return
     folder = Path(given.output)
     options = {"data": given.data, "epochs": given.epochs, "workers": 0, "report": "off", "keep": 0}

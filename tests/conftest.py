@@ -7,12 +7,15 @@ import math
 import mmap
 import os
 import sys
+import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from PIL import Image
 
 from minigrad import backend, data, kernels
 from minigrad.data import synthetic
@@ -121,3 +124,19 @@ def lenet_run(tmp_path_factory):
     command = ["import", str(place / "net.caffemodel"), "--preset", "caffe_lenet"]
     assert alexnet.main([*command, "-o", str(place / "run")]) == 0
     return place / "run", own
+
+
+@pytest.fixture(scope="session")
+def two_shades(tmp_path_factory) -> Path:
+    """An archive of 200 + 60 pictures of 32 x 32 in two classes that differ in brightness."""
+    path = tmp_path_factory.mktemp("pictures") / "set.zip"
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, count in (("train", 100), ("test", 30)):
+            for label in range(2):
+                for i in range(count):
+                    array = np.clip(rng.normal(100 + 20 * label, 40, (32, 32, 3)), 0, 255)
+                    file = BytesIO()
+                    Image.fromarray(array.astype(np.uint8)).save(file, "PNG")
+                    archive.writestr(f"{part}/{label}/{i}.png", file.getvalue())
+    return path

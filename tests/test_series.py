@@ -3,14 +3,13 @@ features."""
 
 import csv
 import importlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-import zipfile
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -31,22 +30,6 @@ COLUMNS = ("name", "seed", "test_error")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
-    """An archive of 200 + 60 pictures of 32 x 32 in two classes that differ in brightness."""
-    path = tmp_path_factory.mktemp("pictures") / "set.zip"
-    rng = np.random.default_rng(0)
-    with zipfile.ZipFile(path, "w") as archive:
-        for part, count in (("train", 100), ("test", 30)):
-            for label in range(2):
-                for i in range(count):
-                    array = np.clip(rng.normal(100 + 20 * label, 40, (32, 32, 3)), 0, 255)
-                    file = BytesIO()
-                    Image.fromarray(array.astype(np.uint8)).save(file, "PNG")
-                    archive.writestr(f"{part}/{label}/{i}.png", file.getvalue())
-    return path
-
-
-@pytest.fixture(scope="module")
 def table():
     """examples/paper_table.py as a module."""
     sys.path.insert(0, str(ROOT / "examples"))
@@ -54,8 +37,8 @@ def table():
     sys.path.remove(str(ROOT / "examples"))
 
 
-def start(pictures: Path, folder: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, ROOT / "examples" / "paper_table.py", "--data", pictures]
+def start(two_shades: Path, folder: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, ROOT / "examples" / "paper_table.py", "--data", two_shades]
     command += ["--output", folder, "--cache", "off", "--epochs", "2", "--seeds", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -76,10 +59,10 @@ def wait_for(condition) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(pictures, tmp_path_factory) -> tuple[Path, str]:
+def finished(two_shades, tmp_path_factory) -> tuple[Path, str]:
     """The folder of a table of four trainings, two at a time, and what was printed."""
     folder = tmp_path_factory.mktemp("whole")
-    process = start(pictures, folder, "--jobs", "2")
+    process = start(two_shades, folder, "--jobs", "2")
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return folder, said
@@ -110,6 +93,10 @@ def test_a_table(finished):
     ]
     alone = [row["test_error"] for row in averaged if row["networks"] == "1"]
     assert alone == [rows[i]["test_error"] for i in (0, 3, 1, 4)]
+    for name in ("full", "no-dropout"):
+        for seed in (0, 1):
+            settings = json.loads((folder / f"{name}-{seed}" / "settings.json").read_text())
+            assert settings["options"]["seed"] == seed
     assert "no-dropout, seed 1: done, 0 to go\n" in said
     assert "dropout -> none *" in said
     assert "ten views -> the centre" in said
@@ -119,8 +106,8 @@ def test_a_table(finished):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_table_is_a_shorter_table(pictures, finished, tmp_path, ending):
-    process = start(pictures, tmp_path, "--jobs", "1")
+def test_an_interrupted_table_is_a_shorter_table(two_shades, finished, tmp_path, ending):
+    process = start(two_shades, tmp_path, "--jobs", "1")
     wait_for(lambda: rows_in(tmp_path) >= 2 and list(tmp_path.glob("no-dropout-0/*.safetensors")))
     process.send_signal(ending)
     _, errors = process.communicate(timeout=60)
@@ -128,7 +115,7 @@ def test_an_interrupted_table_is_a_shorter_table(pictures, finished, tmp_path, e
     complete = (finished[0] / TABLE).read_text()
     assert complete.startswith((tmp_path / TABLE).read_text())
     assert 2 <= rows_in(tmp_path) < 6
-    process = start(pictures, tmp_path, "--jobs", "2")
+    process = start(two_shades, tmp_path, "--jobs", "2")
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "full, seed 0" not in said, "it is not trained again"
@@ -145,9 +132,9 @@ def test_an_interrupted_table_is_a_shorter_table(pictures, finished, tmp_path, e
     ],
 )
 def test_what_a_table_does_not_take(
-    table, pictures, finished, monkeypatch, capsys, words, sentence
+    table, two_shades, finished, monkeypatch, capsys, words, sentence
 ):
-    settings = f"--data {pictures} --cache off --epochs 2 --output {finished[0]} {words}"
+    settings = f"--data {two_shades} --cache off --epochs 2 --output {finished[0]} {words}"
     monkeypatch.setattr(sys, "argv", ["paper_table.py", *settings.split()])
     assert table.main() == 2
     assert re.search(f"error: .*{sentence}", capsys.readouterr().err)
@@ -166,9 +153,9 @@ def measure(cell, trainer, result):
 SMALL = LENET5.with_preprocessing(size=32, picture=32, channels=3).with_recipe(batch_size=50)
 
 
-def options(pictures: Path) -> dict:
+def options(two_shades: Path) -> dict:
     return {
-        "data": str(pictures),
+        "data": str(two_shades),
         "cache": "off",
         "workers": 0,
         "report": "off",
@@ -177,52 +164,52 @@ def options(pictures: Path) -> dict:
     }
 
 
-def test_a_training_that_fails_is_named(pictures, tmp_path, capfd):
+def test_a_training_that_fails_is_named(two_shades, tmp_path, capfd):
     """And those that are done are in the table, of a series that can be gone on with."""
     bad = SMALL.with_preprocessing(size=2, picture=2)
     cells = [Cell("good", SMALL, 0), Cell("bad", bad, 3), Cell("good", SMALL, 1)]
     with pytest.raises(RunError, match=r"the training bad with seed 3 ended with code 1; start"):
-        train_series(cells, options(pictures), tmp_path, COLUMNS, measure)
+        train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
     assert "error: bad, seed 3: " in capfd.readouterr().err
     said: list[str] = []
     del cells[1]
-    rows = train_series(cells, options(pictures), tmp_path, COLUMNS, measure, report=said.append)
+    rows = train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, report=said.append)
     assert said == ["good, seed 1: done, 0 to go"]
     assert [(row["name"], row["seed"]) for row in rows] == [("good", "0"), ("good", "1")]
     with pytest.raises(RunError, match="in which good is another network"):
-        train_series([Cell("good", bad, 0)], options(pictures), tmp_path, COLUMNS, measure)
+        train_series([Cell("good", bad, 0)], options(two_shades), tmp_path, COLUMNS, measure)
 
 
-def test_a_training_that_was_stopped_goes_on(pictures, tmp_path):
+def test_a_training_that_was_stopped_goes_on(two_shades, tmp_path):
     """From its checkpoint; without one, from the beginning."""
     cell = Cell("good", SMALL, 0)
-    own = {**options(pictures), "preset": "good", "seed": 0}
+    own = {**options(two_shades), "preset": "good", "seed": 0}
     session.train(own | {"output": str(cell.run(tmp_path))}, {"good": SMALL}, session.silent)
-    before = (cell.run(tmp_path) / "steps.csv").stat().st_mtime_ns
-    rows = train_series([cell], options(pictures), tmp_path, COLUMNS, measure)
+    rows = train_series([cell], options(two_shades), tmp_path, COLUMNS, measure)
     with open(cell.run(tmp_path) / "metrics.csv") as file:
         (last,) = csv.DictReader(file)
     assert float(rows[0]["test_error"]) == pytest.approx(1 - float(last["val_top1"]))
-    assert (cell.run(tmp_path) / "steps.csv").stat().st_mtime_ns >= before
+    settings = json.loads((cell.run(tmp_path) / "settings.json").read_text())
+    assert settings["options"]["resume"] == str(cell.run(tmp_path)), "it went on"
     other = Cell("good", SMALL, 1)
     other.run(tmp_path).mkdir()
     (other.run(tmp_path) / "steps.csv").write_text("step,")
-    rows = train_series([cell, other], options(pictures), tmp_path, COLUMNS, measure)
+    rows = train_series([cell, other], options(two_shades), tmp_path, COLUMNS, measure)
     assert [row["seed"] for row in rows] == ["0", "1"]
 
 
-def test_results_that_are_damaged(pictures, tmp_path):
+def test_results_that_are_damaged(two_shades, tmp_path):
     run = tmp_path / "good-0"
     run.mkdir()
     (run / RESULT).write_text("{")
     with pytest.raises(RunError, match=r"good-0/result.json: .*; remove it, and start the series"):
-        train_series([Cell("good", SMALL, 0)], options(pictures), tmp_path, COLUMNS, measure)
+        train_series([Cell("good", SMALL, 0)], options(two_shades), tmp_path, COLUMNS, measure)
     save_record(run / RESULT, [{"name": "good", "seed": "0", "test_error": "0.5"}])
-    rows = train_series([Cell("good", SMALL, 0)], options(pictures), tmp_path, COLUMNS, measure)
+    rows = train_series([Cell("good", SMALL, 0)], options(two_shades), tmp_path, COLUMNS, measure)
     assert rows == [{"name": "good", "seed": "0", "test_error": "0.5"}]
     (tmp_path / "series.json").write_text("[]")
     with pytest.raises(RunError, match=r"series.json.*choose another folder"):
-        train_series([Cell("good", SMALL, 0)], options(pictures), tmp_path, COLUMNS, measure)
+        train_series([Cell("good", SMALL, 0)], options(two_shades), tmp_path, COLUMNS, measure)
 
 
 def weights_of(preset) -> int:
@@ -321,7 +308,7 @@ def test_gains_are_paired_by_seed(table):
 
 
 def test_the_interval_of_an_ensemble(table):
-    """By hand: of 8 pictures, network 0 has 4 right, network 1 has 4, both together 7."""
+    """By hand: of 8 two_shades, network 0 has 4 right, network 1 has 4, both together 7."""
 
     def of(*p: float):
         first = np.array(p)
