@@ -36,7 +36,7 @@ CHUNK = 1 << 18  # elements normalised at a time: the window sums stay in cache
 def window_sum(a: Array, before: int, after: int) -> Array:
     """out[..., c] = sum of a[..., j] over c - before <= j <= c + after. Every sum is computed
     afresh, because a running sum would accumulate rounding errors."""
-    out = a.copy()
+    out = a.copy(order="K")
     C = a.shape[-1]
     for d in range(1, min(before, C - 1) + 1):
         out[..., d:] += a[..., :-d]
