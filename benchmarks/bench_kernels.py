@@ -34,6 +34,7 @@ from minigrad.functions.conv2d import Conv2d
 from minigrad.functions.dropout import Dropout
 from minigrad.functions.geometry import windows
 from minigrad.functions.lrn import LRN
+from minigrad.functions.lrn_within_map import LRNWithinMap
 from minigrad.functions.max_pool2d import MaxPool2d
 from minigrad.functions.relu import ReLU
 from minigrad.functions.softmax_cross_entropy import SoftmaxCrossEntropy
@@ -153,6 +154,9 @@ def cases(n: int, device: str) -> list[Row]:
     lrn = LRN(5, 2.0, 1e-4, 0.75, 1)
     add("lrn_forward", x, lambda: lrn.forward(x), 8)
     add("lrn_backward", x, lambda: with_saved(lrn, (x,)).backward(gy), 12)
+    within = LRNWithinMap(5, 1.0, 1e-3, 0.75)
+    add("lrn_within_map_forward", x, lambda: within.forward(x), 8)
+    add("lrn_within_map_terms, _backward", x, lambda: with_saved(within, (x,)).backward(gy), 32)
     for kind, name in ((MaxPool2d, "max"), (AvgPool2d, "avg")):
         pool = kind(windows("pool", x, 3, 2, 0, False))
         y = pool.forward(x)

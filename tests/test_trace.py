@@ -83,6 +83,7 @@ def large(beyond) -> dict[str, tuple]:
     few_rows = -(-rows // 64)
     bytes_ = [beyond(images, "uint8")]
     lrn_ = (4, 2, 2, 1.0, 1.0, 0.75)
+    within = (0, 0, 1.0, 1.0, 0.75)
     labels = [beyond((rows,), "int64")]
     blocks = -(-flat[0] // span)
     return {
@@ -94,6 +95,9 @@ def large(beyond) -> dict[str, tuple]:
         "avg_pool_backward": (N * 64, 0, *real(images, images), *pool),
         "lrn_forward": (rows, 8, *real(matrix, matrix), *lrn_),
         "lrn_backward": (rows, 16, *real(matrix, matrix, matrix), *lrn_),
+        "lrn_within_map_forward": (N * 64, 0, *real(images, images), *sizes, *within),
+        "lrn_within_map_terms": (N * 64, 0, *real(*[images] * 4), *sizes, *within),
+        "lrn_within_map_backward": (N * 64, 0, *real(*[images] * 3), *sizes, 0, 0, 1.0),
         "softmax_cross_entropy_forward":
             (rows, 1, *real(matrix), *labels, *real(matrix, (rows,)), 4),
         "softmax_cross_entropy_backward":

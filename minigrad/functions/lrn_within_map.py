@@ -9,8 +9,10 @@ second normalisation.
 
 Each channel is normalised separately. Saved: x. Source: the original 2012 network, layers-145.cfg
 (type=rnorm, size 5, scale 0.001, power 0.75) and layer.py, which divides the scale by size^2. The
-paper does not mention this layer. Only the preset `krizhevsky2012` uses it, after conv2's channel
-normalisation; it has no kernel of its own.
+paper does not mention this layer. The presets `krizhevsky2012` (after conv2's channel
+normalisation), `cifar10_18pct` and `caffe_cifar10_full` use it.
+
+Kernels: lrn_within_map_forward, lrn_within_map_terms and lrn_within_map_backward (kernels/lrn.cu).
 """
 
 from __future__ import annotations
@@ -37,13 +39,32 @@ class LRNWithinMap(Function):
         self.before, self.after = n // 2, (n - 1) // 2
         self.k, self.alpha, self.beta = k, alpha / (n * n), beta
 
+    def launch(self, name: str, before: int, after: int, *arrays: Array) -> None:
+        """One launch over the rows of all maps. The last kernel needs the factor alone."""
+        N, H, W, C = arrays[0].shape
+        most = max(H, W)  # no window sees more
+        last = name == "lrn_within_map_backward"
+        constants = (2 * self.alpha * self.beta,) if last else (self.k, self.alpha, self.beta)
+        given = [kernels.contiguous(a) for a in arrays]
+        windows = min(before, most), min(after, most)
+        kernels.launch(name, N * H, *given, H, W, C, *windows, *constants)
+
     def forward(self, x):
         self.save(x)
+        if kernels.ready(x):
+            y = np.empty_like(x, order="C")
+            self.launch("lrn_within_map_forward", self.before, self.after, x, y)
+            return y
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
         return kernels.contiguous(x * s**-self.beta)
 
     def backward(self, gy):
         (x,) = self.saved
+        if kernels.ready(x):
+            gx, t = np.empty_like(x, order="C"), np.empty_like(x, order="C")
+            self.launch("lrn_within_map_terms", self.before, self.after, x, gy, gx, t)
+            self.launch("lrn_within_map_backward", self.after, self.before, x, t, gx)
+            return gx
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
         scaled = gy * s**-self.beta
         cross = box_sum(scaled * x / s, self.after, self.before)
@@ -76,4 +97,7 @@ CASES = [
     Case("lrn_within_map: n=2", lrn_within_map, (2, 3, 4, 2), n=2, alpha=4.0),
     Case("lrn_within_map: even n", lrn_within_map, (2, 7, 8, 4), n=4, k=0.5, alpha=3.0, beta=0.6),
     Case("lrn_within_map: n above the side", lrn_within_map, (2, 4, 5, 3), n=9, alpha=9.0),
+    Case("lrn_within_map: many channels", lrn_within_map, (1, 3, 4, 515), n=3, alpha=2.0),
 ]
+# As within2 of krizhevsky2012; the paper has none.
+ALEXNET = Case("lrn_within_map: within2", lrn_within_map, (1, 27, 27, 256))
