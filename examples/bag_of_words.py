@@ -120,6 +120,8 @@ def classified(
 
 def run(given: argparse.Namespace) -> None:
     """Describe the pictures, and print and write the errors of both methods."""
+    folder = Path(given.output)
+    folder.mkdir(parents=True, exist_ok=True)
     grids, labels = [], []
     for some in runs.open_sets(Options(data=given.data, cache=given.cache)):
         opened = data.open_pictures(some, runs.cache_folder(given.cache), shape=(SIDE, SIDE, 3))
@@ -143,8 +145,6 @@ def run(given: argparse.Namespace) -> None:
                 f" test error {float(found['test_error']):.2%}",
                 flush=True,
             )
-    folder = Path(given.output)
-    folder.mkdir(parents=True, exist_ok=True)
     RunFolder(folder).write(TABLE, COLUMNS, rows)
 
 
@@ -152,7 +152,7 @@ def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--data", default="cifar10", help="pictures, as `train` takes them")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=commands.at_least_one, default=1)
     parser.add_argument("--cache", help="where decoded pictures are kept, or off")
     parser.add_argument("--output", default=".", help="folder of the table")
     given = parser.parse_args()

@@ -4,9 +4,10 @@
 
 Every network is asked about the pictures that it held out, once with the centre of each and once
 with the paper's ten views (section 4.1). Then the outputs of every subset of the networks are
-averaged (section 6.1: five networks, 40.7 -> 38.1 % on ImageNet's validation pictures). One row of
+averaged (section 6: five networks, 40.7 -> 38.1 % on ImageNet's validation pictures). One row of
 ensembles.csv for each subset; the gain is over the mean of the subset's networks, and half_width
-belongs to its 95 % interval over pictures.
+belongs to its 95 % interval over pictures. Of more than 10 networks, only each one and all together
+are averaged.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ import numpy as np
 
 from minigrad import commands, data
 from minigrad.data.loader import Loader
-from minigrad.training import runs
+from minigrad.training import runs, session
 from minigrad.training.evaluation import Evaluation, ensemble, evaluate
-from minigrad.training.run_folder import RunFolder
+from minigrad.training.run_folder import RunFolder, check_outputs
 
 TABLE = "ensembles.csv"
+MOST = 10  # networks of which every subset is averaged
 COLUMNS = ("networks", "views", "members", "test_error", "gain", "half_width")
 
 
-def evaluations(run: str) -> dict[str, Evaluation]:
-    """{"centre": ..., "ten": ...} of a run's held-out pictures."""
+def evaluations(run: str) -> tuple[list[str], dict[str, Evaluation]]:
+    """(names, {"centre": ..., "ten": ...}) of a run's held-out pictures."""
     model, preparation, settings = runs.load_run(run)
     some = runs.held_out_by(run, settings)
     folder, shape = runs.cache_folder(settings.options.cache), settings.network.preprocessing.shape
-    pictures = data.open_pictures(some, folder, say=lambda line: None, shape=shape)
+    pictures = data.open_pictures(some, folder, say=session.silent, shape=shape)
     size = settings.network.recipe.batch_size
-    return {
+    return [some.where(i) for i in range(len(some))], {
         views: evaluate(
             model,
             Loader(pictures, preparation, size, False, workers=0, ten_views=views == "ten"),
@@ -63,12 +65,17 @@ def row_of(members: Sequence[int], views: str, results: Sequence[Evaluation]) ->
 
 
 def compare(folders: Sequence[str], table: Path) -> list[dict[str, str]]:
-    """The rows of every subset of these runs; they are written into the table."""
-    found = [evaluations(run) for run in folders]
+    """The rows of the subsets of these runs; they are written into the table. Raises ValueError if
+    the runs held out different pictures."""
+    names, found = zip(*map(evaluations, folders))
+    for run, own in zip(folders, names):
+        if own != names[0]:
+            raise ValueError(f"{run} held out other pictures than {folders[0]}")
+    counts = range(1, len(found) + 1) if len(found) <= MOST else (1, len(found))
     rows = [
         row_of(members, views, [found[i][views] for i in members])
         for views in ("centre", "ten")
-        for count in range(1, len(found) + 1)
+        for count in counts
         for members in combinations(range(len(found)), count)
     ]
     written = ([row[c] for c in COLUMNS] for row in rows)
@@ -96,6 +103,7 @@ def main() -> int:
     given = parser.parse_args()
 
     def run(comm: object) -> None:
+        check_outputs([given.output], given.runs)
         print("\n".join(lines_of(compare(given.runs, Path(given.output)))))
 
     return commands.run_command(run)

@@ -26,8 +26,9 @@ from paper_table import paired
 from minigrad import Tensor, commands, data, no_grad
 from minigrad.look.pictures import new_figure
 from minigrad.network import Network
-from minigrad.training import runs
-from minigrad.training.run_folder import CHECKPOINT, RunFolder
+from minigrad.training import runs, session
+from minigrad.training.run_folder import RunFolder
+from minigrad.training.series import RESULT
 
 NETWORKS = {"full": "max pools", "average-pools": "average pools"}
 STAGES = ("pool1", "pool2", "pool5", "fc8")
@@ -85,9 +86,11 @@ def lines_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
             most, mean = ([values[n, s] for s in seeds] for n in NETWORKS)
             gain = paired([b - a for a, b in zip(most, mean)])
             said = stage if column == "change" else "same"
+            low, high = gain.mean - gain.half, gain.mean + gain.half
+            interval = f"{low:+.4f} .. {high:+.4f}, " if np.isfinite(gain.half) else ""
             lines.append(
                 f"{said:8} {shift:5} {np.mean(most):8.4f} {np.mean(mean):8.4f}   {gain.mean:+.4f},"
-                f" {gain.mean - gain.half:+.4f} .. {gain.mean + gain.half:+.4f}, {gain.count} seeds"
+                f" {interval}{gain.over}"
             )
     return [*lines, "same: share of pictures whose most probable class stays the same"]
 
@@ -115,13 +118,13 @@ def draw(rows: Sequence[Mapping[str, str]], path: Path) -> Path:
 
 def run(folder: Path) -> None:
     """Measure the pairs of networks in a folder; write, print and draw what was found."""
-    found = [p.parent for p in folder.glob(f"full-*/{CHECKPOINT}")]
-    seeds = sorted(int(p.name.removeprefix("full-")) for p in found)
-    seeds = [s for s in seeds if (folder / f"average-pools-{s}" / CHECKPOINT).exists()]
+    names = [p.parent.name.removeprefix("full-") for p in folder.glob(f"full-*/{RESULT}")]
+    seeds = sorted(int(name) for name in names if name.isdecimal())
+    seeds = [s for s in seeds if (folder / f"average-pools-{s}" / RESULT).exists()]
     if not seeds:
         raise ValueError(
-            f"{folder} holds no pair of runs full-SEED and average-pools-SEED: paper_table.py"
-            " trains them"
+            f"{folder} holds no pair of trained networks full-SEED and average-pools-SEED:"
+            " paper_table.py trains them"
         )
     rows = []
     for seed in seeds:
@@ -131,7 +134,7 @@ def run(folder: Path) -> None:
             some = runs.held_out_by(path, settings)
             shape = settings.network.preprocessing.shape
             opened = data.open_pictures(
-                some, runs.cache_folder(settings.options.cache), say=lambda line: None, shape=shape
+                some, runs.cache_folder(settings.options.cache), say=session.silent, shape=shape
             )
             chosen = np.linspace(0, len(opened) - 1, min(PICTURES, len(opened))).astype(int)
             pictures = np.stack([opened.read(i) for i in chosen])

@@ -64,3 +64,11 @@ __device__ inline int first_window(int p, int kernel, int stride, int padding) {
 __device__ inline int last_window(int p, int stride, int padding, int count) {
   return least(count - 1, (p + padding) / stride);
 }
+
+// s^-beta, for both normalisations. `paper`: beta is 0.75, which needs two square roots and a division; an infinite s gives
+// 0.
+template <bool paper> __device__ inline real power(real s, real beta) {
+  if (!paper) return pow(s, -beta);
+  real root = sqrt(s);
+  return 1 / (root * sqrt(root));
+}

@@ -49,6 +49,13 @@ def add_options(parser: argparse.ArgumentParser, presets: Mapping[str, Preset]) 
         )
 
 
+def at_least_one(text: str) -> int:
+    """The type of an argument that counts something."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def training_options(
     description: str, presets: Mapping[str, Preset], argv: Sequence[str] | None = None
 ) -> dict[str, Any]:

@@ -61,17 +61,22 @@ def load_json(path: Path) -> Any:
         raise ValueError("its lists are nested too deeply") from error
 
 
+def write_record(path: Path, content: Any) -> None:
+    """Write a JSON file with a checksum of its content. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps({"checksum": digest_of(content), "content": content}))
+
+
 def save_record(path: Path, content: Any) -> None:
-    """Write a JSON file that can be made again, with a checksum of its content. It is not an error
-    if the folder cannot be written to."""
+    """write_record for what can be made again: it is not an error if the folder cannot be written
+    to."""
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
-            unfinished.write_text(json.dumps({"checksum": digest_of(content), "content": content}))
+        write_record(path, content)
 
 
 def load_record(path: Path) -> Any:
-    """The content that save_record wrote. Raises OSError, or ValueError if the file is not exactly
+    """The content that write_record wrote. Raises OSError, or ValueError if the file is not exactly
     what was written."""
     written = load_json(path)
     if not isinstance(written, dict) or set(written) != {"checksum", "content"}:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from minigrad.files import save_record
 from minigrad.models.records import Pool
 from minigrad.network import Network
 from minigrad.training import session
+from minigrad.training.series import RESULT
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = "MINIGRAD_ALL_TESTS" in os.environ
@@ -127,13 +129,17 @@ def test_without_the_libraries_a_sentence(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(two_shades, tmp_path_factory) -> Path:
-    """Both networks of a small table, for two seeds."""
+    """Both networks of a small table, for two seeds, and one without its partner."""
     table, path = example("paper_table"), tmp_path_factory.mktemp("table")
     presets = {"full": table.FULL, "average-pools": table.FULL.with_each(Pool, mean=True)}
     for name, seed in (("full", 0), ("average-pools", 0), ("full", 1), ("average-pools", 1)):
         own = {"data": str(two_shades), "cache": "off", "epochs": 1, "workers": 0, "seed": seed}
         own |= {"preset": name, "output": str(path / f"{name}-{seed}"), "report": "off"}
         session.train(own, presets, session.silent)
+        save_record(path / f"{name}-{seed}" / RESULT, [])
+    (path / "full-2").mkdir()
+    save_record(path / "full-2" / RESULT, [])
+    save_record(path / "full-backup" / RESULT, [])
     return path
 
 
@@ -186,4 +192,7 @@ def test_the_change_by_hand(shifts, rng):
 def test_a_folder_without_pairs(shifts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["shift_invariance.py", str(tmp_path)])
     assert shifts.main() == 2
-    assert f"error: {tmp_path} holds no pair of runs full-SEED and" in capsys.readouterr().err
+    assert (
+        f"error: {tmp_path} holds no pair of trained networks full-SEED and"
+        in capsys.readouterr().err
+    )

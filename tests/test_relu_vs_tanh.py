@@ -39,6 +39,7 @@ def test_where_a_curve_meets_the_goal(figure1):
     assert figure1.crossing([0.5, 0.3, 0.2, 0.1], 0.25) == pytest.approx(2.5)
     assert figure1.crossing([0.4, 0.25], 0.25) == pytest.approx(2.0)
     assert figure1.crossing([0.1], 0.25) == pytest.approx(0.65 / 0.8), "from 0.9, by guessing"
+    assert figure1.crossing([0.1], 0.25, guess=0.5) == pytest.approx(0.25 / 0.4)
     assert figure1.crossing([0.5, 0.26], 0.25) is None
     assert figure1.crossing([], 0.25) is None
 
@@ -146,7 +147,15 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     for name in (figure1.CURVES, figure1.GRADIENTS, figure1.RATES_TRIED):
         whole, cut = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "cut"))
         assert whole == cut
-    assert go(tmp_path / "easy", goal="0.95") == 0
-    assert "relu     seed 0, rate" in capsys.readouterr().out
-    with open(tmp_path / "easy" / figure1.CURVES) as file:
-        assert len(file.readlines()) == 4, "one epoch is enough for each arm"
+    assert go(tmp_path / "cut", goal="0.4") == 2
+    said = "holds results for another goal: 0.001, not 0.4; choose another folder"
+    assert said in capsys.readouterr().err
+    assert go(tmp_path / "new", goal="25") == 2
+    assert "error: --goal must be above 0 and below 0.5, that of" in capsys.readouterr().err
+    monkeypatch.setattr(figure1, "MOST_OF_RELU", 40)
+    monkeypatch.setattr(figure1, "ARMS", {"relu": figure1.ARMS["relu"]})
+    assert go(tmp_path / "easy", goal="0.45") == 0
+    words = capsys.readouterr().out.split("relu     seed 0, rate")[1].split()
+    errors = figure1.curves_of(figure1.rows_in(tmp_path / "easy" / figure1.CURVES, ()))
+    at = figure1.crossing(errors["relu", "0"], 0.45, guess=0.5)
+    assert words[1:7] == ["45%", "training", "error", "after", f"{at:.2f}", "epochs"]

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from minigrad.files import save_record
@@ -22,8 +24,8 @@ from minigrad.models.records import Conv, Dropout, Pool, Tanh, diff
 from minigrad.network import Network, ledger
 from minigrad.training import session
 from minigrad.training.evaluation import scored
-from minigrad.training.run_folder import RunError
-from minigrad.training.series import RESULT, TABLE, Cell, train_series
+from minigrad.training.run_folder import RunError, RunFolder
+from minigrad.training.series import RESULT, TABLE, Cell, rows_in, train_series
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("name", "seed", "test_error")
@@ -44,10 +46,11 @@ def start(two_shades: Path, folder: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
         [*map(str, command), "--rows", "no-dropout", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        start_new_session=True,
     )  # fmt: skip
 
 
-def rows_in(folder: Path) -> int:
+def written(folder: Path) -> int:
     return (folder / TABLE).read_text().count("\n") - 1 if (folder / TABLE).exists() else 0
 
 
@@ -108,13 +111,13 @@ def test_a_table(finished):
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_table_is_a_shorter_table(two_shades, finished, tmp_path, ending):
     process = start(two_shades, tmp_path, "--jobs", "1")
-    wait_for(lambda: rows_in(tmp_path) >= 2 and list(tmp_path.glob("no-dropout-0/*.safetensors")))
+    wait_for(lambda: written(tmp_path) >= 2 and list(tmp_path.glob("no-dropout-0/*.safetensors")))
     process.send_signal(ending)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-9 if ending == signal.SIGKILL else 130), errors
     complete = (finished[0] / TABLE).read_text()
     assert complete.startswith((tmp_path / TABLE).read_text())
-    assert 2 <= rows_in(tmp_path) < 6
+    assert 2 <= written(tmp_path) < 6
     process = start(two_shades, tmp_path, "--jobs", "2")
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
@@ -123,17 +126,35 @@ def test_an_interrupted_table_is_a_shorter_table(two_shades, finished, tmp_path,
         assert (tmp_path / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_a_signal_to_the_group_saves(two_shades, tmp_path):
+    """As when a terminal closes: the training gets one signal, from the series, and saves."""
+    process = start(two_shades, tmp_path, "--jobs", "1", "--epochs", "9999")
+    steps = tmp_path / "full-0" / "steps.csv"
+    wait_for(lambda: steps.exists() and steps.read_text().count("\n") > 3)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    _, description = RunFolder(tmp_path / "full-0").newest(())
+    last = RunFolder(tmp_path / "full-0").rows("steps.csv")[-1]
+    assert description["place"]["step"] == int(last["step"]) > 2
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("--epochs 3", "holds a series with other options: .*'epochs': 2"),
+        (
+            "--epochs 3",
+            "holds results for another options: {'epochs': 2}, not {'epochs': 3}; choose",
+        ),
         ("--rows convolution", "--rows: there is no 'convolution': choose from tanh, "),
         ("--show set.csv", "set.csv is no table of this program: it has no rows"),
+        ("--show {root}/docs/results/cifar10_26pct.csv", "it has no column 'name'"),
     ],
 )
 def test_what_a_table_does_not_take(
     table, two_shades, finished, monkeypatch, capsys, words, sentence
 ):
+    words = words.format(root=ROOT)
     settings = f"--data {two_shades} --cache off --epochs 2 --output {finished[0]} {words}"
     monkeypatch.setattr(sys, "argv", ["paper_table.py", *settings.split()])
     assert table.main() == 2
@@ -143,7 +164,29 @@ def test_what_a_table_does_not_take(
 def test_a_table_is_shown_again(table, finished, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["paper_table.py", "--show", str(finished[0] / TABLE)])
     assert table.main() == 0
-    assert capsys.readouterr().out in finished[1]
+    said = capsys.readouterr().out
+    assert said.startswith("the full network: ")
+    assert said in finished[1]
+
+
+def test_every_seed_must_hold_out_the_same_pictures(
+    table, two_shades, tmp_path, monkeypatch, capsys
+):
+    """Without pictures to test on, each seed holds out a tenth of its own."""
+    with zipfile.ZipFile(two_shades) as archive:
+        archive.extractall(tmp_path)
+    command = f"paper_table.py --data {tmp_path / 'train'} --cache off --output {tmp_path / 'out'}"
+    monkeypatch.setattr(sys, "argv", command.split())
+    assert table.main() == 2
+    assert "has no test pictures of its own, and every seed" in capsys.readouterr().err
+    runs = []
+    for seed in (0, 1):
+        runs.append(str(tmp_path / f"run{seed}"))
+        own = {"data": str(tmp_path / "train"), "seed": seed, "output": runs[-1]}
+        session.train(options(two_shades) | own | {"preset": "x"}, {"x": SMALL}, session.silent)
+    with pytest.raises(ValueError, match=r"run1 held out other pictures than .*run0"):
+        table.ensembles.compare(runs, tmp_path / "ensembles.csv")
+    table.ensembles.compare(runs[:1], tmp_path / "ensembles.csv")
 
 
 def measure(cell, trainer, result):
@@ -168,7 +211,7 @@ def test_a_training_that_fails_is_named(two_shades, tmp_path, capfd):
     """And those that are done are in the table, of a series that can be gone on with."""
     bad = SMALL.with_preprocessing(size=2, picture=2)
     cells = [Cell("good", SMALL, 0), Cell("bad", bad, 3), Cell("good", SMALL, 1)]
-    with pytest.raises(RunError, match=r"the training bad with seed 3 ended with code 1; start"):
+    with pytest.raises(RunError, match=r"bad with seed 3 ended with code 1; it would fail"):
         train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
     assert "error: bad, seed 3: " in capfd.readouterr().err
     said: list[str] = []
@@ -176,7 +219,9 @@ def test_a_training_that_fails_is_named(two_shades, tmp_path, capfd):
     rows = train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, report=said.append)
     assert said == ["good, seed 1: done, 0 to go"]
     assert [(row["name"], row["seed"]) for row in rows] == [("good", "0"), ("good", "1")]
-    with pytest.raises(RunError, match="in which good is another network"):
+    with pytest.raises(
+        RunError, match="holds results for another good: .*size.*; choose another folder"
+    ):
         train_series([Cell("good", bad, 0)], options(two_shades), tmp_path, COLUMNS, measure)
 
 
@@ -193,9 +238,37 @@ def test_a_training_that_was_stopped_goes_on(two_shades, tmp_path):
     assert settings["options"]["resume"] == str(cell.run(tmp_path)), "it went on"
     other = Cell("good", SMALL, 1)
     other.run(tmp_path).mkdir()
-    (other.run(tmp_path) / "steps.csv").write_text("step,")
     rows = train_series([cell, other], options(two_shades), tmp_path, COLUMNS, measure)
     assert [row["seed"] for row in rows] == ["0", "1"]
+
+
+def test_what_is_not_of_the_series_stays(two_shades, tmp_path, capfd):
+    cell = Cell("good", SMALL, 0)
+    cell.run(tmp_path).mkdir()
+    (cell.run(tmp_path) / "letter.txt").write_text("dear")
+    with pytest.raises(RunError, match="good with seed 0 ended with code 1"):
+        train_series([cell], options(two_shades), tmp_path, COLUMNS, measure)
+    assert "good-0 is not empty, and nothing in it is written over" in capfd.readouterr().err
+    assert (cell.run(tmp_path) / "letter.txt").read_text() == "dear"
+
+
+def test_options_that_change_no_result_may_change(two_shades, tmp_path):
+    record = tmp_path / "good-0" / RESULT
+    save_record(record, [{"name": "good", "seed": "0", "test_error": "0.5"}])
+    cells = [Cell("good", SMALL, 0)]
+    train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
+    train_series(cells, options(two_shades) | {"workers": 2}, tmp_path, COLUMNS, measure)
+    more = options(two_shades) | {"batch_size": 7}
+    with pytest.raises(RunError, match="another options: {'batch_size': None}, not"):
+        train_series(cells, more, tmp_path, COLUMNS, measure)
+    with pytest.raises(ValueError, match="at least 1 job at a time, not 0"):
+        train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, jobs=0)
+    (tmp_path / TABLE).write_text("word,number\na,1\n")
+    with pytest.raises(ValueError, match=r"results.csv is another table: it has no column 'name'"):
+        train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
+    (tmp_path / TABLE).write_text("name,seed,test_error\ngood,0,abc\n")
+    with pytest.raises(ValueError, match="results.csv: 'abc' is no test_error"):
+        rows_in(tmp_path / TABLE, COLUMNS, ("test_error",))
 
 
 def test_results_that_are_damaged(two_shades, tmp_path):
@@ -259,16 +332,18 @@ def test_the_networks_of_the_table(table):
 def test_intervals(table):
     """Student's interval of the paired difference, by hand."""
     gain = table.paired([1.0, 2.0, 3.0])
-    assert (gain.mean, gain.count) == (2.0, 3)
+    assert (gain.mean, gain.over) == (2.0, "3 seeds")
     assert gain.half == pytest.approx(4.303 / np.sqrt(3))
     assert gain.verdict == "covered by the spread"
     assert table.paired([1.9, 2.0, 2.1]).verdict == "it helps"
     assert table.paired([-1.9, -2.0, -2.1]).verdict == "it harms"
-    assert table.paired([2.0]).verdict == "covered by the spread"
-    few = table.paired([1.0, 3.0])
-    assert few.half == pytest.approx(12.706)
-    many = table.paired([0.0, 1.0] * 10)
-    assert many.half == pytest.approx(1.96 * np.std([0.0, 1.0] * 10, ddof=1) / np.sqrt(20))
+    one = table.paired([2.0])
+    assert (one.mean, one.over, one.verdict) == (2.0, "1 seed", "one seed, no interval")
+    np.testing.assert_allclose(table.T975, scipy.stats.t.ppf(0.975, np.arange(1, 31)), atol=6e-4)
+    for n, t in ((11, 2.228), (20, 2.093), (40, 2.042)):
+        some = np.random.default_rng(n).normal(size=n).tolist()
+        half = t * np.std(some, ddof=1) / np.sqrt(n)
+        assert table.paired(some).half == pytest.approx(half)
 
 
 def row(name: str, seed: int, views: str, error: float) -> dict[str, str]:
@@ -291,9 +366,9 @@ def test_gains_are_paired_by_seed(table):
     ]  # fmt: skip
     found = table.gains(rows, averaged)
     assert list(found) == ["tanh", "ten-views", "ensemble"]
-    assert (found["tanh"].mean, found["tanh"].count) == (pytest.approx(3.5), 2)
-    assert (found["ten-views"].mean, found["ten-views"].count) == (pytest.approx(1.5), 2)
-    assert found["ensemble"] == table.Gain(2.0, 0.1, 2)
+    assert (found["tanh"].mean, found["tanh"].over) == (pytest.approx(3.5), "2 seeds")
+    assert (found["ten-views"].mean, found["ten-views"].over) == (pytest.approx(1.5), "2 seeds")
+    assert found["ensemble"] == table.Gain(2.0, 0.1, "pictures")
     lines = table.lines_of(rows, found)
     assert lines[0] == (
         "the full network: 34.00 % test error, from 30.00 to 40.00 %, 3 seeds, 4 epochs"

@@ -12,7 +12,8 @@ Each channel is normalised separately. Saved: x. Source: the original 2012 netwo
 paper does not mention this layer. The presets `krizhevsky2012` (after conv2's channel
 normalisation), `cifar10_18pct` and `caffe_cifar10_full` use it.
 
-Kernels: lrn_within_map_forward, lrn_within_map_terms and lrn_within_map_backward (kernels/lrn.cu).
+Kernels: lrn_within_map_forward, lrn_within_map_terms, lrn_within_map_backward
+(kernels/lrn_within_map.cu).
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def scored(probabilities: np.ndarray, labels: np.ndarray, indices: np.ndarray) -
 
 
 def ensemble(results: Sequence[Evaluation]) -> Evaluation:
-    """Average the softmax outputs of several models on the same pictures (section 6.1 averages five
+    """Average the softmax outputs of several models on the same pictures (section 6 averages five
     and seven networks)."""
     first = results[0]
     for other in results[1:]:

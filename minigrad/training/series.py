@@ -2,8 +2,8 @@
 
 The folder of a series holds results.csv, series.json with what is trained, and a run folder for
 each training. A training that was stopped or killed goes on from its checkpoint when the series is
-started again, and those that are in the table are not repeated: the table holds the same bytes as
-after a series that was never interrupted.
+started again, and those that are in the table are not repeated: with the same number of jobs, the
+table holds the same bytes as after a series that was never interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -23,15 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from minigrad import machine
-from minigrad.files import load_record, save_record
+from minigrad.files import load_record, write_record
 from minigrad.kernels import KernelError
 from minigrad.models.records import Preset, to_json
 from minigrad.training import session
 from minigrad.training.evaluation import Evaluation
+from minigrad.training.options import Options
 from minigrad.training.run_folder import CHECKPOINT, RunError, RunFolder
 from minigrad.training.trainer import Stopped, Trainer
 
 TABLE, WHAT, RESULT = "results.csv", "series.json", "result.json"
+# Options that change no result.
+UNFELT = ("cache", "workers", "worker_timeout", "keep", "report", "save_every", "output")
 Row = dict[str, str]
 
 
@@ -74,12 +76,15 @@ def train_series(
     Raises RunError if a training fails or another series is in the folder, and ValueError or
     OSError for options that are not usable.
     """
+    if jobs < 1:
+        raise ValueError(f"a series needs at least 1 job at a time, not {jobs}")
+    given = {k: v for k, v in Options(**options).to_json().items() if k not in UNFELT}
     folder.mkdir(parents=True, exist_ok=True)
     home = RunFolder.resume(folder, report)
     running: dict[SpawnProcess, Cell] = {}
     try:
-        compare(cells, options, folder)
-        done = home.rows(TABLE)
+        remember(folder, {"options": given, **{cell.name: to_json(cell.preset) for cell in cells}})
+        done = rows_in(folder / TABLE, columns)
         finished = {(row["name"], row["seed"]) for row in done}
         left = [cell for cell in cells if (cell.name, str(cell.seed)) not in finished]
         waiting = [cell for cell in left if not (cell.run(folder) / RESULT).is_file()]
@@ -102,9 +107,12 @@ def train_series(
             for process in [p for p in running if p.exitcode is not None]:
                 cell = running.pop(process)
                 if process.exitcode:
+                    again = "it would fail again: leave it out, or change it"
+                    if process.exitcode in (130, -signal.SIGTERM, -signal.SIGKILL):
+                        again = "start the series again to go on"
                     raise RunError(
                         f"the training {cell.name} with seed {cell.seed} ended with code"
-                        f" {process.exitcode}; start the series again to go on"
+                        f" {process.exitcode}; {again}"
                     )
     finally:
         for process in running:
@@ -115,26 +123,42 @@ def train_series(
     return done
 
 
-def compare(cells: Sequence[Cell], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise RunError if the folder holds a series that trains other networks by these names, or
-    with other options; otherwise write down what this one trains."""
+def remember(folder: Path, what: Mapping[str, Any]) -> None:
+    """Write down what a folder's results belong to. Raises RunError if something else is there by
+    one of these names."""
     path = folder / WHAT
-    what = {"options": dict(options), **{cell.name: to_json(cell.preset) for cell in cells}}
-    what = json.loads(json.dumps(what))  # as it comes back
+    new = json.loads(json.dumps(what))  # as it comes back
     try:
         before = load_record(path) if path.exists() else {}
     except ValueError as error:
         raise RunError(f"{path}: {error}; choose another folder") from error
-    for name, value in what.items():
-        if name in before and before[name] != value:
-            raise RunError(
-                f"{folder} holds a series with other {name}: {before[name]}, not {value}; choose"
-                " another folder"
-                if name == "options"
-                else f"{folder} holds a series in which {name} is another network; choose another"
-                " folder"
+    for name, value in new.items():
+        old = before.get(name, value)
+        if old == value:
+            continue
+        if isinstance(value, dict):
+            old, value = (
+                {k: d.get(k) for k in d if old.get(k) != value.get(k)} for d in (old, value)
             )
-    save_record(path, before | what)
+        raise RunError(
+            f"{folder} holds results for another {name}: {old}, not {value}; choose another folder"
+        )
+    write_record(path, before | new)
+
+
+def rows_in(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> list[Row]:
+    """The rows of a table; none without a file. Raises ValueError if it has not these columns, or
+    something else than a number in one of `numbers`."""
+    rows = RunFolder(path.parent).rows(path.name)
+    for row in rows:
+        if missing := [column for column in columns if column not in row]:
+            raise ValueError(f"{path} is another table: it has no column {missing[0]!r}")
+        for column in numbers:
+            try:
+                float(row[column])
+            except ValueError as error:
+                raise ValueError(f"{path}: {row[column]!r} is no {column}") from error
+    return rows
 
 
 def rows_of(cell: Cell, folder: Path) -> list[Row]:
@@ -150,26 +174,24 @@ def train_cell(
     cell: Cell, options: dict[str, Any], folder: Path, measure: Measure, jobs: int
 ) -> None:
     """What the process of a training does: train the cell, or go on with it, and write its rows
-    into its run folder. A mistake in the input is printed in a sentence, with exit code 2."""
+    into its run folder. A mistake in the input is printed in a sentence, with exit code 1."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends it
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C and a closing terminal are for the parent, which then ends it
     machine.set_up(jobs)
     path = cell.run(folder)
+    given = {**options, "preset": cell.name, "seed": cell.seed, "output": str(path)}
     if (path / CHECKPOINT).exists():
-        given: dict[str, Any] = {"resume": str(path)}
-    else:
-        if path.exists():
-            shutil.rmtree(path)  # it was killed before its first checkpoint
-        given = {**options, "preset": cell.name, "seed": cell.seed, "output": str(path)}
+        given = {"resume": str(path)}
     try:
         trainer, result = session.train(given, {cell.name: cell.preset}, session.silent)
-        rows = measure(cell, trainer, result)
+        own = {"name": cell.name, "seed": cell.seed}
+        rows = [own | dict(row) for row in measure(cell, trainer, result)]
+        write_record(path / RESULT, [{k: str(v) for k, v in row.items()} for row in rows])
     except (ValueError, RunError, KernelError, OSError) as error:
         sys.exit(f"error: {cell.name}, seed {cell.seed}: {error}")
     except Stopped:
         sys.exit(130)
-    own = {"name": cell.name, "seed": cell.seed}
-    save_record(path / RESULT, [{k: str(v) for k, v in (own | dict(row)).items()} for row in rows])
 
 
 def end_with_parent() -> None:
