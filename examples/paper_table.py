@@ -220,16 +220,13 @@ def gains(rows: Sequence[Mapping[str, str]], averaged: Sequence[Mapping[str, str
     errors = {(r["name"], r["views"], r["seed"]): 100 * float(r["test_error"]) for r in rows}
     found = {}
     for name in CLAIMS:
-        pairs = [
-            (errors["full", "ten", seed], error)
-            if name == "ten-views"
-            else (error, errors[name, "centre", seed])
-            for (row, views, seed), error in errors.items()
-            if (row, views) == ("full", "centre")
-            and (("full", "ten", seed) if name == "ten-views" else (name, "centre", seed)) in errors
-        ]
-        if pairs:
-            found[name] = paired([without - full for full, without in pairs])
+        feature, without = FULL_ROW, (name, "centre")
+        if name == "ten-views":
+            feature, without = ("full", "ten"), FULL_ROW
+        seeds = [seed for *row, seed in errors if tuple(row) == without]
+        both = [seed for seed in seeds if (*feature, seed) in errors]
+        if both:
+            found[name] = paired([errors[*without, s] - errors[*feature, s] for s in both])
     most = [row for row in averaged if row["views"] == "centre" and int(row["networks"]) > 1]
     if most:
         last = max(most, key=lambda row: int(row["networks"]))

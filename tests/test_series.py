@@ -131,6 +131,9 @@ def test_a_signal_to_the_group_saves(two_shades, tmp_path):
     process = start(two_shades, tmp_path, "--jobs", "1", "--epochs", "9999")
     steps = tmp_path / "full-0" / "steps.csv"
     wait_for(lambda: steps.exists() and steps.read_text().count("\n") > 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    groups = {os.getpgid(int(child)) for child in children}
+    assert groups - {process.pid}, "the training is in a group of its own"
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
