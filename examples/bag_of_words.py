@@ -44,7 +44,7 @@ except ImportError as error:
 
 SIDE, CELL, ORIENTATIONS = 32, 4, 8  # of a picture, of a histogram's cell; directions of gradients
 WORDS, VLAD_WORDS, SAMPLE = 400, 64, 200_000  # SAMPLE: descriptors that k-means sees
-PENALTIES = (0.01, 0.1, 1.0)
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
 TABLE = "bag_of_words.csv"
 COLUMNS = ("method", "seed", "words", "numbers", "C", "train_error", "test_error")
 

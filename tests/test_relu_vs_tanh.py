@@ -148,7 +148,7 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
         whole, cut = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "cut"))
         assert whole == cut
     assert go(tmp_path / "cut", goal="0.4") == 2
-    said = "holds results for another goal: 0.001, not 0.4; choose another folder"
+    said = "holds results with goal 0.001, not 0.4; choose another folder"
     assert said in capsys.readouterr().err
     assert go(tmp_path / "new", goal="25") == 2
     assert "error: --goal must be above 0 and below 0.5, that of" in capsys.readouterr().err

@@ -1,10 +1,13 @@
 """docs/results against the CSV files beside it."""
 
 import csv
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 PAGE = (RESULTS / "README.md").read_text()
@@ -34,3 +37,45 @@ def test_the_26_percent_network():
         assert [row[i] for row in cells] == [f"{value:.2f} %" for value in values]
     drop = expected[0][3] - expected[1][3]
     assert re.search(r"gives ([0-9.]+) points", PAGE)[1] == f"{drop:.1f}"
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with open(RESULTS / name) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The examples as modules, by name."""
+    folder = str(RESULTS.parents[1] / "examples")
+    sys.path.insert(0, folder)
+    yield importlib.import_module
+    sys.path.remove(folder)
+
+
+def lines_said(page: str, lines: list[str]) -> None:
+    """Every line that the program prints for the table stands on the page, as it prints it."""
+    said = (RESULTS / page).read_text().splitlines()
+    assert [line for line in lines if line.rstrip() not in said] == []
+
+
+def test_the_table_of_the_features(examples):
+    table = examples("paper_table")
+    rows, averaged = rows_of("paper_table.csv"), rows_of("ensembles.csv")
+    found = table.gains(rows, averaged)
+    assert list(found) == list(table.CLAIMS)
+    lines_said("paper_table.md", table.lines_of(rows, found))
+    lines_said("paper_table.md", table.ensembles.lines_of(averaged))
+
+
+def test_what_came_before():
+    said = (RESULTS / "bag_of_words.md").read_text()
+    for row in rows_of("bag_of_words.csv"):
+        cells = row["method"], row["words"], row["numbers"], row["C"], row["seed"]
+        errors = [f"{100 * float(row[name]):.2f} %" for name in ("train_error", "test_error")]
+        assert f"| {' | '.join([*cells, *errors])} |" in said
+
+
+def test_shift_curves(examples):
+    rows = rows_of("shift_invariance.csv")
+    lines_said("shift_invariance.md", examples("shift_invariance").lines_of(rows))

@@ -39,15 +39,30 @@ def table():
     sys.path.remove(str(ROOT / "examples"))
 
 
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def start(two_shades: Path, folder: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, ROOT / "examples" / "paper_table.py", "--data", two_shades]
     command += ["--output", folder, "--cache", "off", "--epochs", "2", "--seeds", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*map(str, command), "--rows", "no-dropout", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def written(folder: Path) -> int:
@@ -147,7 +162,7 @@ def test_a_signal_to_the_group_saves(two_shades, tmp_path):
     [
         (
             "--epochs 3",
-            "holds results for another options: {'epochs': 2}, not {'epochs': 3}; choose",
+            "holds results with options {'epochs': 2}, not {'epochs': 3}; choose",
         ),
         ("--rows convolution", "--rows: there is no 'convolution': choose from tanh, "),
         ("--show set.csv", "set.csv is no table of this program: it has no rows"),
@@ -222,9 +237,7 @@ def test_a_training_that_fails_is_named(two_shades, tmp_path, capfd):
     rows = train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, report=said.append)
     assert said == ["good, seed 1: done, 0 to go"]
     assert [(row["name"], row["seed"]) for row in rows] == [("good", "0"), ("good", "1")]
-    with pytest.raises(
-        RunError, match="holds results for another good: .*size.*; choose another folder"
-    ):
+    with pytest.raises(RunError, match="holds results with good .*size.*; choose another folder"):
         train_series([Cell("good", bad, 0)], options(two_shades), tmp_path, COLUMNS, measure)
 
 
@@ -262,7 +275,7 @@ def test_options_that_change_no_result_may_change(two_shades, tmp_path):
     train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
     train_series(cells, options(two_shades) | {"workers": 2}, tmp_path, COLUMNS, measure)
     more = options(two_shades) | {"batch_size": 7}
-    with pytest.raises(RunError, match="another options: {'batch_size': None}, not"):
+    with pytest.raises(RunError, match="with options {'batch_size': None}, not"):
         train_series(cells, more, tmp_path, COLUMNS, measure)
     with pytest.raises(ValueError, match="at least 1 job at a time, not 0"):
         train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, jobs=0)

@@ -141,7 +141,7 @@ def remember(folder: Path, what: Mapping[str, Any]) -> None:
                 {k: d.get(k) for k in d if old.get(k) != value.get(k)} for d in (old, value)
             )
         raise RunError(
-            f"{folder} holds results for another {name}: {old}, not {value}; choose another folder"
+            f"{folder} holds results with {name} {old}, not {value}; choose another folder"
         )
     write_record(path, before | new)
 
