@@ -65,8 +65,8 @@ __device__ inline int last_window(int p, int stride, int padding, int count) {
   return least(count - 1, (p + padding) / stride);
 }
 
-// s^-beta, for both normalisations. `paper`: beta is 0.75, which needs two square roots and a division; an infinite s gives
-// 0.
+// s^-beta, for both normalisations. `paper`: beta is 0.75, which needs two square roots and a
+// division; an infinite s gives 0.
 template <bool paper> __device__ inline real power(real s, real beta) {
   if (!paper) return pow(s, -beta);
   real root = sqrt(s);

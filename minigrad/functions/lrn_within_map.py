@@ -40,12 +40,12 @@ class LRNWithinMap(Function):
         self.before, self.after = n // 2, (n - 1) // 2
         self.k, self.alpha, self.beta = k, alpha / (n * n), beta
 
-    def launch(self, name: str, before: int, after: int, *arrays: Array) -> None:
-        """One launch over the rows of all maps. The last kernel needs the factor alone."""
+    def launch(
+        self, name: str, before: int, after: int, arrays: list[Array], *constants: float
+    ) -> None:
+        """One launch over the rows of all maps."""
         N, H, W, C = arrays[0].shape
         most = max(H, W)  # no window sees more
-        last = name == "lrn_within_map_backward"
-        constants = (2 * self.alpha * self.beta,) if last else (self.k, self.alpha, self.beta)
         given = [kernels.contiguous(a) for a in arrays]
         windows = min(before, most), min(after, most)
         kernels.launch(name, N * H, *given, H, W, C, *windows, *constants)
@@ -54,7 +54,8 @@ class LRNWithinMap(Function):
         self.save(x)
         if kernels.ready(x):
             y = np.empty_like(x, order="C")
-            self.launch("lrn_within_map_forward", self.before, self.after, x, y)
+            constants = self.k, self.alpha, self.beta
+            self.launch("lrn_within_map_forward", self.before, self.after, [x, y], *constants)
             return y
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
         return kernels.contiguous(x * s**-self.beta)
@@ -63,8 +64,10 @@ class LRNWithinMap(Function):
         (x,) = self.saved
         if kernels.ready(x):
             gx, t = np.empty_like(x, order="C"), np.empty_like(x, order="C")
-            self.launch("lrn_within_map_terms", self.before, self.after, x, gy, gx, t)
-            self.launch("lrn_within_map_backward", self.after, self.before, x, t, gx)
+            constants, terms = (self.k, self.alpha, self.beta), [x, gy, gx, t]
+            self.launch("lrn_within_map_terms", self.before, self.after, terms, *constants)
+            factor = 2 * self.alpha * self.beta
+            self.launch("lrn_within_map_backward", self.after, self.before, [x, t, gx], factor)
             return gx
         s = self.k + self.alpha * box_sum(x * x, self.before, self.after)
         scaled = gy * s**-self.beta
