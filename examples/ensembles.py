@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minigrad import commands, data
+from minigrad import commands
 from minigrad.data.loader import Loader
-from minigrad.training import runs, session
+from minigrad.training import runs
 from minigrad.training.evaluation import Evaluation, ensemble, evaluate
 from minigrad.training.run_folder import RunFolder, check_outputs
 
@@ -34,11 +34,9 @@ COLUMNS = ("networks", "views", "members", "test_error", "gain", "half_width")
 def evaluations(run: str) -> tuple[list[str], dict[str, Evaluation]]:
     """(names, {"centre": ..., "ten": ...}) of a run's held-out pictures."""
     model, preparation, settings = runs.load_run(run)
-    some = runs.held_out_by(run, settings)
-    folder, shape = runs.cache_folder(settings.options.cache), settings.network.preprocessing.shape
-    pictures = data.open_pictures(some, folder, say=session.silent, shape=shape)
+    pictures = runs.held_out_pictures(run, settings)
     size = settings.network.recipe.batch_size
-    return [some.where(i) for i in range(len(some))], {
+    return [pictures.where(i) for i in range(len(pictures))], {
         views: evaluate(
             model,
             Loader(pictures, preparation, size, False, workers=0, ten_views=views == "ten"),

@@ -26,7 +26,7 @@ from paper_table import paired
 from minigrad import Tensor, commands, data, no_grad
 from minigrad.look.pictures import new_figure
 from minigrad.network import Network
-from minigrad.training import runs, session
+from minigrad.training import runs
 from minigrad.training.run_folder import RunFolder
 from minigrad.training.series import RESULT
 
@@ -131,11 +131,7 @@ def run(folder: Path) -> None:
         for name in NETWORKS:
             path = str(folder / f"{name}-{seed}")
             model, preparation, settings = runs.load_run(path)
-            some = runs.held_out_by(path, settings)
-            shape = settings.network.preprocessing.shape
-            opened = data.open_pictures(
-                some, runs.cache_folder(settings.options.cache), say=session.silent, shape=shape
-            )
+            opened = runs.held_out_pictures(path, settings)
             chosen = np.linspace(0, len(opened) - 1, min(PICTURES, len(opened))).astype(int)
             pictures = np.stack([opened.read(i) for i in chosen])
             own = {"name": name, "seed": str(seed)}

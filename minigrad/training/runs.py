@@ -117,6 +117,12 @@ def held_out_by(run: str, settings: Settings) -> data.ImageSet:
     return sets[1]
 
 
+def held_out_pictures(run: str, settings: Settings) -> data.Pictures:
+    """The pictures that a run validated on, decoded, from its cache if it has one."""
+    folder, shape = cache_folder(settings.options.cache), settings.network.preprocessing.shape
+    return data.open_pictures(held_out_by(run, settings), folder, say=lambda _: None, shape=shape)
+
+
 def open_sets(options: Options) -> tuple[data.ImageSet, data.ImageSet]:
     """(training set, validation set) that the options name."""
     o = options
