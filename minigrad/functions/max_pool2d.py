@@ -104,6 +104,7 @@ CASES = [
     Case("max_pool2d: 3x3 stride 2", max_pool2d, apart(2, 7, 9, 5), kernel_size=3, stride=2),
     Case("max_pool2d: stride over kernel", max_pool2d, apart(2, 8, 8, 3), kernel_size=2, stride=3),
     Case("max_pool2d: many channels", max_pool2d, apart(1, 3, 4, 515), kernel_size=2, stride=1),
+    Case("max_pool2d: 288 channels", max_pool2d, apart(1, 3, 4, 288), kernel_size=2, stride=1),
     Case(
         "max_pool2d: padding", max_pool2d, apart(2, 9, 9, 5), kernel_size=3, stride=2, padding=1
     ),
