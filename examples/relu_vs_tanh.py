@@ -14,7 +14,8 @@ The rate of each network is the one of RATES with which its loss is lowest after
 10,000 pictures. An arm trains until the goal, or for 8 times the epochs that the ReLUs took. The
 training error is that of an epoch's pictures, each as the network met it. The output folder gets
 curves.csv and gradients.csv, the norm of the gradient of every layer's weights before and after
-training, and both are drawn. An arm that is in the files is not trained again.
+training, and both are drawn. A rate or an arm that is in the files is not
+trained again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from minigrad.training.run_folder import RunFolder
 from minigrad.training.series import remember, rows_in
 
 ARMS: Mapping[str, Layer] = {"relu": ReLU(), "tanh": Tanh(), "sigmoid": Sigmoid()}
-RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 FEW, FEW_EPOCHS = 10_000, 5  # pictures and epochs to choose a rate by
 MOST_OF_RELU, TIMES = 40, 8  # epochs, and how many times as many the others may take
 CURVES, GRADIENTS, RATES_TRIED = "curves.csv", "gradients.csv", "rates.csv"
@@ -108,16 +109,13 @@ def epochs_of(
         yield float(wrong / len(own)), loss_sum / len(own)
 
 
-def tried_rates(arm: str, pictures: Pictures) -> Rows:
-    """A row for each rate, with its loss after a few epochs on a few pictures."""
-    rows = []
-    for rate in RATES:
-        model = Network(network(arm, rate), pictures.classes, seed=0)
-        with np.errstate(all="ignore"):  # a rate may be too high: its loss is then not finite
-            *_, (_, loss) = islice(epochs_of(model, pictures, FEW, seed=0), FEW_EPOCHS)
-        rows.append({"arm": arm, "rate": f"{rate:g}", "loss": f"{loss:.5g}"})
-        print(f"{arm}, rate {rate:g}: loss {loss:.4f} after {FEW_EPOCHS} epochs", flush=True)
-    return rows
+def tried(arm: str, rate: float, pictures: Pictures) -> dict[str, str]:
+    """The row of a rate, with its loss after a few epochs on a few pictures."""
+    model = Network(network(arm, rate), pictures.classes, seed=0)
+    with np.errstate(all="ignore"):  # a rate may be too high: its loss is then not finite
+        *_, (_, loss) = islice(epochs_of(model, pictures, FEW, seed=0), FEW_EPOCHS)
+    print(f"{arm}, rate {rate:g}: loss {loss:.4f} after {FEW_EPOCHS} epochs", flush=True)
+    return {"arm": arm, "rate": f"{rate:g}", "loss": f"{loss:.5g}"}
 
 
 def best_rate(rows: Rows) -> float:
@@ -236,7 +234,8 @@ def run(given: argparse.Namespace, files: RunFolder) -> None:
     guess = 1 - 1 / pictures.classes
     if not 0 < given.goal < guess:
         raise ValueError(f"--goal must be above 0 and below {guess:g}, that of guessing")
-    remember(folder, {"data": Options(data=given.data).to_json()["data"], "goal": given.goal})
+    where = Options(data=given.data).to_json()["data"]
+    remember(folder, {"data": where, "goal": given.goal, "rates": RATES})
     rates = rows_in(folder / RATES_TRIED, ("arm", "rate", "loss"), ("rate", "loss"))
     curves = rows_in(folder / CURVES, ("arm", "seed", "rate", "epoch", "error"), ("error",))
     gradients = rows_in(folder / GRADIENTS, ("arm", "seed", "when", "layer", "norm"), ("norm",))
@@ -246,9 +245,10 @@ def run(given: argparse.Namespace, files: RunFolder) -> None:
 
     best = {}
     for arm in ARMS:
-        if not any(row["arm"] == arm for row in rates):
-            rates += tried_rates(arm, pictures)
-            write(RATES_TRIED, rates)
+        for rate in RATES:
+            if (arm, f"{rate:g}") not in {(row["arm"], row["rate"]) for row in rates}:
+                rates.append(tried(arm, rate, pictures))
+                write(RATES_TRIED, rates)
         best[arm] = best_rate([row for row in rates if row["arm"] == arm])
     for seed in range(given.seeds):
         for arm in ARMS:

@@ -129,17 +129,18 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     assert "tanh, rate 0.1: loss " in said
     assert "sigmoid, seed 0, epoch 2: " in said
     assert "epoch 3" not in said
-    trained = figure1.trained
+    for name, last in (("tried", 0.01), ("trained", 0.0)):  # in the rates of tanh, then its arm
+        real = getattr(figure1, name)
 
-    def stopped(arm, *rest):
-        if arm == "tanh":
-            raise KeyboardInterrupt
-        return trained(arm, *rest)
+        def stopped(arm, rate, *rest, real=real, last=last):
+            if arm == "tanh" and rate >= last:
+                raise KeyboardInterrupt
+            return real(arm, rate, *rest)
 
-    monkeypatch.setattr(figure1, "trained", stopped)
-    assert go(tmp_path / "cut") == 130
-    monkeypatch.setattr(figure1, "trained", trained)
-    capsys.readouterr()
+        monkeypatch.setattr(figure1, name, stopped)
+        assert go(tmp_path / "cut") == 130
+        monkeypatch.setattr(figure1, name, real)
+    assert capsys.readouterr().out.count("tanh, rate 0.001: loss") == 1
     assert go(tmp_path / "cut") == 0
     again = capsys.readouterr().out
     assert "rate 0.1: loss" not in again
@@ -150,6 +151,11 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     assert go(tmp_path / "cut", goal="0.4") == 2
     said = "holds results with goal 0.001, not 0.4; choose another folder"
     assert said in capsys.readouterr().err
+    monkeypatch.setattr(figure1, "RATES", (0.001, 0.01))
+    assert go(tmp_path / "cut") == 2
+    assert (
+        "holds results with rates [0.001, 0.01, 0.1], not [0.001, 0.01]" in capsys.readouterr().err
+    )
     assert go(tmp_path / "new", goal="25") == 2
     assert "error: --goal must be above 0 and below 0.5, that of" in capsys.readouterr().err
     monkeypatch.setattr(figure1, "MOST_OF_RELU", 40)
