@@ -18,6 +18,7 @@ command goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -119,12 +120,14 @@ def one_column() -> Preset:
 @dataclass(frozen=True)
 class Claim:
     """A row of the table: the network without a feature, what was done to it, what the paper says,
-    and what else differs, "" if nothing does."""
+    what else differs, "" if nothing does, and the paper's gain in points on ImageNet, if it gives
+    one."""
 
     what: str
     paper: str
     preset: Preset | None = None  # None: the full network, evaluated in another way
     confounded: str = ""
+    points: float = math.nan
 
 
 CLAIMS = {
@@ -136,9 +139,9 @@ CLAIMS = {
         "ReLU -> sigmoid", "-", exchanged(ReLU, Sigmoid()), "the rate is the ReLU's"
     ),
     "no-normalisation": Claim(
-        "normalisation -> none", "1.4; 2 on CIFAR-10 (3.3)", exchanged(LRN, None)
+        "normalisation -> none", "1.4; 2 on CIFAR-10 (3.3)", exchanged(LRN, None), points=1.4
     ),
-    "pools-of-2": Claim("pools 3/2 -> 2/2", "0.4 (3.4)", FULL.with_each(Pool, size=2)),
+    "pools-of-2": Claim("pools 3/2 -> 2/2", "0.4 (3.4)", FULL.with_each(Pool, size=2), points=0.4),
     "average-pools": Claim("max pools -> average", "-", FULL.with_each(Pool, mean=True)),
     "no-dropout": Claim(
         "dropout -> none", "substantial overfitting without (4.2)", exchanged(Dropout, None),
@@ -149,16 +152,17 @@ CLAIMS = {
         FULL.with_preprocessing(random_crops=False, mirror=False),
     ),
     "no-colour-noise": Claim(
-        "colour noise -> none", "over 1 (4.1)", FULL.with_preprocessing(colour_noise=0.0)
+        "colour noise -> none", "over 1 (4.1)", FULL.with_preprocessing(colour_noise=0.0),
+        points=1.0,
     ),
     "one-column": Claim(
         "two columns -> one", "1.7 (3.2)", one_column(),
-        "as many weights here; the paper halved the maps of conv1 to conv4",
+        "as many weights here; the paper halved the maps of conv1 to conv4", points=1.7,
     ),
-    "ten-views": Claim("ten views -> the centre", "1.5 on ILSVRC-2010 (6)"),
+    "ten-views": Claim("ten views -> the centre", "1.5 on ILSVRC-2010 (6)", points=1.5),
     "ensemble": Claim(
         "an ensemble -> one network", "2.6 for five (6)", None,
-        "the interval is over test pictures",
+        "the interval is over test pictures", points=2.6,
     ),
 }  # fmt: skip
 FULL_ROW = ("full", "centre")
@@ -262,15 +266,18 @@ def lines_of(rows: Sequence[Mapping[str, str]], found: Mapping[str, Gain]) -> li
 
 
 def draw(found: Mapping[str, Gain], path: Path) -> Path:
-    """Draw the gains, with their intervals."""
+    """Draw the gains, with their intervals, beside the paper's."""
     figure = new_figure((7, 0.45 * len(found) + 1.2))
     axes = figure.subplots()
     places = range(len(found))
+    paper = [CLAIMS[name].points for name in found]
+    axes.plot(paper, places, "D", color="C1", fillstyle="none", label="the paper's, on ImageNet")
     means = [gain.mean for gain in found.values()]
     halves = [gain.half if np.isfinite(gain.half) else 0 for gain in found.values()]
-    axes.errorbar(means, places, xerr=halves, fmt="o", capsize=3)
+    axes.errorbar(means, places, xerr=halves, fmt="C0o", capsize=3, label="ours, 95 % interval")
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set(xlabel="points of test error that the feature saves, with its 95 % interval")
+    axes.set(xlabel="points of test error that the feature saves")
+    axes.legend()
     axes.set_yticks(places, [CLAIMS[n].what + " *" * bool(CLAIMS[n].confounded) for n in found])
     axes.invert_yaxis()
     axes.grid(alpha=0.3, axis="x")
