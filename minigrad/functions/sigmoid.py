@@ -2,8 +2,8 @@
 
     gx = gy y (1 - y).
 
-Computed from exp(-|x|), which never overflows. Saved: y. Shapes: any. AlexNet does not use it;
-the networks before it did.
+Computed as exp(min(x, 0)) / (1 + exp(-|x|)), in which nothing overflows. Saved: y. Shapes: any.
+AlexNet does not use it; the networks before it did.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from minigrad.functions.cases import Case
 
 class Sigmoid(Function):
     def forward(self, x):
-        e = np.exp(-abs(x))
-        y = np.where(x >= 0, 1, e) / (1 + e)
+        y = np.exp(np.minimum(x, 0)) / (1 + np.exp(-abs(x)))
         self.save(y)
         return y
 
