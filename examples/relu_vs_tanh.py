@@ -220,6 +220,7 @@ def draw(curves: Rows, gradients: Rows, goal: float, path: Path) -> Path:
             norms = [np.mean([float(r["norm"]) for r in own if r["layer"] == y]) for y in layers]
             right.semilogy(layers, norms, marker, color=f"C{k}", label=f"{arm}, {when}")
     right.set(ylabel="norm of the gradient of the weights")
+    right.yaxis.set_major_formatter("{x:g}")
     right.grid(alpha=0.3)
     right.legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -79,3 +79,20 @@ def test_what_came_before():
 def test_shift_curves(examples):
     rows = rows_of("shift_invariance.csv")
     lines_said("shift_invariance.md", examples("shift_invariance").lines_of(rows))
+
+
+def test_figure_1(examples):
+    figure1 = examples("relu_vs_tanh")
+    rates, curves, gradients = (
+        rows_of(f"relu_vs_tanh_{name}.csv") for name in ("rates", "curves", "gradients")
+    )
+    lines_said("figure1.md", figure1.lines_of(curves, gradients, 0.25))
+    losses = {(row["arm"], row["rate"]): float(row["loss"]) for row in rates}
+    for rate in figure1.RATES:
+        cells = [f"{losses[arm, f'{rate:g}']:.3f}" for arm in figure1.ARMS]
+        lines_said("figure1.md", [f"| {rate:g} | {' | '.join(cells)} |"])
+    for arm in figure1.ARMS:
+        best = figure1.best_rate([row for row in rates if row["arm"] == arm])
+        assert {float(row["rate"]) for row in curves if row["arm"] == arm} == {best}
+    factor = re.search(r"factor is ([0-9.]+), not 6", (RESULTS / "figure1.md").read_text())[1]
+    assert f"tanh takes {factor} times" in "\n".join(figure1.lines_of(curves, gradients, 0.25))
