@@ -592,6 +592,7 @@ def test_excerpts_are_the_lines_of_their_files(kind):
     found = page.excerpt(kind)
     file, functions, kernels = SOURCES[kind]
     assert len(found["parts"]) == len(functions) + len(kernels)
+    assert kernels or not (root / "kernels" / f"{file}.cu").exists()
     for part, name in zip(found["parts"], (*functions, *kernels)):
         path, _, shown = part["file"].partition(": ")
         assert shown == name.split(":")[-1]

@@ -20,7 +20,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "Tanh": ("tanh", ("Tanh.forward",), ()),
     "Sigmoid": ("sigmoid", ("Sigmoid.forward",), ()),
     "LRN": ("lrn", ("LRN.forward",), ("lrn_forward",)),
-    "LRNWithinMap": ("lrn_within_map", ("LRNWithinMap.forward",), ()),
+    "LRNWithinMap": ("lrn_within_map", ("LRNWithinMap.forward",), ("lrn_within_map_forward",)),
     "Pool": ("max_pool2d", ("MaxPool2d.forward",), ("max_pool_forward",)),
     "AvgPool": ("avg_pool2d", ("AvgPool2d.forward",), ("avg_pool_forward",)),
     "Dropout": ("dropout", ("Dropout.forward",), ("dropout",)),
