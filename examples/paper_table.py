@@ -121,7 +121,7 @@ def one_column() -> Preset:
 class Claim:
     """A row of the table: the network without a feature, what was done to it, what the paper says,
     what else differs, "" if nothing does, and the paper's gain in points on ImageNet, if it gives
-    one."""
+    one, which stands in its words as {:g}."""
 
     what: str
     paper: str
@@ -139,9 +139,9 @@ CLAIMS = {
         "ReLU -> sigmoid", "-", exchanged(ReLU, Sigmoid()), "the rate is the ReLU's"
     ),
     "no-normalisation": Claim(
-        "normalisation -> none", "1.4; 2 on CIFAR-10 (3.3)", exchanged(LRN, None), points=1.4
+        "normalisation -> none", "{:g}; 2 on CIFAR-10 (3.3)", exchanged(LRN, None), points=1.4
     ),
-    "pools-of-2": Claim("pools 3/2 -> 2/2", "0.4 (3.4)", FULL.with_each(Pool, size=2), points=0.4),
+    "pools-of-2": Claim("pools 3/2 -> 2/2", "{:g} (3.4)", FULL.with_each(Pool, size=2), points=0.4),
     "average-pools": Claim("max pools -> average", "-", FULL.with_each(Pool, mean=True)),
     "no-dropout": Claim(
         "dropout -> none", "substantial overfitting without (4.2)", exchanged(Dropout, None),
@@ -152,16 +152,16 @@ CLAIMS = {
         FULL.with_preprocessing(random_crops=False, mirror=False),
     ),
     "no-colour-noise": Claim(
-        "colour noise -> none", "over 1 (4.1)", FULL.with_preprocessing(colour_noise=0.0),
+        "colour noise -> none", "over {:g} (4.1)", FULL.with_preprocessing(colour_noise=0.0),
         points=1.0,
     ),
     "one-column": Claim(
-        "two columns -> one", "1.7 (3.2)", one_column(),
+        "two columns -> one", "{:g} (3.2)", one_column(),
         "as many weights here; the paper halved the maps of conv1 to conv4", points=1.7,
     ),
-    "ten-views": Claim("ten views -> the centre", "1.5 on ILSVRC-2010 (6)", points=1.5),
+    "ten-views": Claim("ten views -> the centre", "{:g} on ILSVRC-2010 (6)", points=1.5),
     "ensemble": Claim(
-        "an ensemble -> one network", "2.6 for five (6)", None,
+        "an ensemble -> one network", "{:g} for five (6)", None,
         "the interval is over test pictures", points=2.6,
     ),
 }  # fmt: skip
@@ -260,7 +260,7 @@ def lines_of(rows: Sequence[Mapping[str, str]], found: Mapping[str, Gain]) -> li
         interval = f"{low:+.2f} .. {high:+.2f}" if np.isfinite(gain.half) else "-"
         lines.append(
             f"{claim.what + ' ' + mark:31} {gain.mean:+12.2f} {interval:>17}  {gain.over:8}"
-            f"  {claim.paper}; here: {gain.verdict}"
+            f"  {claim.paper.format(claim.points)}; here: {gain.verdict}"
         )
     return [*lines, *(f"{'*' * i} {note}" for i, note in enumerate(notes, 1))]
 

@@ -14,8 +14,7 @@ The rate of each network is the one of RATES with which its loss is lowest after
 10,000 pictures. An arm trains until the goal, or for 8 times the epochs that the ReLUs took. The
 training error is that of an epoch's pictures, each as the network met it. The output folder gets
 curves.csv and gradients.csv, the norm of the gradient of every layer's weights before and after
-training, and both are drawn. A rate or an arm that is in the files is not
-trained again.
+training, and both are drawn. A rate or an arm that is in the files is not trained again.
 """
 
 from __future__ import annotations

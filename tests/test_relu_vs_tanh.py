@@ -153,9 +153,8 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     assert said in capsys.readouterr().err
     monkeypatch.setattr(figure1, "RATES", (0.001, 0.01))
     assert go(tmp_path / "cut") == 2
-    assert (
-        "holds results with rates [0.001, 0.01, 0.1], not [0.001, 0.01]" in capsys.readouterr().err
-    )
+    said = "holds results with rates [0.001, 0.01, 0.1], not [0.001, 0.01]"
+    assert said in capsys.readouterr().err
     assert go(tmp_path / "new", goal="25") == 2
     assert "error: --goal must be above 0 and below 0.5, that of" in capsys.readouterr().err
     monkeypatch.setattr(figure1, "MOST_OF_RELU", 40)
