@@ -40,7 +40,6 @@ def draw_curve(epochs: Sequence[Mapping[str, str]], path: Path) -> Path:
         axes.plot(numbers, [100 * float(row[name]) for row in epochs], label=label)
     caffe = [100 * accuracy for accuracy in CAFFE]
     axes.plot(range(len(CAFFE)), caffe, ":", label="Caffe's cifar10_quick, test pictures")
-    axes.axhline(74, color="0.7", linewidth=0.7)
     axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

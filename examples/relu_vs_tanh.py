@@ -14,18 +14,19 @@ The rate of each network is the one of RATES with which its loss is lowest after
 10,000 pictures. An arm trains until the goal, or for 8 times the epochs that the ReLUs took. The
 training error is that of an epoch's pictures, each as the network met it. The output folder gets
 curves.csv and gradients.csv, the norm of the gradient of every layer's weights before and after
-training, and both are drawn. A rate or an arm that is in the files is not trained again.
+training, and both are drawn. Stop it whenever you like: the same command goes on after the last
+rate or epoch that was done.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ from minigrad.look.pictures import new_figure
 from minigrad.models.cifar import CIFAR10_26PCT
 from minigrad.models.records import Layer, Preset, ReLU, Sigmoid, Tanh
 from minigrad.network import Network
-from minigrad.training import runs
+from minigrad.optim import SGD
+from minigrad.training import checkpoint, runs
 from minigrad.training.options import Options
 from minigrad.training.run_folder import RunFolder
 from minigrad.training.series import remember, rows_in
@@ -59,9 +61,8 @@ def network(arm: str, rate: float) -> Preset:
 class Pictures:
     """All training pictures in memory, as bytes, and how they become input."""
 
-    def __init__(self, where: str, cache: str | None) -> None:
+    def __init__(self, train: data.ImageSet, cache: str | None) -> None:
         p = CIFAR10_26PCT.preprocessing
-        train, _ = runs.open_sets(Options(data=where, cache=cache))
         opened = data.open_pictures(train, runs.cache_folder(cache), shape=p.shape)
         self.preparation = data.Preparation.of(p, data.statistics(opened))
         self.bytes = np.stack([opened.read(i) for i in range(len(opened))])
@@ -73,29 +74,29 @@ class Pictures:
 
 def gradient_norms(model: Network, pictures: Pictures) -> dict[str, float]:
     """The norm of the gradient of each layer's weights, for the first 1,000 pictures at once."""
+    for p in model.parameters():
+        p.grad = None  # that of the last step of a training
     x, labels = pictures.batch(np.arange(min(1000, len(pictures.labels))))
     F.softmax_cross_entropy(model(x), labels).backward()
-    parameters = dict(model.named_parameters())
-    norms = {
+    return {
         name.removesuffix(".w"): float(np.linalg.norm(p.grad))
-        for name, p in parameters.items()
+        for name, p in model.named_parameters()
         if name.endswith(".w") and p.grad is not None
     }
-    for p in parameters.values():
-        p.grad = None
-    return norms
 
 
 def epochs_of(
-    model: Network, pictures: Pictures, count: int, seed: int
+    model: Network, optimizer: SGD, pictures: Pictures, count: int, seed: int, done: int = 0
 ) -> Iterator[tuple[float, float]]:
-    """Train, and yield (training error, loss) of each epoch, on the first `count` pictures of a
-    shuffled set."""
-    optimizer, order = model.make_optimizer(), random.Stream(seed, "order")
-    own, size = order.permutation(len(pictures.labels))[:count], model.preset.recipe.batch_size
-    while True:
-        wrong = loss_sum = 0.0
+    """Train, and yield (training error, loss) of each epoch after the first `done`, on the first
+    `count` pictures of a shuffled set."""
+    order, size = random.Stream(seed, "order"), model.preset.recipe.batch_size
+    own = order.permutation(len(pictures.labels))[:count]
+    for epoch in itertools.count(1):
         own = own[order.permutation(len(own))]
+        if epoch <= done:
+            continue
+        wrong = loss_sum = 0.0
         for i in range(0, len(own), size):
             x, labels = pictures.batch(own[i : i + size])
             logits = model(x)
@@ -112,7 +113,8 @@ def tried(arm: str, rate: float, pictures: Pictures) -> dict[str, str]:
     """The row of a rate, with its loss after a few epochs on a few pictures."""
     model = Network(network(arm, rate), pictures.classes, seed=0)
     with np.errstate(all="ignore"):  # a rate may be too high: its loss is then not finite
-        *_, (_, loss) = islice(epochs_of(model, pictures, FEW, seed=0), FEW_EPOCHS)
+        epochs = epochs_of(model, model.make_optimizer(), pictures, FEW, seed=0)
+        *_, (_, loss) = itertools.islice(epochs, FEW_EPOCHS)
     print(f"{arm}, rate {rate:g}: loss {loss:.4f} after {FEW_EPOCHS} epochs", flush=True)
     return {"arm": arm, "rate": f"{rate:g}", "loss": f"{loss:.5g}"}
 
@@ -127,27 +129,49 @@ def best_rate(rows: Rows) -> float:
 
 
 def trained(
-    arm: str, rate: float, pictures: Pictures, seed: int, goal: float, most: int
+    arm: str, rate: float, pictures: Pictures, seed: int, goal: float, most: int, path: Path
 ) -> tuple[Rows, Rows]:
-    """The rows of an arm, for curves.csv and gradients.csv."""
+    """The rows of an arm, for curves.csv and gradients.csv. Each epoch leaves a checkpoint at
+    `path`, from which an arm that was stopped goes on."""
     model = Network(network(arm, rate), pictures.classes, seed)
+    optimizer, parameters = model.make_optimizer(), dict(model.named_parameters())
     own = {"arm": arm, "seed": str(seed), "rate": f"{rate:g}"}
-    norms = {"before": gradient_norms(model, pictures)}
-    curve, began = [], time.perf_counter()
-    for epoch, (error, loss) in enumerate(
-        epochs_of(model, pictures, len(pictures.labels), seed), start=1
-    ):
-        curve.append(own | {"epoch": str(epoch), "error": f"{error:.5f}", "loss": f"{loss:.5g}"})
+    curve: Rows = []
+    if path.exists():
+        tensors, description = checkpoint.load(path)
+        if description.get("arm") != own:
+            raise checkpoint.CheckpointError(f"{path} is not of {own}: remove it to begin again")
+        curve, norms = description["curve"], description["norms"]
+        model.load_state_dict(checkpoint.part(tensors, "model."))
+        velocity = checkpoint.part(tensors, "velocity.")
+        optimizer.velocity.update({p: velocity[name].copy() for name, p in parameters.items()})
+    else:
+        norms = {"before": gradient_norms(model, pictures)}
+    began = time.perf_counter()
+    epochs = epochs_of(model, optimizer, pictures, len(pictures.labels), seed, len(curve))
+    while not curve or not ended(curve, goal, most):
+        error, loss = next(epochs)
+        numbers = {"epoch": str(len(curve) + 1), "error": f"{error:.5f}", "loss": f"{loss:.5g}"}
+        curve.append(own | numbers)
+        tensors = {f"model.{name}": p.data for name, p in parameters.items()}
+        tensors |= {f"velocity.{name}": optimizer.velocity[p] for name, p in parameters.items()}
+        checkpoint.save(path, tensors, {"arm": own, "curve": curve, "norms": norms})
         seconds = time.perf_counter() - began
-        print(f"{arm}, seed {seed}, epoch {epoch}: {error:.2%}, {seconds:.0f} s", flush=True)
-        if error <= goal or epoch == most or not np.isfinite(loss):
-            break
+        print(f"{arm}, seed {seed}, epoch {len(curve)}: {error:.2%}, {seconds:.0f} s", flush=True)
     norms["after"] = gradient_norms(model, pictures)
     return curve, [
         {"arm": arm, "seed": str(seed), "when": when, "layer": layer, "norm": f"{norm:.5g}"}
         for when, layers in norms.items()
         for layer, norm in layers.items()
     ]
+
+
+def ended(curve: Rows, goal: float, most: int) -> bool:
+    """Whether an arm has met the goal, or all its epochs, or a loss that is not finite."""
+    last = curve[-1]
+    return (
+        float(last["error"]) <= goal or len(curve) >= most or not np.isfinite(float(last["loss"]))
+    )
 
 
 def crossing(errors: Sequence[float], goal: float, guess: float = 0.9) -> float | None:
@@ -160,10 +184,16 @@ def crossing(errors: Sequence[float], goal: float, guess: float = 0.9) -> float 
 
 
 def curves_of(rows: Rows) -> dict[tuple[str, str], list[float]]:
-    """{(arm, seed): errors by epoch}."""
+    """{(arm, seed): errors by epoch}. Raises ValueError if an epoch is missing."""
     found: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        found.setdefault((row["arm"], row["seed"]), []).append(float(row["error"]))
+        errors = found.setdefault((row["arm"], row["seed"]), [])
+        errors.append(float(row["error"]))
+        if row["epoch"] != str(len(errors)):
+            raise ValueError(
+                f"{CURVES}: epoch {row['epoch']} of {row['arm']}, seed {row['seed']}, stands where"
+                f" {len(errors)} should: remove the rows of this arm to train it again"
+            )
     return found
 
 
@@ -230,15 +260,20 @@ def run(given: argparse.Namespace, files: RunFolder) -> None:
     """Choose the rates, train the arms that are not in the files, and say and draw what it
     gave."""
     folder = files.path
-    pictures = Pictures(given.data, given.cache)
-    guess = 1 - 1 / pictures.classes
+    train, _ = runs.open_sets(Options(data=given.data, cache=given.cache))
+    guess = 1 - 1 / len(train.classes)
     if not 0 < given.goal < guess:
-        raise ValueError(f"--goal must be above 0 and below {guess:g}, that of guessing")
+        raise ValueError(
+            f"--goal {given.goal:g} is no training error to reach: it must be above 0 and below"
+            f" {guess:g}, the error of guessing"
+        )
     where = Options(data=given.data).to_json()["data"]
     remember(folder, {"data": where, "goal": given.goal, "rates": RATES})
     rates = rows_in(folder / RATES_TRIED, ("arm", "rate", "loss"), ("rate", "loss"))
     curves = rows_in(folder / CURVES, ("arm", "seed", "rate", "epoch", "error"), ("error",))
     gradients = rows_in(folder / GRADIENTS, ("arm", "seed", "when", "layer", "norm"), ("norm",))
+    curves_of(curves)
+    pictures = Pictures(train, given.cache)
 
     def write(name: str, rows: Rows) -> None:
         files.write(name, list(rows[0]), (list(row.values()) for row in rows))
@@ -252,17 +287,19 @@ def run(given: argparse.Namespace, files: RunFolder) -> None:
         best[arm] = best_rate([row for row in rates if row["arm"] == arm])
     for seed in range(given.seeds):
         for arm in ARMS:
-            done = curves_of(curves)
+            done, path = curves_of(curves), folder / f"{arm}-{seed}.safetensors"
             if (arm, str(seed)) in done:
+                path.unlink(missing_ok=True)
                 continue
             relu = done.get(("relu", str(seed)), [])
             most = TIMES * len(relu) if relu else MOST_OF_RELU
-            new = trained(arm, best[arm], pictures, seed, given.goal, most)
+            new = trained(arm, best[arm], pictures, seed, given.goal, most, path)
             others = [row for row in gradients if (row["arm"], row["seed"]) != (arm, str(seed))]
             gradients = others + new[1]
             write(GRADIENTS, gradients)
             curves += new[0]
             write(CURVES, curves)  # last: an arm counts as done by its curve
+            path.unlink()
     print("\n".join(lines_of(curves, gradients, given.goal, guess)))
     print(f"drawn: {draw(curves, gradients, given.goal, folder / 'relu_vs_tanh.png')}")
 

@@ -78,6 +78,8 @@ def test_what_is_said_of_the_curves(figure1):
         for when, norm in (("before", 1 + seed), ("after", 3 + seed))
         for layer in ("conv1", "fc5")
     ]
+    with pytest.raises(ValueError, match="epoch 3 of tanh, seed 0, stands where 2 should: remove"):
+        figure1.curves_of([row for row in curves if (row["arm"], row["epoch"]) != ("tanh", "2")])
     said = figure1.lines_of(curves, gradients, 0.25)
     assert said[0] == "relu     seed 0, rate   0.01: 25% training error after 2.00 epochs"
     assert said[2] == "sigmoid  seed 0, rate   0.01: 25% training error not in 2 epochs (80.0%)"
@@ -90,13 +92,15 @@ def test_what_is_said_of_the_curves(figure1):
 
 
 def test_the_norms_are_those_of_one_backward_pass(figure1, two_shades):
-    some = figure1.Pictures(str(two_shades), "off")
+    train, _ = figure1.runs.open_sets(figure1.Options(data=str(two_shades)))
+    some = figure1.Pictures(train, "off")
     model = Network(figure1.network("relu", 0.1), some.classes, 0)
     before = {name: p.data.copy() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = np.ones_like(p.data)  # of a step of training
     norms = figure1.gradient_norms(model, some)
     assert list(norms) == ["conv1", "conv2", "conv3", "fc4", "fc5"]
     for name, p in model.named_parameters():
-        assert p.grad is None
         np.testing.assert_array_equal(p.data, before[name])
     x, labels = some.batch(np.arange(len(some.labels)))
     logits = model(x).numpy().astype(np.float64)
@@ -113,7 +117,8 @@ def test_the_norms_are_those_of_one_backward_pass(figure1, two_shades):
 
 
 def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
-    """Interrupted after an arm, it goes on with the next, and the files are the same."""
+    """Interrupted among the rates, in an arm and at its end, it goes on, and the files are the
+    same."""
     monkeypatch.setattr(figure1, "RATES", (0.001, 0.01, 0.1))
     monkeypatch.setattr(figure1, "FEW_EPOCHS", 1)
     monkeypatch.setattr(figure1, "MOST_OF_RELU", 2)
@@ -125,26 +130,36 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
         return figure1.main()
 
     assert go(tmp_path / "whole") == 0
-    said = capsys.readouterr().out
-    assert "tanh, rate 0.1: loss " in said
-    assert "sigmoid, seed 0, epoch 2: " in said
-    assert "epoch 3" not in said
-    for name, last in (("tried", 0.01), ("trained", 0.0)):  # in the rates of tanh, then its arm
-        real = getattr(figure1, name)
+    out = capsys.readouterr().out
+    said = out.splitlines()
+    assert "tanh, rate 0.1: loss " in out
+    assert "sigmoid, seed 0, epoch 2: " in out
+    assert "epoch 3" not in out
+    cuts = (
+        (figure1, "tried", 4),  # the second rate of tanh
+        (figure1.checkpoint, "save", 2),  # the first epoch of tanh, after two of the ReLUs
+        (figure1, "gradient_norms", 0),  # the norms of tanh, after its last epoch
+    )
+    for where, name, count in cuts:
+        real, left = getattr(where, name), iter(range(count))
 
-        def stopped(arm, rate, *rest, real=real, last=last):
-            if arm == "tanh" and rate >= last:
+        def stopped(*given, real=real, left=left):
+            result = real(*given)
+            if next(left, None) is None:
                 raise KeyboardInterrupt
-            return real(arm, rate, *rest)
+            return result
 
-        monkeypatch.setattr(figure1, name, stopped)
+        monkeypatch.setattr(where, name, stopped)
         assert go(tmp_path / "cut") == 130
-        monkeypatch.setattr(figure1, name, real)
-    assert capsys.readouterr().out.count("tanh, rate 0.001: loss") == 1
+        monkeypatch.setattr(where, name, real)
     assert go(tmp_path / "cut") == 0
-    again = capsys.readouterr().out
-    assert "rate 0.1: loss" not in again
-    assert "relu, seed 0, epoch 1: " not in again
+    lines = capsys.readouterr().out.splitlines()
+    begun = [line.split(": ")[0] for line in lines if ": loss " in line or ", epoch " in line]
+    lost = ["tanh, rate 0.01"]  # stopped before its row was written
+    unsaid = ["tanh, seed 0, epoch 1"]  # stopped after its checkpoint was written
+    before = [line.split(": ")[0] for line in said if ": loss " in line or ", epoch " in line]
+    assert sorted(begun + unsaid) == sorted(before + lost)
+    assert not list((tmp_path / "cut").glob("*.safetensors"))
     for name in (figure1.CURVES, figure1.GRADIENTS, figure1.RATES_TRIED):
         whole, cut = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "cut"))
         assert whole == cut
@@ -156,7 +171,9 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     said = "holds results with rates [0.001, 0.01, 0.1], not [0.001, 0.01]"
     assert said in capsys.readouterr().err
     assert go(tmp_path / "new", goal="25") == 2
-    assert "error: --goal must be above 0 and below 0.5, that of" in capsys.readouterr().err
+    assert "--goal 25 is no training error to reach: it must be above 0 and below 0.5" in (
+        capsys.readouterr().err
+    )
     monkeypatch.setattr(figure1, "MOST_OF_RELU", 40)
     monkeypatch.setattr(figure1, "ARMS", {"relu": figure1.ARMS["relu"]})
     assert go(tmp_path / "easy", goal="0.45") == 0
