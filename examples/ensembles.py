@@ -29,6 +29,7 @@ from minigrad.training.run_folder import RunFolder, check_outputs
 TABLE = "ensembles.csv"
 MOST = 10  # networks of which every subset is averaged
 COLUMNS = ("networks", "views", "members", "test_error", "gain", "half_width")
+NUMBERS = ("networks", "test_error", "gain", "half_width")
 
 
 def evaluations(run: str) -> tuple[list[str], dict[str, Evaluation]]:

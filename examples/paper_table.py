@@ -306,9 +306,11 @@ def run(given: argparse.Namespace) -> None:
     if given.show:
         path = Path(given.show)
         rows = rows_in(path, COLUMNS, NUMBERS)
-        if not rows:
-            raise ValueError(f"{path} is no table of this program: it has no rows")
-        show(rows, rows_in(path.with_name(ensembles.TABLE), ensembles.COLUMNS))
+        if not any((row["name"], row["views"]) == FULL_ROW for row in rows):
+            what = "has no row of the full network" if path.is_file() else "does not exist"
+            raise ValueError(f"{path} {what}: --show needs the results.csv of a table")
+        averaged = path.with_name(ensembles.TABLE)
+        show(rows, rows_in(averaged, ensembles.COLUMNS, ensembles.NUMBERS))
         return
     presets = {"full": FULL} | chosen(given.rows)
     folder = Path(given.output)
@@ -326,7 +328,7 @@ def run(given: argparse.Namespace) -> None:
     for some, what in zip(sets, ("training pictures", "test pictures")):
         data.open_pictures(some, runs.cache_folder(given.cache), what=what, shape=PICTURES)
     cells = [Cell(n, preset, s) for s in range(given.seeds) for n, preset in presets.items()]
-    rows = train_series(cells, options, folder, COLUMNS, measure, given.jobs)
+    rows = train_series(cells, options, folder, COLUMNS, measure, given.jobs, numbers=NUMBERS)
     seeds = sorted({int(row["seed"]) for row in rows if row["name"] == "full"})
     of_the_full = [str(Cell("full", FULL, seed).run(folder)) for seed in seeds]
     averaged = ensembles.compare(of_the_full, folder / ensembles.TABLE)

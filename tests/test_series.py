@@ -25,7 +25,7 @@ from minigrad.network import Network, ledger
 from minigrad.training import session
 from minigrad.training.evaluation import scored
 from minigrad.training.run_folder import RunError, RunFolder
-from minigrad.training.series import RESULT, TABLE, Cell, rows_in, train_series
+from minigrad.training.series import RESULT, TABLE, Cell, train_series
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("name", "seed", "test_error")
@@ -165,7 +165,7 @@ def test_a_signal_to_the_group_saves(two_shades, tmp_path):
             "holds results with options {'epochs': 2}, not {'epochs': 3}; choose",
         ),
         ("--rows convolution", "--rows: there is no 'convolution': choose from tanh, "),
-        ("--show set.csv", "set.csv is no table of this program: it has no rows"),
+        ("--show set.csv", "set.csv does not exist: --show needs the results.csv of a table"),
         ("--show {root}/docs/results/cifar10_26pct.csv", "it has no column 'name'"),
     ],
 )
@@ -185,6 +185,12 @@ def test_a_table_is_shown_again(table, finished, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("the full network: ")
     assert said in finished[1]
+    others = [row for row in (finished[0] / TABLE).read_text().splitlines() if "full," not in row]
+    path = finished[0] / "others.csv"
+    path.write_text("\n".join(others))
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", "--show", str(path)])
+    assert table.main() == 2
+    assert "others.csv has no row of the full network: --show needs" in capsys.readouterr().err
 
 
 def test_every_seed_must_hold_out_the_same_pictures(
@@ -229,7 +235,7 @@ def test_a_training_that_fails_is_named(two_shades, tmp_path, capfd):
     """And those that are done are in the table, of a series that can be gone on with."""
     bad = SMALL.with_preprocessing(size=2, picture=2)
     cells = [Cell("good", SMALL, 0), Cell("bad", bad, 3), Cell("good", SMALL, 1)]
-    with pytest.raises(RunError, match=r"bad with seed 3 ended with code 1; it would fail"):
+    with pytest.raises(RunError, match=r"bad with seed 3 ended with code 1; mend what is"):
         train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
     assert "error: bad, seed 3: " in capfd.readouterr().err
     said: list[str] = []
@@ -283,8 +289,9 @@ def test_options_that_change_no_result_may_change(two_shades, tmp_path):
     with pytest.raises(ValueError, match=r"results.csv is another table: it has no column 'name'"):
         train_series(cells, options(two_shades), tmp_path, COLUMNS, measure)
     (tmp_path / TABLE).write_text("name,seed,test_error\ngood,0,abc\n")
-    with pytest.raises(ValueError, match="results.csv: 'abc' is no test_error"):
-        rows_in(tmp_path / TABLE, COLUMNS, ("test_error",))
+    numbers = ("test_error",)
+    with pytest.raises(ValueError, match="test_error must be a number, not 'abc': correct that"):
+        train_series(cells, options(two_shades), tmp_path, COLUMNS, measure, numbers=numbers)
 
 
 def test_results_that_are_damaged(two_shades, tmp_path):

@@ -62,6 +62,7 @@ def train_series(
     measure: Measure,
     jobs: int = 1,
     report: Callable[[str], None] = print,
+    numbers: Sequence[str] = (),
 ) -> list[Row]:
     """Train every cell, with these options of a training, and return the rows of the table.
 
@@ -72,6 +73,7 @@ def train_series(
             the evaluation of its held-out pictures. It runs in the process that trained, so it must
             be a function of a module.
         jobs: trainings at a time, each in a process of its own, with its share of the processors.
+        numbers: the columns in which a table that goes on must hold numbers.
 
     Raises RunError if a training fails or another series is in the folder, and ValueError or
     OSError for options that are not usable.
@@ -84,7 +86,7 @@ def train_series(
     running: dict[SpawnProcess, Cell] = {}
     try:
         remember(folder, {"options": given, **{cell.name: to_json(cell.preset) for cell in cells}})
-        done = rows_in(folder / TABLE, columns)
+        done = rows_in(folder / TABLE, columns, numbers)
         finished = {(row["name"], row["seed"]) for row in done}
         left = [cell for cell in cells if (cell.name, str(cell.seed)) not in finished]
         waiting = [cell for cell in left if not (cell.run(folder) / RESULT).is_file()]
@@ -107,7 +109,7 @@ def train_series(
             for process in [p for p in running if p.exitcode is not None]:
                 cell = running.pop(process)
                 if process.exitcode:
-                    again = "it would fail again: leave it out, or change it"
+                    again = "mend what is said above, or leave it out, and start again"
                     if process.exitcode in (130, -signal.SIGTERM, -signal.SIGKILL):
                         again = "start the series again to go on"
                     raise RunError(
@@ -157,7 +159,10 @@ def rows_in(path: Path, columns: Sequence[str], numbers: Sequence[str] = ()) -> 
             try:
                 float(row[column])
             except ValueError as error:
-                raise ValueError(f"{path}: {row[column]!r} is no {column}") from error
+                raise ValueError(
+                    f"{path}: {column} must be a number, not {row[column]!r}: correct that row, or"
+                    " remove it"
+                ) from error
     return rows
 
 
