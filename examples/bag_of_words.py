@@ -17,7 +17,8 @@ labels:
     4. Classify these numbers with a linear support vector machine. Its C is the one of PENALTIES
        that is best on a tenth of the training pictures, held out.
 
-The rows are written to bag_of_words.csv.
+The rows are in bag_of_words.csv, each as soon as it is known. Stop it whenever you like: the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from minigrad import commands, data
 from minigrad.training import runs
 from minigrad.training.options import Options
 from minigrad.training.run_folder import RunFolder
+from minigrad.training.series import remember, rows_in
 
 try:
     from skimage.feature import hog
@@ -47,6 +50,7 @@ WORDS, VLAD_WORDS, SAMPLE = 400, 64, 200_000  # SAMPLE: descriptors that k-means
 PENALTIES = (0.001, 0.01, 0.1, 1.0)
 TABLE = "bag_of_words.csv"
 COLUMNS = ("method", "seed", "words", "numbers", "C", "train_error", "test_error")
+ERRORS = ("train_error", "test_error")
 
 
 def descriptors(pictures: np.ndarray) -> np.ndarray:
@@ -118,34 +122,37 @@ def classified(
     return {"C": f"{best:g}", "train_error": f"{errors[0]:.4f}", "test_error": f"{errors[1]:.4f}"}
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace, files: RunFolder) -> None:
     """Describe the pictures, and print and write the errors of both methods."""
-    folder = Path(given.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    where = Options(data=given.data).to_json()["data"]
+    remember(files.path, {"data": where, "penalties": PENALTIES})
+    rows = rows_in(files.path / TABLE, COLUMNS, ERRORS)
     grids, labels = [], []
     for some in runs.open_sets(Options(data=given.data, cache=given.cache)):
         opened = data.open_pictures(some, runs.cache_folder(given.cache), shape=(SIDE, SIDE, 3))
         grids.append(descriptors(np.stack([opened.read(i) for i in range(len(opened))])))
         labels.append(some.labels)
         print(f"{len(opened):,} pictures, {grids[-1][0, ..., 0].size} patches in each", flush=True)
-    rows = []
     for seed in range(given.seeds):
         for name, (encode, count) in METHODS.items():
-            flat = grids[0].reshape(-1, grids[0].shape[-1])
-            drawn = np.random.default_rng(seed).choice(len(flat), min(SAMPLE, len(flat)), False)
-            means = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
-            centres = means.fit(flat[drawn]).cluster_centers_.astype(np.float32)
-            x, x_test = (encode(g, centres) for g in grids)
-            found = classified(x, labels[0], x_test, labels[1], seed)
-            own = {"method": name, "seed": seed, "words": count, "numbers": x.shape[1], **found}
-            rows.append([own[column] for column in COLUMNS])
+            row = next((r for r in rows if (r["method"], r["seed"]) == (name, str(seed))), None)
+            if row is None:
+                flat = grids[0].reshape(-1, grids[0].shape[-1])
+                drawn = np.random.default_rng(seed).choice(len(flat), min(SAMPLE, len(flat)), False)
+                means = MiniBatchKMeans(count, random_state=seed, n_init=3, batch_size=4096)
+                centres = means.fit(flat[drawn]).cluster_centers_.astype(np.float32)
+                x, x_test = (encode(g, centres) for g in grids)
+                found = classified(x, labels[0], x_test, labels[1], seed)
+                own = {"method": name, "seed": seed, "words": count, "numbers": x.shape[1]}
+                row = {k: str(v) for k, v in (own | found).items()}
+                rows.append(row)
+                files.write(TABLE, COLUMNS, ([r[column] for column in COLUMNS] for r in rows))
             print(
-                f"{name}, seed {seed}: {count} words, {x.shape[1]} numbers a picture,"
-                f" C {found['C']}, training error {float(found['train_error']):.2%},"
-                f" test error {float(found['test_error']):.2%}",
+                f"{name}, seed {seed}: {row['words']} words, {row['numbers']} numbers a picture,"
+                f" C {row['C']}, training error {float(row['train_error']):.2%},"
+                f" test error {float(row['test_error']):.2%}",
                 flush=True,
             )
-    RunFolder(folder).write(TABLE, COLUMNS, rows)
 
 
 def main() -> int:
@@ -154,9 +161,15 @@ def main() -> int:
     parser.add_argument("--data", default="cifar10", help="pictures, as `train` takes them")
     parser.add_argument("--seeds", type=commands.at_least_one, default=1)
     parser.add_argument("--cache", help="where decoded pictures are kept, or off")
-    parser.add_argument("--output", default=".", help="folder of the table")
+    parser.add_argument("--output", default="runs/bag_of_words", help="folder of the table")
     given = parser.parse_args()
-    return commands.run_command(lambda comm: run(given), vars(given))
+
+    def locked(comm: object) -> None:
+        Path(given.output).mkdir(parents=True, exist_ok=True)
+        with closing(RunFolder.resume(given.output)) as files:
+            run(given, files)
+
+    return commands.run_command(locked, vars(given))
 
 
 if __name__ == "__main__":

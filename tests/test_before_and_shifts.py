@@ -101,20 +101,37 @@ def test_the_penalty_is_chosen_on_held_out_pictures(words, monkeypatch):
 
 def test_a_bag_of_words(words, two_shades, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(words, "METHODS", {n: (f, 8) for n, (f, _) in words.METHODS.items()})
-    command = f"bag_of_words.py --data {two_shades} --cache off --seeds 2 --output {tmp_path}"
-    tables = []
-    for _ in range(2):
-        monkeypatch.setattr(sys, "argv", command.split())
-        assert words.main() == 0
-        tables.append((tmp_path / words.TABLE).read_bytes())
-    assert tables[0] == tables[1]
-    with open(tmp_path / words.TABLE) as file:
+
+    def go(folder: str, more: str = "") -> int:
+        command = f"bag_of_words.py --data {two_shades} --cache off --output {tmp_path / folder}"
+        monkeypatch.setattr(sys, "argv", [*command.split(), *more.split()])
+        return words.main()
+
+    assert go("cut") == 0
+    assert (tmp_path / "cut" / words.TABLE).read_text().count("\n") == 3
+    real, calls = words.classified, []
+
+    def stopped(*given):
+        calls.append(given[-1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(words, "classified", stopped)
+    assert go("cut", "--seeds 2") == 130
+    assert go("cut", "--seeds 2") == 0
+    assert calls == [1, 1, 1], "seed 0 is in the table"
+    capsys.readouterr()
+    assert go("whole", "--seeds 2") == 0
+    said = capsys.readouterr().out
+    whole, cut = (tmp_path / folder / words.TABLE for folder in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    with open(whole) as file:
         rows = list(csv.DictReader(file))
     assert [(r["method"], r["seed"], r["numbers"]) for r in rows] == [
         ("bag of words", "0", "40"), ("VLAD", "0", "256"),
         ("bag of words", "1", "40"), ("VLAD", "1", "256"),
     ]  # fmt: skip
-    said = capsys.readouterr().out
     assert "200 pictures, 49 patches in each" in said
     assert f"test error {float(rows[3]['test_error']):.2%}" in said
 
