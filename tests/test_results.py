@@ -9,39 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet import MODELS
+from minigrad.models.records import diff
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-PAGE = (RESULTS / "README.md").read_text()
-
-
-def table(head: str) -> list[list[str]]:
-    """The cells of the table whose first line begins with `head`."""
-    lines = PAGE[PAGE.index(head) :].split("\n\n")[0].splitlines()[2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-def test_the_26_percent_network():
-    with open(RESULTS / "cifar10_26pct.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["seed"], row["epoch"]) for row in rows] == [
-        (str(seed), str(epoch)) for seed in range(3) for epoch in range(1, 11)
-    ]
-
-    def errors(epoch: int, column: str) -> list[float]:
-        return [100 - 100 * float(r[column]) for r in rows if r["epoch"] == str(epoch)]
-
-    columns = [errors(8, "test_top1"), errors(10, "test_top1"), errors(10, "train_top1")]
-    expected = [[*values, float(np.mean(values))] for values in columns]
-    cells = table("| seed | test error after 8 epochs")
-    assert [row[0] for row in cells] == ["0", "1", "2", "mean"]
-    for i, values in enumerate(expected, start=1):
-        assert [row[i] for row in cells] == [f"{value:.2f} %" for value in values]
-    drop = expected[0][3] - expected[1][3]
-    assert re.search(r"gives ([0-9.]+) points", PAGE)[1] == f"{drop:.1f}"
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
     with open(RESULTS / name) as file:
         return list(csv.DictReader(file))
+
+
+def text_of(page: str) -> str:
+    """A page, with its lines joined."""
+    return " ".join((RESULTS / page).read_text().split())
+
+
+def table(page: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first line begins with `head`."""
+    text = (RESULTS / page).read_text()
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +39,31 @@ def examples():
     sys.path.insert(0, folder)
     yield importlib.import_module
     sys.path.remove(folder)
+
+
+def test_the_26_percent_network(examples):
+    rows, page = rows_of("cifar10_26pct.csv"), text_of("README.md")
+    assert [(row["seed"], row["epoch"]) for row in rows] == [
+        (str(seed), str(epoch)) for seed in range(3) for epoch in range(1, 11)
+    ]
+
+    def errors(epoch: int, column: str) -> list[float]:
+        return [100 - 100 * float(r[column]) for r in rows if r["epoch"] == str(epoch)]
+
+    columns = [errors(8, "test_top1"), errors(10, "test_top1"), errors(10, "train_top1")]
+    expected = [[*values, float(np.mean(values))] for values in columns]
+    cells = table("README.md", "| seed | test error after 8 epochs")
+    assert [row[0] for row in cells] == ["0", "1", "2", "mean"]
+    for i, values in enumerate(expected, start=1):
+        assert [row[i] for row in cells] == [f"{value:.2f} %" for value in values]
+    drop = expected[0][3] - expected[1][3]
+    caffe = examples("cifar10_26pct").CAFFE
+    assert f"gives {drop:.1f} points on average, and six in Caffe's log" in page
+    assert 100 * (caffe[9] - caffe[8]) == pytest.approx(6, abs=0.5)
+    assert f"ends with {100 - 100 * caffe[-1]:.2f} % error" in page
+    what = {what for what, *_ in diff(MODELS["cifar10_26pct"], MODELS["caffe_cifar10_quick"])}
+    recipe = {f"recipe.{name}" for name in ("batch_size", "bias_decay", "decays")}
+    assert what == {"layers", "relu4"} | recipe, "the four things that the page says"
 
 
 def lines_said(page: str, lines: list[str]) -> None:
@@ -66,19 +79,43 @@ def test_the_table_of_the_features(examples):
     assert list(found) == list(table.CLAIMS)
     lines_said("paper_table.md", table.lines_of(rows, found))
     lines_said("paper_table.md", table.ensembles.lines_of(averaged))
+    page = text_of("paper_table.md")
+    for name, words in (
+        ("pools-of-2", "overlapping pools ({:.2f} points here, 0.4 there)"),
+        ("ten-views", "ten views ({:.2f} and 1.5)"),
+        ("ensemble", "an average of five networks ({:.2f} and 2.6)"),
+        ("average-pools", "Max pools are better than average pools by {:.2f} points."),
+    ):
+        assert words.format(found[name].mean) in page
+    full = [float(r["test_error"]) for r in rows if (r["name"], r["views"]) == ("full", "centre")]
+    errors = {(r["networks"], r["views"]): float(r["test_error"]) for r in averaged}
+    best = errors["5", "ten"]
+    saved = 100 * (np.mean(full) - best)
+    assert f"have {100 * best:.2f} % here, {saved:.2f} points less than one" in page
 
 
 def test_what_came_before():
-    said = (RESULTS / "bag_of_words.md").read_text()
-    for row in rows_of("bag_of_words.csv"):
-        cells = row["method"], row["words"], row["numbers"], row["C"], row["seed"]
-        errors = [f"{100 * float(row[name]):.2f} %" for name in ("train_error", "test_error")]
-        assert f"| {' | '.join([*cells, *errors])} |" in said
+    cells = [
+        [row[name] for name in ("method", "words", "numbers", "C", "seed")]
+        + [f"{100 * float(row[name]):.2f} %" for name in ("train_error", "test_error")]
+        for row in rows_of("bag_of_words.csv")
+    ]
+    assert cells
+    assert table("bag_of_words.md", "| method |") == cells
+    last = [1 - float(r["test_top1"]) for r in rows_of("cifar10_26pct.csv") if r["epoch"] == "10"]
+    page = text_of("bag_of_words.md")
+    assert f"the 26 % network has [{100 * np.mean(last):.1f} % error](README.md)" in page
+    names = ("full", "centre")
+    rows = rows_of("paper_table.csv")
+    full = [float(r["test_error"]) for r in rows if (r["name"], r["views"]) == names]
+    assert f"the 32 x 32 pixels, {100 * np.mean(full):.0f} % after its 10" in page
 
 
 def test_shift_curves(examples):
     rows = rows_of("shift_invariance.csv")
     lines_said("shift_invariance.md", examples("shift_invariance").lines_of(rows))
+    gain = examples("paper_table").gains(rows_of("paper_table.csv"), [])["average-pools"].mean
+    assert f"lower test error all the same, by {gain:.2f} points" in text_of("shift_invariance.md")
 
 
 def test_figure_1(examples):
