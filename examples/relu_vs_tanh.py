@@ -200,8 +200,8 @@ def curves_of(rows: Rows) -> dict[tuple[str, str], list[float]]:
 def lines_of(curves: Rows, gradients: Rows, goal: float, guess: float = 0.9) -> list[str]:
     """What was measured, in words."""
     lines: list[str] = []
-    factors: list[float] = []
-    least: list[float] = []
+    factors: dict[str, list[float]] = {}
+    least: dict[str, list[float]] = {}
     found = curves_of(curves)
     for (arm, seed), errors in found.items():
         rate = next(r["rate"] for r in curves if (r["arm"], r["seed"]) == (arm, seed))
@@ -209,13 +209,15 @@ def lines_of(curves: Rows, gradients: Rows, goal: float, guess: float = 0.9) -> 
         said = f"after {at:.2f} epochs" if at else f"not in {len(errors)} epochs ({errors[-1]:.1%})"
         lines.append(f"{arm:8} seed {seed}, rate {rate:>6}: {goal:.0%} training error {said}")
         first = crossing(found.get(("relu", seed), []), goal, guess)
-        if arm == "tanh" and first:
-            (factors if at else least).append((at or len(errors)) / first)
-    if factors:
-        spread = f", from {min(factors):.2f} to {max(factors):.2f}" * (len(factors) > 1)
-        lines.append(f"tanh takes {np.mean(factors):.2f} times the epochs{spread} (paper: 6)")
-    if least:
-        lines.append(f"tanh takes more than {min(least):.1f} times the epochs (paper: 6)")
+        if arm != "relu" and first:
+            times = (at or len(errors)) / first
+            (factors if at else least).setdefault(arm, []).append(times)
+    paper = {"tanh": " (paper: 6)"}
+    for arm, own in factors.items():
+        spread = f", from {min(own):.2f} to {max(own):.2f}" * (len(own) > 1)
+        lines.append(f"{arm} takes {np.mean(own):.2f} times the epochs{spread}{paper.get(arm, '')}")
+    for arm, own in least.items():
+        lines.append(f"{arm} takes more than {min(own):.1f} times the epochs{paper.get(arm, '')}")
     layers = list(dict.fromkeys(row["layer"] for row in gradients))
     for arm in dict.fromkeys(row["arm"] for row in gradients):
         for when in ("before", "after"):

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 import minigrad
-from minigrad import backend, kernel_build, kernels
+from minigrad import backend, kernel_build, kernels, terminal
 
 
 def installed(package: str) -> str:
@@ -107,4 +107,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minigrad import backend, random
+from minigrad import backend, random, terminal
 from minigrad.engine import Tensor, as_tensor
 from minigrad.functions.cases import all_distinct as all_distinct
 from minigrad.functions.cases import away_from_zero as away_from_zero
@@ -304,4 +304,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(terminal.run(main))

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from minigrad.text import shown
@@ -66,3 +67,17 @@ def use(lasting: bool) -> None:
                     stream.flush()
             encoding = getattr(stream, "encoding", None) or "utf-8"
             setattr(sys, name, Terminal(descriptor, lasting, encoding))
+
+
+def run(main: Callable[[], int]) -> int:
+    """The exit code of a program: that of `main`; 0 if the reader of what it prints leaves before
+    the end; 2, after a sentence, if something cannot be printed."""
+    use(lasting=False)
+    try:
+        return main()
+    except BrokenPipeError:
+        use(lasting=True)
+        return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,6 +1,7 @@
 """Imports run downward only, and nothing above the floor of devices imports CuPy."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ FLOORS = {
     "alexnet": 11,
     "examples": 12, "benchmarks": 12,
 }  # fmt: skip
+LISTED = [f"minigrad/{room}/" for room in ("data", "look", "page", "training", "weights")]
 FREE = {"minigrad", "minigrad.__main__"}  # the package's front, and its report
 SOURCES = [
     *sorted(
@@ -73,6 +75,19 @@ def test_imports_run_downward(path):
                 f"{here} (floor {FLOORS[room(here)]}) imports {target} (floor"
                 f" {FLOORS[room(target)]})"
             )
+
+
+def test_the_page_has_the_same_floors():
+    """And the rows of LISTED name every file of the room."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    found = {}
+    for floor, rooms, role in re.findall(r"^\| (\d+) \| (.*?) \| (.*) \|$", page, re.M):
+        for name in re.findall("`(.*?)`", rooms):
+            found[name.removesuffix(".py").rstrip("/").replace("/", ".")] = int(floor)
+            if name in LISTED:
+                files = {path.name for path in (ROOT / name).glob("*.py")} - {"__init__.py"}
+                assert set(re.findall(r"`(\w+\.py)`", role)) == files, name
+    assert found == FLOORS
 
 
 def test_functions_do_not_know_of_gpus():

@@ -2,6 +2,7 @@
 reaches the place where it acts."""
 
 import json
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,13 @@ def test_resumed():
     assert said == []
     with pytest.raises(ValueError, match="give one of them"):
         before.resumed({"resume": "run", "config": "x"})
+
+
+def test_the_page_lists_what_a_resumed_run_may_change():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text()
+    listed = page.split("random moments to show it).")[1].split("may be given again")[0]
+    free = [f.name for f in fields(Options) if f.metadata["resume"] == "free"]
+    assert re.findall("`(.*?)`", listed) == ["--" + name.replace("_", "-") for name in free]
 
 
 # A value of each option that is not its default.

@@ -85,6 +85,7 @@ def test_what_is_said_of_the_curves(figure1):
     assert said[2] == "sigmoid  seed 0, rate   0.01: 25% training error not in 2 epochs (80.0%)"
     assert said[7:] == [
         "tanh takes 3.00 times the epochs, from 2.50 to 3.50 (paper: 6)",
+        "sigmoid takes more than 1.0 times the epochs",
         "tanh takes more than 3.0 times the epochs (paper: 6)",
         "norms of the gradients, tanh     before training: conv1 1.5, fc5 1.5",
         "norms of the gradients, tanh     after training: conv1 3.5, fc5 3.5",

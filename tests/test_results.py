@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import re
 import sys
 from pathlib import Path
 
@@ -131,5 +130,20 @@ def test_figure_1(examples):
     for arm in figure1.ARMS:
         best = figure1.best_rate([row for row in rates if row["arm"] == arm])
         assert {float(row["rate"]) for row in curves if row["arm"] == arm} == {best}
-    factor = re.search(r"factor is ([0-9.]+), not 6", (RESULTS / "figure1.md").read_text())[1]
-    assert f"tanh takes {factor} times" in "\n".join(figure1.lines_of(curves, gradients, 0.25))
+    errors, page = figure1.curves_of(curves), text_of("figure1.md")
+    at = {arm: figure1.crossing(errors[arm, "0"], 0.25) for arm in figure1.ARMS}
+    assert f"factor is about {at['tanh'] / at['relu']:.1f}, not 6" in page
+    assert f"need {at['sigmoid'] / at['relu']:.1f} times the epochs" in page
+    first = {f"{errors[arm, '0'][0]:.0%}" for arm in ("relu", "tanh")}
+    assert first == {"61%"}
+    assert "both have 61 % after the first epoch" in page
+    norms = {(r["arm"], r["when"], r["layer"]): float(r["norm"]) for r in gradients}
+    share = norms["sigmoid", "before", "fc5"] / norms["sigmoid", "before", "conv1"]
+    assert share == pytest.approx(50, rel=0.1), "a fiftieth"
+    for arm in figure1.ARMS:
+        before, after = (
+            [norm for (a, w, _), norm in norms.items() if (a, w) == (arm, when)]
+            for when in ("before", "after")
+        )
+        assert arm == "sigmoid" or before[0] == max(before), "the largest of all"
+        assert after[0] > max(after) / 6, "at least a sixth"

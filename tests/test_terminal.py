@@ -63,6 +63,20 @@ def test_a_reader_that_leaves_ends_a_command_in_silence():
     assert len(ended.stdout.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "module", ["minigrad", "minigrad.gradcheck", "minigrad.kernels trace lrn_forward"]
+)
+def test_a_reader_that_leaves_a_module_and_a_full_disk(module):
+    command = f"{sys.executable} -m {module} | head -1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(ended.stdout.splitlines()) == 1
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", *module.split()]
+        ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (2, "error: [Errno 28] No space left on device\n")
+
+
 def test_a_terminal_escapes_control_characters_but_lays_out_lines(tmp_path):
     with open(tmp_path / "said", "wb") as file:
         stream = Terminal(file.fileno(), lasting=False)

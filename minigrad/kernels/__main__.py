@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from minigrad import terminal
 from minigrad.kernels.examples import examples, sector_table
 from minigrad.kernels.story import story
 from minigrad.kernels.trace import TraceError
@@ -45,4 +46,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(terminal.run(lambda: main(sys.argv[1:])))
