@@ -24,7 +24,7 @@ def text_of(page: str) -> str:
     return " ".join((RESULTS / page).read_text().split())
 
 
-def table(page: str, head: str) -> list[list[str]]:
+def table_of(page: str, head: str) -> list[list[str]]:
     """The cells of the table whose first line begins with `head`."""
     text = (RESULTS / page).read_text()
     lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
@@ -51,7 +51,7 @@ def test_the_26_percent_network(examples):
 
     columns = [errors(8, "test_top1"), errors(10, "test_top1"), errors(10, "train_top1")]
     expected = [[*values, float(np.mean(values))] for values in columns]
-    cells = table("README.md", "| seed | test error after 8 epochs")
+    cells = table_of("README.md", "| seed | test error after 8 epochs")
     assert [row[0] for row in cells] == ["0", "1", "2", "mean"]
     for i, values in enumerate(expected, start=1):
         assert [row[i] for row in cells] == [f"{value:.2f} %" for value in values]
@@ -86,6 +86,13 @@ def test_the_table_of_the_features(examples):
         ("average-pools", "Max pools are better than average pools by {:.2f} points."),
     ):
         assert words.format(found[name].mean) in page
+    cells = []
+    for name in dict.fromkeys(row["name"] for row in rows_of("training_errors.csv")):
+        train = [float(r["error"]) for r in rows_of("training_errors.csv") if r["name"] == name]
+        test = [float(r["test_error"]) for r in rows if (r["name"], r["views"]) == (name, "centre")]
+        assert len(train) == len(test) == 5
+        cells.append([name, *(f"{100 * np.mean(values):.1f} %" for values in (train, test))])
+    assert table_of("paper_table.md", "| network |") == cells
     full = [float(r["test_error"]) for r in rows if (r["name"], r["views"]) == ("full", "centre")]
     errors = {(r["networks"], r["views"]): float(r["test_error"]) for r in averaged}
     best = errors["5", "ten"]
@@ -100,7 +107,7 @@ def test_what_came_before():
         for row in rows_of("bag_of_words.csv")
     ]
     assert cells
-    assert table("bag_of_words.md", "| method |") == cells
+    assert table_of("bag_of_words.md", "| method |") == cells
     last = [1 - float(r["test_top1"]) for r in rows_of("cifar10_26pct.csv") if r["epoch"] == "10"]
     page = text_of("bag_of_words.md")
     assert f"the 26 % network has [{100 * np.mean(last):.1f} % error](README.md)" in page
