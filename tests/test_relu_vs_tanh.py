@@ -180,5 +180,7 @@ def test_a_figure(figure1, two_shades, tmp_path, monkeypatch, capsys):
     assert go(tmp_path / "easy", goal="0.45") == 0
     words = capsys.readouterr().out.split("relu     seed 0, rate")[1].split()
     errors = figure1.curves_of(figure1.rows_in(tmp_path / "easy" / figure1.CURVES, ()))
+    *before, last = errors["relu", "0"]
+    assert last <= 0.45 < min([1, *before]), "the goal ends the arm"
     at = figure1.crossing(errors["relu", "0"], 0.45, guess=0.5)
     assert words[1:7] == ["45%", "training", "error", "after", f"{at:.2f}", "epochs"]
