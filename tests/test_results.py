@@ -65,6 +65,22 @@ def test_the_26_percent_network(examples):
     assert what == {"layers", "relu4"} | recipe, "the four things that the page says"
 
 
+def test_the_18_percent_network():
+    rows = rows_of("cifar10_18pct.csv")
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 141)]
+    cells = [
+        [row["epoch"], f"{float(row['lr']):g}"]
+        + [f"{100 - 100 * float(row[name]):.2f} %" for name in ("test_top1", "train_top1")]
+        for row in rows
+        if row["epoch"] in ("120", "130", "140")
+    ]
+    assert table_of("README.md", "| after epoch |") == cells
+    drop = 100 * (float(rows[120]["test_top1"]) - float(rows[119]["test_top1"]))
+    assert f"The first drop of the rate gives {drop:.1f} points within an epoch" in text_of(
+        "README.md"
+    )
+
+
 def lines_said(page: str, lines: list[str]) -> None:
     """Every line that the program prints for the table stands on the page, as it prints it."""
     said = (RESULTS / page).read_text().splitlines()
