@@ -75,6 +75,9 @@ def test_the_18_percent_network():
         if row["epoch"] in ("120", "130", "140")
     ]
     assert table_of("README.md", "| after epoch |") == cells
+    small = [1 - float(r["test_top1"]) for r in rows_of("cifar10_26pct.csv") if r["epoch"] == "10"]
+    means = 100 * np.mean(small), 100 - 100 * float(rows[-1]["test_top1"])
+    assert "below: {:.1f} and {:.1f} % error".format(*means) in text_of("README.md")
     drop = 100 * (float(rows[120]["test_top1"]) - float(rows[119]["test_top1"]))
     assert f"The first drop of the rate gives {drop:.1f} points within an epoch" in text_of(
         "README.md"

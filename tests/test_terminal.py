@@ -63,10 +63,7 @@ def test_a_reader_that_leaves_ends_a_command_in_silence():
     assert len(ended.stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["minigrad", "minigrad.gradcheck", "minigrad.kernels trace lrn_forward --at 0,6,4,173"],
-)
+@pytest.mark.parametrize("module", ["minigrad", "minigrad.gradcheck", "minigrad.kernels --help"])
 def test_a_reader_that_leaves_a_module_and_a_full_disk(module):
     command = f"{sys.executable} -m {module} | head -1; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
