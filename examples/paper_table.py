@@ -309,8 +309,8 @@ def run(given: argparse.Namespace) -> None:
         if not any((row["name"], row["views"]) == FULL_ROW for row in rows):
             what = "has no row of the full network" if path.is_file() else "does not exist"
             raise ValueError(f"{path} {what}: --show needs the results.csv of a table")
-        averaged = path.with_name(ensembles.TABLE)
-        show(rows, rows_in(averaged, ensembles.COLUMNS, ensembles.NUMBERS))
+        beside = path.with_name(ensembles.TABLE)
+        show(rows, rows_in(beside, ensembles.COLUMNS, ensembles.NUMBERS))
         return
     presets = {"full": FULL} | chosen(given.rows)
     folder = Path(given.output)
